@@ -1,0 +1,51 @@
+use std::time::Duration;
+
+use batch::Invalid;
+
+/// What became of one message. The loop carries it out and acknowledges the message only when
+/// everything that this takes, and every output of the message, is confirmed by the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Processed.
+    Done,
+    /// Failed for a reason that may pass: tried again after a delay that grows with the number of
+    /// failures, and quarantined after `max_retries` of them.
+    Retry {
+        /// What failed, for a person.
+        error: String,
+        /// Which store, table, index or replica it was about; may be empty.
+        at: String,
+    },
+    /// Not now, and nobody's fault: comes again after `delay` (the nearest rung of the ladder), costing no attempt.
+    Snooze { why: String, delay: Duration },
+    /// Can never be processed as it is: kept in quarantine for an operator, with the reason.
+    Quarantine(Invalid),
+    /// Of no use to anyone any more, such as a stale order: dropped, and counted.
+    Discard { why: String },
+}
+
+impl Outcome {
+    pub fn retry(error: impl std::fmt::Display, at: impl Into<String>) -> Self {
+        Self::Retry {
+            error: error.to_string(),
+            at: at.into(),
+        }
+    }
+
+    /// Label value of the `message{stat}` counter.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retry { .. } => "retry",
+            Self::Snooze { .. } => "snooze",
+            Self::Quarantine(_) => "quarantine",
+            Self::Discard { .. } => "discard",
+        }
+    }
+}
+
+impl From<Invalid> for Outcome {
+    fn from(invalid: Invalid) -> Self {
+        Self::Quarantine(invalid)
+    }
+}

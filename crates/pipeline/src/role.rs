@@ -1,0 +1,81 @@
+use std::future::Future;
+use std::hash::Hash;
+use std::time::Duration;
+
+use batch::{Invalid, Message};
+
+use crate::{Job, Lost, Outcome};
+
+/// What a role is to the topology: its name, its kind and the outputs that it may send to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role {
+    pub name: &'static str,
+    pub kind: RoleKind,
+    /// Names that [`Job::send`] takes; an edge of the topology gives each its readers.
+    pub outputs: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleKind {
+    /// Reads a queue: [`Worker`] or [`BatchWorker`].
+    Worker,
+    /// Reads nothing.
+    Producer,
+    /// No program at all: an append-only stream that others read.
+    Stream,
+}
+
+/// A role that processes one message at a time; `concurrency` of them at once.
+pub trait Worker: Send + Sync + 'static {
+    /// Processes one message. Outputs go out through [`Job::send`] while it runs.
+    /// `Err(Lost)` when the connection went away under it: nothing is acknowledged, the message comes again.
+    fn process(&self, job: &mut Job) -> impl Future<Output = Result<Outcome, Lost>> + Send;
+
+    /// The message that tells the ledger of a quarantined message, sent to output `receipts`.
+    fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {
+        None
+    }
+}
+
+/// A role that processes groups of messages that belong together.
+pub trait BatchWorker: Send + Sync + 'static {
+    /// What messages of one group have in common: a shard, say.
+    type Key: Clone + Eq + Hash + Send + Sync + std::fmt::Debug + 'static;
+    /// A message, checked and made ready when it is admitted.
+    type Item: Send + 'static;
+
+    /// Checks a message as it comes in, cheaply. What is refused here goes to quarantine alone.
+    fn admit(&self, message: &Message) -> Result<(Self::Key, Weight, Self::Item), Invalid>;
+
+    /// When a group is full.
+    fn limits(&self) -> GroupLimits;
+
+    /// Processes a group; answers with one outcome for each of its messages, in their order.
+    fn process(
+        &self,
+        key: Self::Key,
+        group: &mut [(Job, Self::Item)],
+    ) -> impl Future<Output = Result<Vec<Outcome>, Lost>> + Send;
+
+    /// As [`Worker::quarantined`].
+    fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {
+        None
+    }
+}
+
+/// What a message adds to its group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weight {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// A group is processed as soon as one of these is reached. A message that would take it past
+/// `rows` or `bytes` begins the next group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupLimits {
+    pub rows: u64,
+    pub bytes: u64,
+    /// Time since the first message of the group came in.
+    pub wait: Duration,
+}
