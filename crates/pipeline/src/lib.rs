@@ -5,9 +5,12 @@
 //! quarantines, counts and shuts down.
 
 mod job;
+mod ladder;
+pub mod names;
 mod outcome;
 mod role;
 
 pub use job::{Job, Lost};
+pub use ladder::Ladder;
 pub use outcome::Outcome;
 pub use role::{BatchWorker, GroupLimits, Role, RoleKind, Weight, Worker};

@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+/// The delays that a message climbs as it fails again and again, shortest first. Each rung is a queue of
+/// its own with one time to live for all: a TTL per message would expire only at the head of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ladder(Vec<Duration>);
+
+impl Ladder {
+    /// `delays` in whole seconds, at least one, each longer than the one before.
+    pub fn new(delays: Vec<Duration>) -> Result<Self, String> {
+        let ascending = delays.windows(2).all(|pair| pair[0] < pair[1]);
+        let whole = delays.iter().all(|d| d.as_secs() > 0 && d.subsec_nanos() == 0);
+        if delays.is_empty() || !ascending || !whole {
+            return Err(format!(
+                "retry delays must be whole seconds, at least one of them, each longer than the one before; found {delays:?}"
+            ));
+        }
+        Ok(Self(delays))
+    }
+
+    pub fn delays(&self) -> &[Duration] {
+        &self.0
+    }
+
+    /// The delay after the `failures`-th failure (from 1); the last rung serves all later ones.
+    pub fn after(&self, failures: u32) -> Duration {
+        let rung = (failures.max(1) as usize - 1).min(self.0.len() - 1);
+        self.0[rung]
+    }
+
+    /// The rung nearest to `delay`.
+    pub fn nearest(&self, delay: Duration) -> Duration {
+        let distance = |rung: &&Duration| rung.abs_diff(delay);
+        *self.0.iter().min_by_key(distance).expect("a ladder has rungs")
+    }
+
+    /// Delay queue of `program` for one of the ladder's delays: `fetcher-delay-10m`.
+    pub fn queue(program: &str, delay: Duration) -> String {
+        let seconds = delay.as_secs();
+        let label = match seconds {
+            s if s % 3600 == 0 => format!("{}h", s / 3600),
+            s if s % 60 == 0 => format!("{}m", s / 60),
+            s => format!("{s}s"),
+        };
+        format!("{program}-delay-{label}")
+    }
+}
+
+impl Default for Ladder {
+    /// 10 s for a hiccup, 1 min for a restart, 10 min for an outage, 1 h for a repair.
+    fn default() -> Self {
+        Self([10, 60, 600, 3600].map(Duration::from_secs).to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_failures_wait_longer_up_to_the_last_rung() {
+        let ladder = Ladder::default();
+        let seconds: Vec<u64> = (0..7).map(|n| ladder.after(n).as_secs()).collect();
+        assert_eq!(seconds, [10, 10, 60, 600, 3600, 3600, 3600]);
+    }
+
+    #[test]
+    fn a_delay_finds_its_nearest_rung_and_queue() {
+        let rung = Ladder::default().nearest(Duration::from_secs(90));
+        assert_eq!(Ladder::queue("es-writer", rung), "es-writer-delay-1m");
+    }
+
+    #[test]
+    fn a_ladder_that_does_not_climb_is_refused() {
+        let seconds = |list: &[u64]| Ladder::new(list.iter().copied().map(Duration::from_secs).collect());
+        assert!(seconds(&[]).is_err());
+        assert!(seconds(&[60, 10]).is_err());
+        assert!(seconds(&[0]).is_err());
+    }
+}
