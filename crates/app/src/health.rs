@@ -1,0 +1,173 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::Shutdown;
+
+/// How the parts of a program are, as they say themselves; clones share it.
+///
+/// `GET /health` answers 200, or 503 while a part is failing. `GET /ready` answers 503 also while a
+/// part that was announced with [`Health::expect`] has not reported yet, and once the program is
+/// ending.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    parts: Arc<Mutex<BTreeMap<String, Part>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Expected,
+    Well,
+    Failing { why: String, since: Instant },
+}
+
+/// The body of an answer: `{"status": "failing", "process": "es-writer", "reasons": {"broker": "…"}}`.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// `ok`, `failing`, `starting` or `ending`.
+    status: &'static str,
+    process: Arc<str>,
+    reasons: BTreeMap<String, String>,
+}
+
+impl Health {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Announces a part that will report later: until then the program is alive but not ready.
+    pub fn expect(&self, component: &str) {
+        let mut parts = self.lock();
+        parts.entry(component.to_owned()).or_insert(Part::Expected);
+    }
+
+    /// Says how a part is. The time of a failure counts from the first of equal and unequal
+    /// failures in a row.
+    pub fn set(&self, component: &str, state: Result<(), String>) {
+        let mut parts = self.lock();
+        let part = match (state, parts.get(component)) {
+            (Ok(()), _) => Part::Well,
+            (Err(why), Some(Part::Failing { since, .. })) => Part::Failing { why, since: *since },
+            (Err(why), _) => Part::Failing {
+                why,
+                since: Instant::now(),
+            },
+        };
+        parts.insert(component.to_owned(), part);
+    }
+
+    /// The failing parts, each with why and for how long.
+    pub fn failures(&self) -> BTreeMap<String, String> {
+        let parts = self.lock();
+        parts
+            .iter()
+            .filter_map(|(name, part)| match part {
+                Part::Failing { why, since } => {
+                    let seconds = since.elapsed().as_secs();
+                    Some((name.clone(), format!("{why} (for {seconds} s)")))
+                }
+                Part::Expected | Part::Well => None,
+            })
+            .collect()
+    }
+
+    /// True once every part has reported and none is failing.
+    pub fn is_ready(&self) -> bool {
+        self.lock().values().all(|part| matches!(part, Part::Well))
+    }
+
+    /// Answers on `address` until the program ends. Fails when the address cannot be bound.
+    pub(crate) fn serve(
+        &self,
+        address: &SocketAddr,
+        process: &Arc<str>,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = std::net::TcpListener::bind(address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .and_then(tokio::net::TcpListener::from_std)
+            .with_context(|| format!("health.address: cannot listen on {address}"))?;
+        let bound = listener.local_addr()?;
+        let page = Page {
+            health: self.clone(),
+            process: process.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let routes = Router::new()
+            .route("/health", get(health))
+            .route("/ready", get(ready))
+            .with_state(page);
+        // Not stopped by the shutdown: whoever asks while the program drains learns that it does.
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                tracing::error!(%error, "the health page ended");
+            }
+        });
+        Ok(bound)
+    }
+
+    fn expected(&self) -> BTreeMap<String, String> {
+        let parts = self.lock();
+        parts
+            .iter()
+            .filter(|(_, part)| matches!(part, Part::Expected))
+            .map(|(name, _)| (name.clone(), "has not reported yet".to_owned()))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Page {
+    health: Health,
+    process: Arc<str>,
+    shutdown: Shutdown,
+}
+
+impl Page {
+    fn answer(
+        self,
+        status: &'static str,
+        reasons: BTreeMap<String, String>,
+    ) -> (StatusCode, Json<Report>) {
+        let code = match status {
+            "ok" => StatusCode::OK,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let report = Report {
+            status,
+            process: self.process,
+            reasons,
+        };
+        (code, Json(report))
+    }
+}
+
+async fn health(Shared(page): Shared<Page>) -> (StatusCode, Json<Report>) {
+    let failures = page.health.failures();
+    let status = if failures.is_empty() { "ok" } else { "failing" };
+    page.answer(status, failures)
+}
+
+async fn ready(Shared(page): Shared<Page>) -> (StatusCode, Json<Report>) {
+    let failures = page.health.failures();
+    let expected = page.health.expected();
+    let status = match () {
+        () if page.shutdown.is_triggered() => "ending",
+        () if !failures.is_empty() => "failing",
+        () if !expected.is_empty() => "starting",
+        () => "ok",
+    };
+    page.answer(status, failures.into_iter().chain(expected).collect())
+}

@@ -1,0 +1,71 @@
+use std::io::IsTerminal;
+
+use anyhow::{Context, anyhow};
+use tracing_subscriber::EnvFilter;
+
+use crate::{LogFormat, LogSettings};
+
+/// Starts logging to the standard error; does nothing when logging was started before.
+/// Fails when `RUST_LOG` or `log.level` is not a filter.
+pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
+    let from_environment = std::env::var("RUST_LOG").ok().filter(|f| !f.is_empty());
+    let filter = match &from_environment {
+        Some(filter) => parse("RUST_LOG", filter)?,
+        None => parse("log.level", &settings.level)?,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first.
+    let _already_started = match settings.format {
+        LogFormat::Text => builder.with_ansi(colours()).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
+    };
+    Ok(())
+}
+
+fn parse(source: &str, filter: &str) -> anyhow::Result<EnvFilter> {
+    let level_known = |directive: &str| {
+        let level = directive.rsplit('=').next().unwrap_or_default().trim();
+        level.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    };
+    // A bare word that is no level would be taken for the name of a module, and silence the rest.
+    if let Some(word) = filter.split(',').find(|word| {
+        !word.contains(['=', '[', ':']) && !word.trim().is_empty() && !level_known(word)
+    }) {
+        return Err(anyhow!(
+            "{source}: {word:?} is no level; use off, error, warn, info, debug or trace, or module=level"
+        ));
+    }
+    EnvFilter::try_new(filter).with_context(|| format!("{source}: {filter:?} is not a log filter"))
+}
+
+fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        let error = parse("log.level", "verbose").unwrap_err().to_string();
+        assert!(
+            error.starts_with(r#"log.level: "verbose" is no level"#),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn levels_by_module_are_accepted() {
+        for filter in ["info", "INFO", "warn,lapin=debug", "off,app::stats=trace"] {
+            assert!(parse("log.level", filter).is_ok(), "{filter}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What is shown in place of a secret.
+const HIDDEN: &str = "***";
+
+/// A value that is never shown: a password, a key, a URL with a password in it.
+///
+/// A settings struct declares `password: Option<Secret>` (or `url: Secret`); the configuration then
+/// takes `password` with the value itself or `password_file` with the path of a file that holds it,
+/// with no field for the second. The file is read by [`Secret::reveal`], each time, so that a
+/// program needs only the files of the sections it uses and a rotated secret counts on the next
+/// connection.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Source);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Source {
+    Value(String),
+    File {
+        path: PathBuf,
+        /// The configuration key that named the file, for errors.
+        key: String,
+    },
+}
+
+/// A secret's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    #[error("{key}: cannot read {}: {error}; it must be a file with the secret alone", path.display())]
+    Unreadable {
+        key: String,
+        path: PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("{key}: {} is empty; it must hold the secret", path.display())]
+    Empty { key: String, path: PathBuf },
+}
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(Source::Value(value.into()))
+    }
+
+    /// A secret in a file; `key` is the configuration key that errors shall name.
+    pub fn in_file(path: impl Into<PathBuf>, key: impl Into<String>) -> Self {
+        Self(Source::File {
+            path: path.into(),
+            key: key.into(),
+        })
+    }
+
+    /// The secret itself, without the white space around it if it is in a file. Reads a small file.
+    pub fn reveal(&self) -> Result<Cow<'_, str>, SecretError> {
+        let (path, key) = match &self.0 {
+            Source::Value(value) => return Ok(Cow::Borrowed(value)),
+            Source::File { path, key } => (path, key),
+        };
+        let content = std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable {
+            key: key.clone(),
+            path: path.clone(),
+            error,
+        })?;
+        match content.trim() {
+            "" => Err(SecretError::Empty {
+                key: key.clone(),
+                path: path.clone(),
+            }),
+            secret => Ok(Cow::Owned(secret.to_owned())),
+        }
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(value: &str) -> Self {
+        Self::new(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Value(String),
+            /// How the loader hands over `NAME_file`.
+            File {
+                file: PathBuf,
+                key: String,
+            },
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Value(value) => Self::new(value),
+            Form::File { file, key } => Self::in_file(file, key),
+        })
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    /// `writeOnly` is how the loader and the reference page know a secret.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "writeOnly": true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_never_shown() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
+    }
+
+    #[test]
+    fn a_file_is_read_without_the_white_space_around() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, " hunter 2\n").unwrap();
+        let secret = Secret::in_file(&path, "broker.password_file");
+        assert_eq!(secret.reveal().unwrap(), "hunter 2");
+        std::fs::write(&path, "rotated\n").unwrap();
+        assert_eq!(secret.reveal().unwrap(), "rotated");
+    }
+
+    #[test]
+    fn a_missing_or_empty_file_is_named_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let secret = Secret::in_file(&path, "broker.password_file");
+        let missing = secret.reveal().unwrap_err().to_string();
+        assert!(missing.starts_with(&format!(
+            "broker.password_file: cannot read {}",
+            path.display()
+        )));
+        std::fs::write(&path, "\n").unwrap();
+        assert_eq!(
+            secret.reveal().unwrap_err().to_string(),
+            format!(
+                "broker.password_file: {} is empty; it must hold the secret",
+                path.display()
+            )
+        );
+    }
+}
