@@ -44,6 +44,10 @@ pub enum Fact {
         shards: u32,
         /// Programs that must account for every row, by their process names.
         stores: Vec<String>,
+        /// The run leaves rows out that a default run would carry (a sample, some of the shards, a
+        /// later start): no later run may begin where this one ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        partial: bool,
     },
     /// Every task has been published and confirmed. The proof of completeness starts from this number.
     Manifest { tasks: u64, estimated_rows: u64 },

@@ -1,0 +1,264 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use batch::{Reason, Rows, RunId, TaskHash};
+use serde::Serialize;
+
+use crate::run::{RunState, Started};
+use crate::tally::Tally;
+use crate::task::Standing;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Its tasks are being published: how many there will be is not known yet.
+    Planning,
+    Running,
+    /// Every row of every task is accounted for in every store.
+    Complete,
+    /// The same, but some tasks or rows are in quarantine instead of in the stores.
+    CompleteWithQuarantine,
+    /// An operator gave it up.
+    Abandoned,
+}
+
+impl State {
+    /// Whether the run stands in the way of the next one.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::Planning | Self::Running)
+    }
+
+    pub fn is_complete(self) -> bool {
+        matches!(self, Self::Complete | Self::CompleteWithQuarantine)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Planning => "planning",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::CompleteWithQuarantine => "complete, with quarantine",
+            Self::Abandoned => "abandoned",
+        })
+    }
+}
+
+/// How far a run has come: tasks, rows read, and what each store has accounted for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    pub run: RunId,
+    pub state: State,
+    /// Absent while only later receipts of the run are known.
+    pub started: Option<Started>,
+    /// Time of the latest receipt, in milliseconds since the epoch.
+    pub latest_ms: i64,
+    /// Absent until all tasks are published.
+    pub tasks_planned: Option<u64>,
+    pub tasks_fetched: u64,
+    /// Failed at least once, neither fetched nor given up yet.
+    pub tasks_failed: u64,
+    pub tasks_quarantined: u64,
+    /// Rows that the primary index counts in all ranges: an estimate from above.
+    pub estimated_rows: Option<u64>,
+    /// Rows, batches and bytes of one successful attempt of each task fetched.
+    pub rows_fetched: u64,
+    pub batches_fetched: u64,
+    pub bytes_fetched: u64,
+    /// By name; every store that must account for the run, and any other that was heard of.
+    pub stores: Vec<StoreProgress>,
+}
+
+/// What one store has accounted for, of the rows fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreProgress {
+    /// The program that writes to it, by its process name.
+    pub store: String,
+    /// Whether the run is complete only when this store has accounted for every row.
+    pub required: bool,
+    pub batches: u64,
+    /// Sum of `rows`.
+    pub rows_accounted: u64,
+    pub rows: Rows,
+    /// The same by index; empty where the store has but one target.
+    pub targets: BTreeMap<String, Rows>,
+    /// Quarantined rows by reason.
+    pub reasons: BTreeMap<Reason, u64>,
+}
+
+/// A task that did not go well so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TaskTrouble {
+    pub task: TaskHash,
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "trouble", rename_all = "kebab-case")]
+pub enum Trouble {
+    /// It will be tried again.
+    Failed { attempt: u32, error: String },
+    /// It was given up, and its rows were not read.
+    Quarantined {
+        program: String,
+        reason: Reason,
+        /// What the latest attempt failed with, if that was said.
+        error: Option<String>,
+    },
+}
+
+impl RunState {
+    pub fn state(&self) -> State {
+        if self.abandoned.is_some() {
+            State::Abandoned
+        } else if self.manifest.is_none() {
+            State::Planning
+        } else if !self.is_complete() {
+            State::Running
+        } else if self.has_quarantine() {
+            State::CompleteWithQuarantine
+        } else {
+            State::Complete
+        }
+    }
+
+    /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or
+    /// given up, and every store of the run has accounted for all rows of the counted attempts.
+    pub fn is_complete(&self) -> bool {
+        let (Some(started), Some((planned, _))) = (&self.started, self.manifest) else {
+            return false;
+        };
+        let settled = self.standing(Standing::Fetched) + self.standing(Standing::Quarantined);
+        settled >= planned
+            && settled == self.tasks.len() as u64
+            && started.stores.iter().all(|store| self.has_closed(store))
+    }
+
+    fn has_closed(&self, store: &str) -> bool {
+        let closed = self.tally_of(store).map_or(0, |tally| tally.closed);
+        closed == self.reads_with_rows
+    }
+
+    fn has_quarantine(&self) -> bool {
+        self.standing(Standing::Quarantined) > 0
+            || self.tallies.iter().any(|t| t.rows.quarantined > 0)
+    }
+
+    fn tally_of(&self, store: &str) -> Option<&Tally> {
+        self.tallies.iter().find(|tally| &*tally.name == store)
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress {
+            run: self.run.clone(),
+            state: self.state(),
+            started: self.started.clone(),
+            latest_ms: self.latest_ms,
+            tasks_planned: self.manifest.map(|(tasks, _)| tasks),
+            tasks_fetched: self.standing(Standing::Fetched),
+            tasks_failed: self.standing(Standing::Failed),
+            tasks_quarantined: self.standing(Standing::Quarantined),
+            estimated_rows: self.manifest.map(|(_, rows)| rows),
+            rows_fetched: self.rows,
+            batches_fetched: self.batches,
+            bytes_fetched: self.bytes,
+            stores: self.stores(),
+        }
+    }
+
+    fn stores(&self) -> Vec<StoreProgress> {
+        let required = self.started.iter().flat_map(|started| &started.stores);
+        let mut stores: BTreeMap<&str, bool> =
+            self.tallies.iter().map(|t| (&*t.name, false)).collect();
+        stores.extend(required.map(|store| (store.as_str(), true)));
+        let answer = |(store, required): (&str, bool)| {
+            let tally = self.tally_of(store);
+            let rows = tally.map(|t| t.rows.clone()).unwrap_or_default();
+            StoreProgress {
+                store: store.to_owned(),
+                required,
+                batches: tally.map_or(0, |t| t.batches),
+                rows_accounted: rows.total(),
+                rows,
+                targets: tally.map(Tally::targets).unwrap_or_default(),
+                reasons: tally.map(Tally::reasons).unwrap_or_default(),
+            }
+        };
+        stores.into_iter().map(answer).collect()
+    }
+
+    /// Tasks that failed and were not fetched since, and tasks given up, in the order of their hashes.
+    pub fn troubles(&self) -> Vec<TaskTrouble> {
+        let mut troubles: Vec<TaskTrouble> = (self.tasks.iter())
+            .filter_map(|(hash, task)| {
+                let failure = task.failure.as_deref();
+                let trouble = match (task.standing(), &task.quarantined, failure) {
+                    (Standing::Quarantined, Some(quarantined), _) => Trouble::Quarantined {
+                        program: quarantined.1.clone(),
+                        reason: quarantined.0,
+                        error: failure.map(|(_, error)| error.clone()),
+                    },
+                    (Standing::Failed, _, Some((attempt, error))) => Trouble::Failed {
+                        attempt: *attempt,
+                        error: error.clone(),
+                    },
+                    _ => return None,
+                };
+                let task = *hash;
+                Some(TaskTrouble { task, trouble })
+            })
+            .collect();
+        troubles.sort_by_key(|trouble| trouble.task);
+        troubles
+    }
+
+    /// Who gave the run up, and why.
+    pub fn abandoned_by(&self) -> Option<(&str, &str)> {
+        let (_, who, why) = self.abandoned.as_ref()?;
+        Some((who, why))
+    }
+}
+
+impl Progress {
+    /// How far the run has come, in one sentence for a person.
+    pub fn summary(&self) -> String {
+        let planned = match self.tasks_planned {
+            Some(tasks) => format!(" of {tasks}"),
+            None => String::new(),
+        };
+        let mut parts = vec![format!(
+            "{}{planned} tasks fetched ({} rows)",
+            self.tasks_fetched, self.rows_fetched
+        )];
+        if self.tasks_failed > 0 {
+            parts.push(format!("{} failed and waiting", self.tasks_failed));
+        }
+        if self.tasks_quarantined > 0 {
+            parts.push(format!("{} in quarantine", self.tasks_quarantined));
+        }
+        for store in &self.stores {
+            let rows = &store.rows;
+            let mut part = format!(
+                "{}: {} rows stored, {} unchanged",
+                store.store, rows.stored, rows.unchanged
+            );
+            for (n, what) in [(rows.skipped, "skipped"), (rows.quarantined, "quarantined")] {
+                if n > 0 {
+                    part.push_str(&format!(", {n} {what}"));
+                }
+            }
+            parts.push(part);
+        }
+        format!("run {} is {}: {}", self.run, self.state, parts.join("; "))
+    }
+
+    /// Rows for which some store of the run has not answered yet, of those fetched so far.
+    pub fn rows_outstanding(&self) -> u64 {
+        let stores = self.stores.iter().filter(|store| store.required);
+        let open = stores.map(|s| self.rows_fetched.saturating_sub(s.rows_accounted));
+        open.max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,5 @@
+//! The fold over receipts.
+
+mod order;
+mod receipts;
+mod state;

@@ -1,0 +1,96 @@
+//! Receipts of one run, in a line each.
+
+use batch::{BatchId, Fact, Reason, Receipt, Rows, RunId, RunMode, TaskHash};
+use ledger::RunState;
+
+pub fn run_id() -> RunId {
+    "direct-20260102T030405678Z".parse().unwrap()
+}
+
+pub fn task(n: u8) -> TaskHash {
+    TaskHash::of([[n].as_slice()])
+}
+
+pub fn receipt(fact: Fact) -> Receipt {
+    Receipt {
+        run: run_id(),
+        at_ms: 1_000,
+        fact,
+    }
+}
+
+pub fn started(stores: &[&str]) -> Receipt {
+    receipt(Fact::Started {
+        pipeline: "direct".into(),
+        mode: RunMode::Full,
+        until_ms: 1_000,
+        shards: 2,
+        stores: stores.iter().map(|s| s.to_string()).collect(),
+        partial: false,
+    })
+}
+
+pub fn manifest(tasks: u64) -> Receipt {
+    receipt(Fact::Manifest {
+        tasks,
+        estimated_rows: tasks.saturating_mul(10),
+    })
+}
+
+pub fn fetched(n: u8, attempt: u32, batches: u32, rows: u64) -> Receipt {
+    receipt(Fact::Fetched {
+        task: task(n),
+        attempt,
+        shard: 0,
+        batches,
+        rows,
+        bytes: rows.saturating_mul(7),
+    })
+}
+
+pub fn failed(n: u8, attempt: u32) -> Receipt {
+    receipt(Fact::FetchFailed {
+        task: task(n),
+        attempt,
+        error: format!("attempt {attempt} timed out"),
+    })
+}
+
+pub fn given_up(n: u8) -> Receipt {
+    receipt(Fact::TaskQuarantined {
+        task: task(n),
+        program: "fetcher".into(),
+        reason: Reason::TooManyRetries,
+    })
+}
+
+pub fn stored(store: &str, n: u8, attempt: u32, sequence: u32, rows: [u64; 3]) -> Receipt {
+    let [stored, unchanged, quarantined] = rows;
+    let rows = Rows {
+        stored,
+        unchanged,
+        skipped: 0,
+        quarantined,
+    };
+    receipt(Fact::Stored {
+        store: store.into(),
+        batch: BatchId {
+            task: task(n),
+            attempt,
+            sequence,
+        },
+        shard: 0,
+        rows: rows.clone(),
+        targets: [(format!("index-{}", sequence % 3), rows)].into(),
+        reasons: (quarantined > 0)
+            .then_some((Reason::RefusedRows, quarantined))
+            .into_iter()
+            .collect(),
+    })
+}
+
+pub fn fold<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> RunState {
+    let mut state = RunState::new(run_id());
+    receipts.into_iter().for_each(|r| state.apply(r));
+    state
+}

@@ -1,0 +1,216 @@
+//! What a run's state is.
+
+use std::collections::BTreeMap;
+
+use batch::{Fact, Reason, Receipt, RunId, RunMode};
+use ledger::{Ledger, RunState, State, TaskTrouble, Trouble};
+
+use crate::receipts::*;
+
+#[test]
+fn a_run_is_complete_only_when_every_store_has_accounted_for_every_row() {
+    let mut state = RunState::new(run_id());
+    let mut expect = |receipt: Receipt, wanted: State| {
+        state.apply(&receipt);
+        assert_eq!(state.state(), wanted, "after {receipt:?}");
+    };
+    expect(started(&["ch", "es"]), State::Planning);
+    expect(fetched(1, 1, 2, 15), State::Planning);
+    expect(manifest(2), State::Running);
+    expect(stored("ch", 1, 1, 0, [10, 0, 0]), State::Running);
+    expect(stored("ch", 1, 1, 1, [5, 0, 0]), State::Running);
+    expect(stored("es", 1, 1, 1, [0, 5, 0]), State::Running);
+    expect(stored("es", 1, 1, 0, [10, 0, 0]), State::Running);
+    expect(fetched(2, 1, 0, 0), State::Complete);
+}
+
+#[test]
+fn a_run_without_tasks_is_complete_with_its_manifest() {
+    assert_eq!(
+        fold(&[started(&["ch"]), manifest(0)]).state(),
+        State::Complete
+    );
+}
+
+#[test]
+fn a_manifest_alone_proves_nothing_without_the_stores_that_must_answer() {
+    let state = fold(&[manifest(1), fetched(1, 1, 1, 5)]);
+    assert!(!state.is_complete());
+    assert_eq!(state.state(), State::Running);
+}
+
+#[test]
+fn as_many_rows_as_were_read_are_not_enough_while_a_batch_is_missing() {
+    let receipts = [
+        started(&["ch"]),
+        manifest(1),
+        fetched(1, 1, 2, 10),
+        stored("ch", 1, 1, 0, [10, 0, 0]),
+    ];
+    assert_eq!(fold(&receipts).state(), State::Running);
+}
+
+#[test]
+fn the_first_success_of_a_task_wins_and_erases_its_failures() {
+    let state = fold(&[
+        started(&["ch"]),
+        manifest(1),
+        failed(1, 1),
+        failed(1, 2),
+        failed(1, 2),
+        fetched(1, 3, 1, 10),
+    ]);
+    let progress = state.progress();
+    assert_eq!((progress.tasks_failed, progress.tasks_fetched), (0, 1));
+    assert_eq!(state.troubles(), []);
+}
+
+#[test]
+fn repeated_failures_of_a_task_count_once_and_the_latest_is_told() {
+    let state = fold(&[failed(1, 2), failed(1, 1), failed(1, 2)]);
+    assert_eq!(state.progress().tasks_failed, 1);
+    let error = "attempt 2 timed out".to_owned();
+    let trouble = Trouble::Failed { attempt: 2, error };
+    assert_eq!(
+        state.troubles(),
+        [TaskTrouble {
+            task: task(1),
+            trouble
+        }]
+    );
+}
+
+#[test]
+fn batches_of_attempts_that_do_not_count_enter_no_sum() {
+    let state = fold(&[
+        stored("ch", 1, 2, 0, [9, 0, 0]),
+        stored("ch", 1, 1, 0, [8, 0, 0]),
+        fetched(1, 2, 1, 9),
+        fetched(1, 1, 1, 8),
+        stored("ch", 1, 2, 1, [7, 0, 0]),
+        stored("ch", 1, 3, 0, [6, 0, 0]),
+    ]);
+    let progress = state.progress();
+    assert_eq!(progress.rows_fetched, 8);
+    assert_eq!(progress.stores[0].rows.stored, 8);
+}
+
+#[test]
+fn a_redelivered_batch_counts_once_and_stays_stored() {
+    let state = fold(&[
+        fetched(1, 1, 1, 10),
+        stored("ch", 1, 1, 0, [0, 10, 0]),
+        stored("ch", 1, 1, 0, [10, 0, 0]),
+        stored("ch", 1, 1, 0, [0, 10, 0]),
+    ]);
+    let store = &state.progress().stores[0];
+    assert_eq!((store.rows.stored, store.rows.unchanged), (10, 0));
+    assert_eq!((store.batches, store.rows_accounted), (1, 10));
+}
+
+#[test]
+fn rows_that_were_repaired_leave_quarantine() {
+    let state = fold(&[
+        started(&["ch"]),
+        manifest(1),
+        fetched(1, 1, 1, 10),
+        stored("ch", 1, 1, 0, [9, 0, 1]),
+    ]);
+    assert_eq!(state.state(), State::CompleteWithQuarantine);
+    assert_eq!(
+        state.progress().stores[0].reasons,
+        BTreeMap::from([(Reason::RefusedRows, 1)])
+    );
+    let mut state = state;
+    state.apply(&stored("ch", 1, 1, 0, [1, 9, 0]));
+    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.progress().stores[0].reasons, BTreeMap::new());
+}
+
+#[test]
+fn a_task_in_quarantine_settles_until_it_is_replayed() {
+    let mut state = fold(&[started(&["ch"]), manifest(1), failed(1, 1), given_up(1)]);
+    assert_eq!(state.state(), State::CompleteWithQuarantine);
+    assert_eq!(state.progress().tasks_failed, 0);
+    assert!(matches!(
+        state.troubles()[0].trouble,
+        Trouble::Quarantined { .. }
+    ));
+    state.apply(&fetched(1, 2, 1, 3));
+    assert_eq!(state.state(), State::Running);
+    state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
+    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.troubles(), []);
+}
+
+#[test]
+fn an_abandoned_run_stands_in_nobodys_way() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&started(&["ch"]));
+    assert_eq!(ledger.unfinished("direct").count(), 1);
+    assert_eq!(ledger.unfinished("other").count(), 0);
+    let (who, why) = ("ada".to_owned(), "wrong table".to_owned());
+    ledger.apply(&receipt(Fact::Abandoned { who, why }));
+    assert_eq!(ledger.unfinished("direct").count(), 0);
+    let run = ledger.run(&run_id()).unwrap();
+    assert_eq!(run.abandoned_by(), Some(("ada", "wrong table")));
+}
+
+#[test]
+fn a_run_follows_the_latest_complete_run_that_left_nothing_out() {
+    let mut ledger = Ledger::new();
+    for (until_ms, partial, tasks) in [
+        (10, false, 0),
+        (20, false, 0),
+        (30, true, 0),
+        (40, false, 1),
+    ] {
+        let run = RunId::new("direct", until_ms).unwrap();
+        let mut say = |fact| {
+            ledger.apply(&Receipt {
+                run: run.clone(),
+                at_ms: until_ms,
+                fact,
+            });
+        };
+        say(Fact::Started {
+            pipeline: "direct".into(),
+            mode: RunMode::Full,
+            until_ms,
+            shards: 1,
+            stores: vec![],
+            partial,
+        });
+        say(Fact::Manifest {
+            tasks,
+            estimated_rows: 0,
+        });
+    }
+    let last = ledger.last_complete("direct").unwrap();
+    assert_eq!(last.started().unwrap().until_ms, 20);
+    assert!(ledger.last_complete("other").is_none());
+}
+
+#[test]
+fn what_is_no_receipt_is_handed_back_and_the_rest_is_folded() {
+    let mut broken = started(&["ch"]).to_message();
+    broken.body = broken.body.slice(..10);
+    let (ledger, refused) = Ledger::read(&[broken, manifest(3).to_message()]);
+    assert_eq!(refused[0].reason, Reason::NotReadable);
+    assert_eq!(ledger.runs().count(), 1);
+}
+
+#[test]
+fn absurd_numbers_do_no_harm() {
+    let max = u64::MAX;
+    let state = fold(&[
+        started(&["ch"]),
+        manifest(max),
+        fetched(1, u32::MAX, u32::MAX, max),
+        fetched(2, 1, 1, max),
+        stored("ch", 2, 1, u32::MAX, [max, max, max]),
+        stored("ch", 1, u32::MAX, 0, [max, max, max]),
+    ]);
+    assert_eq!(state.state(), State::Running);
+    assert!(state.progress().summary().contains("running"));
+}
