@@ -17,6 +17,8 @@ pub mod header {
     pub const SEQUENCE: &str = "fleet-sequence";
     pub const SHARD: &str = "fleet-shard";
     pub const ROWS: &str = "fleet-rows";
+    /// Tries at the message that have ended, whatever their outcome; absent means none.
+    pub const TRIES: &str = "fleet-tries";
     /// How often processing failed so far; absent means never.
     pub const FAILURES: &str = "fleet-failures";
     /// JSON list of [`super::Failure`], oldest first.

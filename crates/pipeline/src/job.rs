@@ -1,6 +1,8 @@
-use std::time::Duration;
+use batch::{Failure, Invalid, Message, header};
 
-use batch::Message;
+use crate::broker::{Publication, Publisher};
+use crate::unconfirmed::Unconfirmed;
+use crate::{Program, names};
 
 /// The connection to the broker went away while a message was in work. It will be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +15,27 @@ pub struct Lost;
 pub struct Job {
     message: Message,
     attempt: u32,
+    program: Program,
+    publisher: Publisher,
+    unconfirmed: Unconfirmed,
 }
 
 impl Job {
+    pub(crate) fn new(
+        message: Message,
+        attempt: u32,
+        program: Program,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            message,
+            attempt,
+            program,
+            publisher,
+            unconfirmed: Unconfirmed::default(),
+        }
+    }
+
     pub fn message(&self) -> &Message {
         &self.message
     }
@@ -28,12 +48,63 @@ impl Job {
     /// Publishes `message` to the named output, waiting while too many confirms are outstanding.
     /// The job's own message is acknowledged only after the confirm.
     pub async fn send(&mut self, output: &str, message: Message) -> Result<(), Lost> {
-        let _ = (output, message);
-        Err(Lost)
+        self.program.count_sent("out");
+        let exchange = names::output_exchange(self.program.name());
+        self.publish(Publication {
+            exchange,
+            routing_key: output.to_owned(),
+            message,
+        })
+        .await
     }
 
-    /// Resolves when the program is told to stop: long waits should end then with [`crate::Outcome::Snooze`].
-    pub async fn stopping(&self) {
-        tokio::time::sleep(Duration::MAX).await
+    /// Keeps `part`, the rows of the job's message that can never be stored, in quarantine.
+    /// The history of the message comes first in it, `why` last.
+    pub async fn quarantine_rows(&mut self, part: Message, why: &Invalid) -> Result<(), Lost> {
+        self.program.count_sent("quar");
+        let message = self.with_reason(part, why);
+        let queue = names::quarantine_queue(self.program.name());
+        self.publish(Publication::to_queue(queue, message)).await
     }
+
+    /// Resolves when the program is told to stop: long waits should end then with
+    /// [`crate::Outcome::Snooze`].
+    pub async fn stopping(&self) {
+        self.program.app.shutdown.triggered().await;
+    }
+
+    pub(crate) fn with_reason(&self, mut message: Message, why: &Invalid) -> Message {
+        message.headers.set(header::REASON, why.reason.as_str());
+        message.headers.set(header::PROGRAM, self.program.name());
+        message.headers.add_failure(self.failure(&why.detail, ""));
+        message
+    }
+
+    pub(crate) fn failure(&self, what: &str, at: &str) -> Failure {
+        Failure {
+            who: self.program.name().to_owned(),
+            host: self.program.app.host.to_string(),
+            when_ms: now_ms(),
+            what: what.to_owned(),
+            r#where: at.to_owned(),
+            times: 1,
+        }
+    }
+
+    pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), Lost> {
+        self.unconfirmed.publish(&self.publisher, publication).await
+    }
+
+    /// Waits until every output of the message is stored.
+    pub(crate) async fn confirmed(&mut self) -> Result<(), Lost> {
+        self.unconfirmed
+            .settle(&self.publisher, &self.program.app)
+            .await
+    }
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
 }

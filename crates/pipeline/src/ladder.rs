@@ -9,7 +9,9 @@ impl Ladder {
     /// `delays` in whole seconds, at least one, each longer than the one before.
     pub fn new(delays: Vec<Duration>) -> Result<Self, String> {
         let ascending = delays.windows(2).all(|pair| pair[0] < pair[1]);
-        let whole = delays.iter().all(|d| d.as_secs() > 0 && d.subsec_nanos() == 0);
+        let whole = delays
+            .iter()
+            .all(|d| d.as_secs() > 0 && d.subsec_nanos() == 0);
         if delays.is_empty() || !ascending || !whole {
             return Err(format!(
                 "retry delays must be whole seconds, at least one of them, each longer than the one before; found {delays:?}"
@@ -31,7 +33,11 @@ impl Ladder {
     /// The rung nearest to `delay`.
     pub fn nearest(&self, delay: Duration) -> Duration {
         let distance = |rung: &&Duration| rung.abs_diff(delay);
-        *self.0.iter().min_by_key(distance).expect("a ladder has rungs")
+        *self
+            .0
+            .iter()
+            .min_by_key(distance)
+            .expect("a ladder has rungs")
     }
 
     /// Delay queue of `program` for one of the ladder's delays: `fetcher-delay-10m`.
@@ -72,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_ladder_that_does_not_climb_is_refused() {
-        let seconds = |list: &[u64]| Ladder::new(list.iter().copied().map(Duration::from_secs).collect());
+        let seconds =
+            |list: &[u64]| Ladder::new(list.iter().copied().map(Duration::from_secs).collect());
         assert!(seconds(&[]).is_err());
         assert!(seconds(&[60, 10]).is_err());
         assert!(seconds(&[0]).is_err());

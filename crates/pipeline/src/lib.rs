@@ -1,16 +1,29 @@
 //! How programs are joined and driven: topology, worker and producer loops, outcomes, retries, quarantine.
 //!
-//! A role implements [`Worker`], [`BatchWorker`] or [`Producer`] and knows neither who is before nor
-//! after it. This crate connects, prefetches, groups, publishes, confirms, acknowledges, delays,
-//! quarantines, counts and shuts down.
+//! A role implements [`Worker`] or [`BatchWorker`], or sends through a [`Sender`], and knows neither who
+//! is before nor after it. This crate connects, prefetches, groups, publishes, confirms, acknowledges,
+//! delays, quarantines, counts and shuts down.
 
+pub mod broker;
+#[cfg(test)]
+mod conformance;
 mod job;
 mod ladder;
 pub mod names;
+mod options;
 mod outcome;
+mod producer;
+mod program;
 mod role;
+pub mod testing;
+mod unconfirmed;
+mod worker;
 
 pub use job::{Job, Lost};
 pub use ladder::Ladder;
+pub use options::{BrokerSettings, LoopOptions};
 pub use outcome::Outcome;
+pub use producer::{ProducerError, Sender};
+pub use program::Program;
 pub use role::{BatchWorker, GroupLimits, Role, RoleKind, Weight, Worker};
+pub use worker::{run_batch_worker, run_worker};

@@ -1,0 +1,497 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use batch::Message;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::session::{Answer, Backend};
+use super::{
+    Acknowledgement, BrokerError, Confirm, Delivery, Link, Publication, Publisher, Request,
+    Session, Subscription,
+};
+
+/// A broker in memory that behaves as RabbitMQ does where the loops depend on it: durable queues,
+/// prefetch, confirms, unroutable messages, bounds, delays, delivery limits, streams, and the ways
+/// to fail. Its time is tokio's, so tests can pause it.
+#[derive(Clone, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    /// Something happened that a subscription or a held confirm may wait for.
+    changed: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+/// Arguments of a queue in memory.
+#[derive(Debug, Clone, Default)]
+pub struct QueueOptions {
+    /// Messages move on to queue `dead_letter` after this time.
+    pub ttl: Option<Duration>,
+    /// Queue for messages whose time or deliveries are used up.
+    pub dead_letter: Option<String>,
+    /// Deliveries without an answer, after which a message moves on.
+    pub delivery_limit: Option<u32>,
+    /// Messages that it holds at most; further ones are refused.
+    pub max_length: Option<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    queues: BTreeMap<String, Queue>,
+    /// Exchange → (routing key, queue).
+    exchanges: BTreeMap<String, Vec<(String, String)>>,
+    links: Vec<Link>,
+    sessions: u64,
+    confirms_held: bool,
+    refuses_connections: bool,
+    blocked: Option<String>,
+}
+
+#[derive(Default)]
+struct Queue {
+    options: QueueOptions,
+    ready: VecDeque<Entry>,
+    unanswered: Vec<(Holder, Entry)>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    message: Message,
+    delivery_count: u32,
+    death: Option<String>,
+    since: Instant,
+}
+
+/// Which delivery of which subscription.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    subscription: u64,
+    tag: u64,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn declare_queue(&self, name: &str, options: QueueOptions) {
+        self.lock()
+            .queues
+            .entry(name.to_owned())
+            .or_default()
+            .options = options;
+    }
+
+    pub fn declare_exchange(&self, name: &str) {
+        self.lock().exchanges.entry(name.to_owned()).or_default();
+    }
+
+    pub fn bind(&self, exchange: &str, routing_key: &str, queue: &str) {
+        let binding = (routing_key.to_owned(), queue.to_owned());
+        let mut state = self.lock();
+        state
+            .exchanges
+            .entry(exchange.to_owned())
+            .or_default()
+            .push(binding);
+    }
+
+    pub fn delete_queue(&self, name: &str) {
+        self.lock().queues.remove(name);
+    }
+
+    /// Ends every session, as a broker that restarts does: what is unanswered returns to its queue.
+    pub fn disconnect(&self, cause: &str) {
+        let links = std::mem::take(&mut self.lock().links);
+        links.iter().for_each(|link| link.lose(cause));
+        self.changed.notify_waiters();
+    }
+
+    /// Confirms are stored up until [`Self::release_confirms`].
+    pub fn hold_confirms(&self) {
+        self.lock().confirms_held = true;
+    }
+
+    pub fn release_confirms(&self) {
+        self.lock().confirms_held = false;
+        self.changed.notify_waiters();
+    }
+
+    pub fn refuse_connections(&self, refuse: bool) {
+        self.lock().refuses_connections = refuse;
+    }
+
+    /// Raises or clears a resource alarm.
+    pub fn block(&self, reason: Option<&str>) {
+        let mut state = self.lock();
+        state.blocked = reason.map(str::to_owned);
+        let blocked = state.blocked.clone();
+        state
+            .links
+            .iter()
+            .for_each(|link| link.block(blocked.clone()));
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Ready messages of a queue, first to last.
+    pub fn ready(&self, queue: &str) -> Vec<Message> {
+        let state = self.lock();
+        let queue = state.queues.get(queue);
+        let entries = queue.into_iter().flat_map(|queue| &queue.ready);
+        entries.map(|entry| entry.message.clone()).collect()
+    }
+
+    /// Messages of a queue that are delivered and unanswered.
+    pub fn unanswered(&self, queue: &str) -> usize {
+        self.lock()
+            .queues
+            .get(queue)
+            .map_or(0, |queue| queue.unanswered.len())
+    }
+
+    pub(super) fn read_stream(&self, stream: &str) -> Vec<Message> {
+        self.ready(stream)
+    }
+
+    pub(super) async fn connect(&self) -> Result<Session, BrokerError> {
+        let link = Link::new();
+        {
+            let mut state = self.lock();
+            if state.refuses_connections {
+                return Err(BrokerError::Refused {
+                    address: "memory".into(),
+                    detail: "connections are refused".into(),
+                });
+            }
+            link.block(state.blocked.clone());
+            state.links.push(link.clone());
+        }
+        let (publisher, requests) = Publisher::new();
+        tokio::spawn(self.clone().publish(requests, link.clone()));
+        Ok(Session {
+            publisher,
+            link,
+            backend: Backend::Memory(Connected(self.clone())),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("no test panics while it holds the broker")
+    }
+
+    async fn publish(self, mut requests: mpsc::Receiver<Request>, link: Link) {
+        loop {
+            let request = tokio::select! {
+                biased;
+                _ = link.lost() => return,
+                request = requests.recv() => request,
+            };
+            let Some(request) = request else { return };
+            let taking = async {
+                self.until(|state| state.blocked.is_none()).await;
+                let confirm = self.lock().route(&request.publication);
+                self.changed.notify_waiters();
+                confirm
+            };
+            let confirm = tokio::select! {
+                biased;
+                _ = link.lost() => return,
+                confirm = taking => confirm,
+            };
+            let (memory, link) = (self.clone(), link.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = link.lost() => {}
+                    () = memory.until(|state| !state.confirms_held) => {
+                        let _ = request.confirm.send(confirm);
+                        drop(request.share);
+                    }
+                }
+            });
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if condition(&self.lock()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl State {
+    fn route(&mut self, publication: &Publication) -> Confirm {
+        let key = &publication.routing_key;
+        let targets: Vec<String> = if publication.exchange.is_empty() {
+            vec![key.clone()]
+        } else {
+            let bindings = self.exchanges.get(&publication.exchange);
+            let bindings = bindings.into_iter().flatten();
+            bindings
+                .filter(|(k, _)| k == key)
+                .map(|(_, queue)| queue.clone())
+                .collect()
+        };
+        let targets: Vec<_> = targets
+            .into_iter()
+            .filter(|t| self.queues.contains_key(t))
+            .collect();
+        if targets.is_empty() {
+            return Confirm::Unroutable;
+        }
+        let full = |queue: &Queue| {
+            queue
+                .options
+                .max_length
+                .is_some_and(|max| queue.ready.len() >= max)
+        };
+        if targets.iter().any(|target| full(&self.queues[target])) {
+            return Confirm::Refused;
+        }
+        for target in targets {
+            self.push(&target, publication.message.clone(), None);
+        }
+        Confirm::Stored
+    }
+
+    fn push(&mut self, queue: &str, message: Message, death: Option<String>) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.ready.push_back(Entry {
+                message,
+                delivery_count: 0,
+                death,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Moves what has waited long enough; answers when the next message will have.
+    fn expire(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next = None;
+        let mut expired = Vec::new();
+        for queue in self.queues.values_mut() {
+            let Some(ttl) = queue.options.ttl else {
+                continue;
+            };
+            while queue
+                .ready
+                .front()
+                .is_some_and(|entry| entry.since + ttl <= now)
+            {
+                let entry = queue.ready.pop_front().expect("it has a front");
+                expired.push((queue.options.dead_letter.clone(), entry.message));
+            }
+            let due = queue.ready.front().map(|entry| entry.since + ttl);
+            next = next.into_iter().chain(due).min();
+        }
+        for (target, message) in expired {
+            if let Some(target) = target {
+                self.push(&target, message, Some("expired".into()));
+            }
+        }
+        next
+    }
+
+    fn answer(&mut self, queue: &str, subscription: u64, answer: Acknowledgement) {
+        let Some(queue) = self.queues.get_mut(queue) else {
+            return;
+        };
+        match answer {
+            Acknowledgement::Ack { tag, multiple } => queue.unanswered.retain(|(holder, _)| {
+                let meant = holder.tag == tag || (multiple && holder.tag < tag);
+                holder.subscription != subscription || !meant
+            }),
+            Acknowledgement::GiveBack { tag } => {
+                let given = Holder { subscription, tag };
+                self.give_back(|holder| *holder == given);
+            }
+        }
+    }
+
+    /// Returns deliveries to the front of their queue, in order, or past the limit to the next queue.
+    fn give_back(&mut self, which: impl Fn(&Holder) -> bool) {
+        let mut dead = Vec::new();
+        for queue in self.queues.values_mut() {
+            let taken = queue.unanswered.extract_if(.., |(holder, _)| which(holder));
+            let taken: Vec<_> = taken.collect();
+            for (_, mut entry) in taken.into_iter().rev() {
+                entry.delivery_count += 1;
+                match queue.options.delivery_limit {
+                    Some(limit) if entry.delivery_count > limit => {
+                        dead.push((queue.options.dead_letter.clone(), entry.message));
+                    }
+                    _ => queue.ready.push_front(entry),
+                }
+            }
+        }
+        for (target, message) in dead {
+            if let Some(target) = target {
+                self.push(&target, message, Some("delivery_limit".into()));
+            }
+        }
+    }
+}
+
+/// One session's way to the broker's state.
+#[derive(Clone)]
+pub(crate) struct Connected(Memory);
+
+impl Connected {
+    pub fn subscribe(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        link: &Link,
+    ) -> Result<Subscription, BrokerError> {
+        let mut state = self.0.lock();
+        if !state.queues.contains_key(queue) {
+            return Err(missing("queue", queue));
+        }
+        state.sessions += 1;
+        let subscription = state.sessions;
+        drop(state);
+        let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
+        let (answers, receiver) = mpsc::unbounded_channel();
+        let serving = Serving {
+            memory: self.0.clone(),
+            queue: queue.to_owned(),
+            subscription,
+            prefetch: usize::from(prefetch),
+            next_tag: 1,
+            cancelled: false,
+        };
+        tokio::spawn(serving.run(sender, receiver, link.clone()));
+        Ok(Subscription {
+            deliveries,
+            answers,
+        })
+    }
+
+    pub fn exchange_exists(&self, name: &str) -> bool {
+        self.0.lock().exchanges.contains_key(name)
+    }
+
+    pub fn queue_length(&self, name: &str) -> Result<u64, BrokerError> {
+        let state = self.0.lock();
+        let queue = state
+            .queues
+            .get(name)
+            .ok_or_else(|| missing("queue", name))?;
+        Ok(queue.ready.len() as u64)
+    }
+}
+
+fn missing(object: &'static str, name: &str) -> BrokerError {
+    BrokerError::Object {
+        object,
+        name: name.to_owned(),
+        detail: "it does not exist".into(),
+    }
+}
+
+/// One subscription at work.
+struct Serving {
+    memory: Memory,
+    queue: String,
+    subscription: u64,
+    prefetch: usize,
+    next_tag: u64,
+    cancelled: bool,
+}
+
+impl Serving {
+    async fn run(
+        mut self,
+        sender: mpsc::Sender<Delivery>,
+        mut answers: mpsc::UnboundedReceiver<Answer>,
+        link: Link,
+    ) {
+        let memory = self.memory.clone();
+        loop {
+            let changed = memory.changed.notified();
+            let due = memory.lock().expire();
+            if !self.cancelled {
+                while let Some(delivery) = self.take() {
+                    if sender.try_send(delivery).is_err() {
+                        break;
+                    }
+                }
+            }
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = link.lost() => break,
+                answer = answers.recv() => match answer {
+                    Some(Answer::Acknowledgement(answer)) => {
+                        memory.lock().answer(&self.queue, self.subscription, answer);
+                        memory.changed.notify_waiters();
+                    }
+                    Some(Answer::Cancel) => self.cancelled = true,
+                    Some(Answer::Close(done)) => {
+                        self.end();
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => break,
+                },
+                () = changed => {}
+                () = due => {}
+            }
+        }
+        self.end();
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let mut state = self.memory.lock();
+        let Some(queue) = state.queues.get_mut(&self.queue) else {
+            return None;
+        };
+        let mine = |(holder, _): &&(Holder, Entry)| holder.subscription == self.subscription;
+        if queue.options.ttl.is_some()
+            || queue.unanswered.iter().filter(mine).count() >= self.prefetch
+        {
+            return None;
+        }
+        let entry = queue.ready.pop_front()?;
+        let holder = Holder {
+            subscription: self.subscription,
+            tag: self.next_tag,
+        };
+        self.next_tag += 1;
+        let delivery = Delivery {
+            message: entry.message.clone(),
+            tag: holder.tag,
+            delivery_count: entry.delivery_count,
+            death: entry.death.clone(),
+        };
+        queue.unanswered.push((holder, entry));
+        Some(delivery)
+    }
+
+    fn end(&self) {
+        let subscription = self.subscription;
+        self.memory
+            .lock()
+            .give_back(|holder| holder.subscription == subscription);
+        self.memory.changed.notify_waiters();
+    }
+}

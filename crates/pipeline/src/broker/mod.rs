@@ -1,0 +1,59 @@
+//! The broker, as the loops see it: a session is one life of a connection. Whatever goes wrong ends
+//! the session, once and with a cause; the loops then begin a new one. Nothing is patched up in between:
+//! what was delivered and not acknowledged comes again.
+
+mod memory;
+mod rabbitmq;
+mod session;
+
+pub use memory::{Memory, QueueOptions};
+pub use rabbitmq::RabbitMq;
+pub use session::{
+    AckBook, Acknowledgement, Confirm, Delivery, Publication, Publisher, Session, Subscription,
+};
+pub(crate) use session::{Link, Request};
+
+use batch::Message;
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// Trying again is of no use until someone changes something.
+    #[error(
+        "the broker at {address} refuses the connection: {detail}. Check user, password and virtual host (broker.url)"
+    )]
+    Refused { address: String, detail: String },
+    #[error("the broker at {address} cannot be reached: {detail}")]
+    Unreachable { address: String, detail: String },
+    #[error("the broker's {object} {name:?} is not usable: {detail}")]
+    Object {
+        object: &'static str,
+        name: String,
+        detail: String,
+    },
+}
+
+/// A broker: RabbitMQ, or one in memory with the same behaviour, for tests of the loops.
+#[derive(Clone, Debug)]
+pub enum Broker {
+    RabbitMq(RabbitMq),
+    Memory(Memory),
+}
+
+impl Broker {
+    /// Begins a session. `program` is the connection's name in the broker's own tools.
+    pub async fn connect(&self, program: &str) -> Result<Session, BrokerError> {
+        match self {
+            Self::RabbitMq(broker) => broker.connect(program).await,
+            Self::Memory(broker) => broker.connect().await,
+        }
+    }
+
+    /// All messages of a stream from its beginning to the end that it has now.
+    pub async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
+        match self {
+            Self::RabbitMq(broker) => broker.read_stream(stream).await,
+            Self::Memory(broker) => Ok(broker.read_stream(stream)),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mutant {
+    #[default]
+    None,
+    AcknowledgesBeforeConfirm,
+}

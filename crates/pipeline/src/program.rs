@@ -1,0 +1,139 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use app::App;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, BrokerError, RabbitMq, Session};
+use crate::{BrokerSettings, Ladder, LoopOptions, names};
+
+/// Pauses between tries to reach the broker: first, and at most.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often a program looks whether its pipeline is configured by now.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A program and its broker: what every loop is given.
+#[derive(Clone)]
+pub struct Program {
+    pub app: App,
+    pub broker: Broker,
+    pub(crate) options: Arc<LoopOptions>,
+    pub(crate) ladder: Arc<Ladder>,
+    give_up: Duration,
+    #[cfg(test)]
+    pub(crate) mutant: crate::conformance::Mutant,
+}
+
+impl Program {
+    /// A program on RabbitMQ. Fails when a setting is not usable; nothing is connected yet.
+    pub fn new(
+        app: &App,
+        settings: &BrokerSettings,
+        options: &LoopOptions,
+    ) -> anyhow::Result<Self> {
+        let url = settings.url.reveal()?;
+        let broker = RabbitMq::new(&url)
+            .map_err(|error| anyhow::anyhow!("broker.url is not an AMQP address: {error}"))?;
+        let ladder = settings.ladder().map_err(anyhow::Error::msg)?;
+        let mut program = Self::with_broker(app, Broker::RabbitMq(broker), options, ladder);
+        program.give_up = settings.give_up();
+        Ok(program)
+    }
+
+    /// A program on any broker.
+    pub fn with_broker(app: &App, broker: Broker, options: &LoopOptions, ladder: Ladder) -> Self {
+        Self {
+            app: app.clone(),
+            broker,
+            options: Arc::new(options.clone()),
+            ladder: Arc::new(ladder),
+            give_up: BrokerSettings::default().give_up(),
+            #[cfg(test)]
+            mutant: Default::default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.app.name
+    }
+
+    /// Begins a session, trying until it succeeds, the time is up, or the program is told to stop (`None`).
+    /// Refused credentials end the tries at once: they would be refused again.
+    pub(crate) async fn connect(&self) -> Result<Option<Session>, BrokerError> {
+        let since = Instant::now();
+        let mut pause = RECONNECT.0;
+        loop {
+            let error = match self.broker.connect(self.name()).await {
+                Ok(session) => {
+                    self.app.health.set("broker", Ok(()));
+                    return Ok(Some(session));
+                }
+                Err(error @ BrokerError::Refused { .. }) => return Err(error),
+                Err(error) if since.elapsed() >= self.give_up => return Err(error),
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "no connection to the broker; trying again in {pause:?}");
+            self.app.health.set("broker", Err(error.to_string()));
+            tokio::select! {
+                () = self.app.shutdown.triggered() => return Ok(None),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RECONNECT.1);
+        }
+    }
+
+    /// Waits until the pipeline is configured. `false` when the program is told to stop or the session is lost.
+    pub(crate) async fn configured(&self, session: &Session) -> Result<bool, BrokerError> {
+        let mut said = false;
+        while !session.exchange_exists(names::CONFIGURED).await? {
+            if !said {
+                tracing::info!(
+                    "waiting until the pipeline is configured: fleet pipeline configure --type TYPE"
+                );
+                said = true;
+            }
+            tokio::select! {
+                () = self.app.shutdown.triggered() => return Ok(false),
+                _ = session.lost() => return Ok(false),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts a message sent.
+    pub(crate) fn count_sent(&self, destination: &str) {
+        let dest = format!("{}-{destination}", self.name());
+        self.app.stats.count("sent-msgs", &[("dest", &dest)], 1);
+    }
+}
+
+/// Tells the log and the health page whenever the broker stops or resumes taking messages.
+pub(crate) async fn watch_alarms(app: App, session: Session) {
+    let mut blocked = session.blocked();
+    let mut was_blocked = false;
+    loop {
+        let reason = blocked.borrow_and_update().clone();
+        match reason {
+            Some(reason) => {
+                tracing::warn!(
+                    error = reason,
+                    "the broker takes no messages: it has an alarm; waiting"
+                );
+                let problem = format!("the broker takes no messages: {reason}");
+                app.health.set("broker-alarm", Err(problem));
+                was_blocked = true;
+            }
+            None if was_blocked => {
+                tracing::info!("the broker takes messages again");
+                app.health.set("broker-alarm", Ok(()));
+                was_blocked = false;
+            }
+            None => {}
+        }
+        tokio::select! {
+            changed = blocked.changed() => if changed.is_err() { return },
+            _ = session.lost() => return,
+        }
+    }
+}

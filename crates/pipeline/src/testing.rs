@@ -1,0 +1,47 @@
+//! For tests of roles: a job without a broker.
+
+use std::sync::{Arc, Mutex};
+
+use app::App;
+use batch::Message;
+
+use crate::broker::{Broker, Confirm, Memory, Publication, Publisher};
+use crate::{Job, Ladder, LoopOptions, Program};
+
+/// What a detached job sent: output (or queue) and message, in order.
+#[derive(Clone, Default)]
+pub struct Sent(Arc<Mutex<Vec<(String, Message)>>>);
+
+impl Sent {
+    /// Messages sent to `output` so far. Rows for quarantine are under the queue's name, `NAME-quar`.
+    pub fn to(&self, output: &str) -> Vec<Message> {
+        let sent = self.0.lock().expect("no test panics while it holds this");
+        let to_output = sent.iter().filter(|(name, _)| name == output);
+        to_output.map(|(_, message)| message.clone()).collect()
+    }
+}
+
+/// A job of program `app` with `message` at its `attempt`-th try, whose outputs are all confirmed.
+pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
+    let broker = Broker::Memory(Memory::new());
+    let program = Program::with_broker(app, broker, &LoopOptions::default(), Ladder::default());
+    let (publisher, mut requests) = Publisher::new();
+    let sent = Sent::default();
+    let record = sent.clone();
+    tokio::spawn(async move {
+        while let Some(request) = requests.recv().await {
+            let Publication {
+                routing_key,
+                message,
+                ..
+            } = request.publication;
+            record
+                .0
+                .lock()
+                .expect("no test panics while it holds this")
+                .push((routing_key, message));
+            let _ = request.confirm.send(Confirm::Stored);
+        }
+    });
+    (Job::new(message, attempt, program, publisher), sent)
+}

@@ -1,0 +1,117 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use app::App;
+use tokio::sync::oneshot;
+
+use crate::Lost;
+use crate::broker::{Confirm, Publication, Publisher};
+
+/// Pauses before a refused publication is tried again: first, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Publications whose confirm has not come. They are kept until it has: what the broker refuses
+/// or cannot route is published again until it is taken, for dropping it would lose it.
+#[derive(Default)]
+pub(crate) struct Unconfirmed(VecDeque<(Publication, State)>);
+
+enum State {
+    Waiting(oneshot::Receiver<Confirm>),
+    Answered(Confirm),
+    /// The session was lost before it was handed over.
+    Unsent,
+}
+
+impl State {
+    /// Takes an answer that is there.
+    fn look(&mut self) {
+        if let Self::Waiting(answer) = self {
+            if let Ok(confirm) = answer.try_recv() {
+                *self = Self::Answered(confirm);
+            }
+        }
+    }
+}
+
+impl Unconfirmed {
+    /// Publishes and keeps. What is lost on the way is kept too, for whoever can begin another session.
+    pub async fn publish(
+        &mut self,
+        publisher: &Publisher,
+        publication: Publication,
+    ) -> Result<(), Lost> {
+        self.forget_stored();
+        let answer = publisher.publish(publication.clone()).await;
+        let (state, result) = match answer {
+            Ok(answer) => (State::Waiting(answer), Ok(())),
+            Err(lost) => (State::Unsent, Err(lost)),
+        };
+        self.0.push_back((publication, state));
+        result
+    }
+
+    /// Lets go of what is stored by now, so that a long job holds no more than the window.
+    fn forget_stored(&mut self) {
+        while let Some((_, state)) = self.0.front_mut() {
+            state.look();
+            if !matches!(state, State::Answered(Confirm::Stored)) {
+                return;
+            }
+            self.0.pop_front();
+        }
+    }
+
+    /// Waits until everything is stored, publishing again what was refused.
+    pub async fn settle(&mut self, publisher: &Publisher, app: &App) -> Result<(), Lost> {
+        let mut pause = AGAIN.0;
+        while let Some((publication, state)) = self.0.front_mut() {
+            let confirm = match state {
+                State::Waiting(answer) => answer.await.map_err(|_| Lost)?,
+                State::Answered(confirm) => confirm.clone(),
+                State::Unsent => return Err(Lost),
+            };
+            if confirm == Confirm::Stored {
+                self.0.pop_front();
+                continue;
+            }
+            // Remembered first: the wait below may be cut off.
+            *state = State::Answered(confirm.clone());
+            let problem = explain(&confirm, publication);
+            tracing::warn!(error = problem, "publishing again in {pause:?}");
+            app.health.set("publishing", Err(problem));
+            tokio::select! {
+                () = app.shutdown.triggered() => return Err(Lost),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(AGAIN.1);
+            *state = State::Waiting(publisher.publish(publication.clone()).await?);
+            app.health.set("publishing", Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Everything that is not known to be stored.
+    pub fn take(&mut self) -> Vec<Publication> {
+        let left = self.0.drain(..).filter_map(|(publication, mut state)| {
+            state.look();
+            let stored = matches!(state, State::Answered(Confirm::Stored));
+            (!stored).then_some(publication)
+        });
+        left.collect()
+    }
+}
+
+fn explain(confirm: &Confirm, publication: &Publication) -> String {
+    let target = match publication.exchange.as_str() {
+        "" => format!("queue {}", publication.routing_key),
+        exchange => format!("output {} of exchange {exchange}", publication.routing_key),
+    };
+    match confirm {
+        Confirm::Unroutable => format!(
+            "no queue takes messages for {target}: configure the pipeline again (fleet pipeline configure)"
+        ),
+        _ => format!(
+            "{target} is full: look at its messages (fleet pipeline qlen, fleet quarantine list)"
+        ),
+    }
+}

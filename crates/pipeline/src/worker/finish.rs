@@ -1,0 +1,103 @@
+use batch::{Invalid, Reason, header};
+
+use crate::broker::Publication;
+use crate::job::{Job, Lost};
+use crate::{BatchWorker, Ladder, Outcome, Program};
+
+/// Carries an outcome out, up to the confirm. Everything goes through the broker, so that a worker that
+/// dies here leaves the message where it was.
+pub(super) async fn finish<W: BatchWorker>(
+    worker: &W,
+    program: &Program,
+    job: &mut Job,
+    outcome: Outcome,
+) -> Result<(), Lost> {
+    let outcome = exhausted(program, job, outcome);
+    program
+        .app
+        .stats
+        .count("message", &[("stat", outcome.label())], 1);
+    tell(job, &outcome);
+    match outcome {
+        Outcome::Done | Outcome::Discard { .. } => {}
+        Outcome::Retry { error, at } => {
+            let mut message = job.message().clone();
+            message.headers.add_failure(job.failure(&error, &at));
+            let delay = program.ladder.after(message.headers.failures());
+            again(program, job, message, delay).await?;
+        }
+        Outcome::Snooze { delay, .. } => {
+            let delay = program.ladder.nearest(delay);
+            again(program, job, job.message().clone(), delay).await?;
+        }
+        Outcome::Quarantine(why) => {
+            if let Some(receipt) = worker.quarantined(job.message(), &why) {
+                job.send("receipts", receipt).await?;
+            }
+            job.quarantine_rows(job.message().clone(), &why).await?;
+        }
+    }
+    if program.acknowledges_before_confirm() {
+        return Ok(());
+    }
+    job.confirmed().await
+}
+
+/// A retry becomes quarantine when its tries are used up.
+fn exhausted(program: &Program, job: &Job, outcome: Outcome) -> Outcome {
+    let failures = job.message().headers.failures() + 1;
+    match outcome {
+        Outcome::Retry { error, at } if failures > program.options.max_retries => {
+            let at = if at.is_empty() {
+                at
+            } else {
+                format!(" ({at})")
+            };
+            Outcome::Quarantine(Invalid::new(
+                Reason::TooManyRetries,
+                format!("failed {failures} times, the last time with: {error}{at}"),
+            ))
+        }
+        outcome => outcome,
+    }
+}
+
+async fn again(
+    program: &Program,
+    job: &mut Job,
+    mut message: batch::Message,
+    delay: std::time::Duration,
+) -> Result<(), Lost> {
+    program.count_sent("delay");
+    message.headers.set(header::TRIES, i64::from(job.attempt()));
+    let queue = Ladder::queue(program.name(), delay);
+    job.publish(Publication::to_queue(queue, message)).await
+}
+
+fn tell(job: &Job, outcome: &Outcome) {
+    let headers = &job.message().headers;
+    let run = headers.text(header::RUN).unwrap_or("-");
+    let task = headers.text(header::TASK).unwrap_or("-");
+    let attempt = job.attempt();
+    match outcome {
+        Outcome::Done => tracing::debug!(run, task, attempt, "done"),
+        Outcome::Retry { error, at } => {
+            tracing::warn!(run, task, attempt, error, at, "failed; trying again later");
+        }
+        Outcome::Snooze { why, .. } => tracing::info!(run, task, attempt, why, "not now"),
+        Outcome::Quarantine(why) => {
+            tracing::error!(run, task, attempt, reason = %why.reason, error = why.detail, "quarantined");
+        }
+        Outcome::Discard { why } => tracing::info!(run, task, attempt, why, "discarded"),
+    }
+}
+
+impl Program {
+    /// Whether messages are acknowledged too early. Never, but in the mutant that the tests must catch.
+    fn acknowledges_before_confirm(&self) -> bool {
+        #[cfg(test)]
+        return self.mutant == crate::conformance::Mutant::AcknowledgesBeforeConfirm;
+        #[cfg(not(test))]
+        false
+    }
+}

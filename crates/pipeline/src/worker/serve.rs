@@ -1,0 +1,319 @@
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batch::{Invalid, Message, Reason, header};
+use futures_util::FutureExt;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::finish::finish;
+use super::groups::{Group, Groups};
+use crate::broker::{AckBook, Acknowledgement, Delivery, Session, Subscription};
+use crate::job::{Job, Lost};
+use crate::{BatchWorker, Outcome, Program};
+
+/// How long a completion behind a gap may wait for the gap to close, and with it one acknowledgement for both.
+const GAP: Duration = Duration::from_millis(50);
+/// Deliveries without an answer that make a message suspect of killing its worker. One or two
+/// happen to every message in hand when a worker or the broker restarts.
+const SUSPECT: u32 = 3;
+
+/// A message in hand, with its delivery tag.
+struct Member<T> {
+    tag: u64,
+    job: Job,
+    item: T,
+}
+
+type Gathered<W> = Group<<W as BatchWorker>::Key, Member<<W as BatchWorker>::Item>>;
+
+/// One session at work.
+pub(super) struct Serving<'a, W: BatchWorker> {
+    program: &'a Program,
+    worker: &'a Arc<W>,
+    session: &'a Session,
+    subscription: Subscription,
+    book: AckBook,
+    groups: Groups<W::Key, Member<W::Item>>,
+    /// Full groups that wait for a free slot.
+    ready: VecDeque<Gathered<W>>,
+    /// Groups of one suspect each: processed with nothing else in work, so that a message that kills its
+    /// worker takes as few others with it as can be.
+    suspects: Vec<Gathered<W>>,
+    slots: Arc<Semaphore>,
+    slot_freed: Arc<Notify>,
+    /// Each answers with the tags of its messages once these are confirmed.
+    running: JoinSet<Result<Vec<u64>, Lost>>,
+}
+
+impl<'a, W: BatchWorker> Serving<'a, W> {
+    pub fn new(
+        program: &'a Program,
+        worker: &'a Arc<W>,
+        session: &'a Session,
+        subscription: Subscription,
+    ) -> Self {
+        Self {
+            program,
+            worker,
+            session,
+            subscription,
+            book: AckBook::new(),
+            groups: Groups::new(worker.limits()),
+            ready: VecDeque::new(),
+            suspects: Vec::new(),
+            slots: Arc::new(Semaphore::new(program.options.concurrency)),
+            slot_freed: Arc::new(Notify::new()),
+            running: JoinSet::new(),
+        }
+    }
+
+    /// Serves until the session is lost or the program is told to stop, and in that case to the end of what
+    /// is in work. The order of stopping: intake, what has not begun, what is in work, acknowledgements.
+    pub async fn run(mut self) {
+        let mut gaps = tokio::time::interval(GAP);
+        let session = self.session.clone();
+        let lost = std::pin::pin!(session.lost());
+        let mut lost = lost.fuse();
+        loop {
+            self.dispatch();
+            let due = self.groups.due_at();
+            tokio::select! {
+                biased;
+                _ = &mut lost => return,
+                () = self.program.app.shutdown.triggered() => break,
+                Some(done) = self.running.join_next() => self.ended(done),
+                delivery = self.subscription.deliveries.recv() => match delivery {
+                    Some(delivery) => self.admit(delivery),
+                    // The session is lost, and about to say so.
+                    None => return,
+                },
+                () = until(due) => {
+                    let due = self.groups.due();
+                    self.ready.extend(due);
+                }
+                () = self.slot_freed.notified() => {}
+                _ = gaps.tick() => self.acknowledge_all(),
+            }
+        }
+        tokio::select! {
+            _ = &mut lost => {}
+            () = self.drain() => {}
+        }
+    }
+
+    async fn drain(mut self) {
+        tracing::info!(
+            in_work = self.running.len(),
+            "stopping: finishing what is in work"
+        );
+        self.subscription.cancel();
+        self.give_back_waiting();
+        let deadline = Instant::now() + self.program.options.grace();
+        while !self.running.is_empty() {
+            match tokio::time::timeout_at(deadline, self.running.join_next()).await {
+                Ok(Some(done)) => self.ended(done),
+                Ok(None) => break,
+                Err(_) => {
+                    tracing::warn!(
+                        in_work = self.running.len(),
+                        "time is up; what is in work goes back to the queue"
+                    );
+                    self.running.shutdown().await;
+                }
+            }
+        }
+        self.acknowledge_all();
+        self.subscription.close().await;
+    }
+
+    fn give_back_waiting(&mut self) {
+        let groups = self
+            .groups
+            .take()
+            .into_iter()
+            .chain(self.ready.drain(..))
+            .chain(self.suspects.drain(..));
+        let tags: Vec<u64> = groups
+            .flat_map(|group| group.members)
+            .map(|member| member.tag)
+            .collect();
+        for tag in tags {
+            self.book.given_back(tag);
+            self.subscription.answer(Acknowledgement::GiveBack { tag });
+        }
+    }
+
+    fn admit(&mut self, delivery: Delivery) {
+        let Delivery {
+            message,
+            tag,
+            delivery_count,
+            ..
+        } = delivery;
+        self.book.delivered(tag);
+        let tries = message.headers.count(header::TRIES).unwrap_or(0);
+        let attempt = tries.saturating_add(delivery_count).saturating_add(1);
+        let checked = check_size(self.program, &message).and_then(|()| self.worker.admit(&message));
+        let job = Job::new(
+            message,
+            attempt,
+            self.program.clone(),
+            self.session.publisher.clone(),
+        );
+        match checked {
+            Ok((key, _, item)) if delivery_count >= SUSPECT => {
+                tracing::warn!(
+                    delivery_count,
+                    attempt,
+                    "this message was given up by its workers before; processing it alone"
+                );
+                let group = Group::of_one(key, Member { tag, job, item });
+                // In any order but always the same: a killer in front would take the others' places each time.
+                let at = std::hash::RandomState::new().hash_one(tag) as usize
+                    % (self.suspects.len() + 1);
+                self.suspects.insert(at, group);
+            }
+            Ok((key, weight, item)) => {
+                let full = self.groups.add(key, weight, Member { tag, job, item });
+                self.ready.extend(full);
+            }
+            Err(invalid) => self.refuse(tag, job, invalid),
+        }
+    }
+
+    /// What cannot be read takes no slot: it only has to be put away.
+    fn refuse(&mut self, tag: u64, mut job: Job, invalid: Invalid) {
+        let (worker, program) = (self.worker.clone(), self.program.clone());
+        self.running.spawn(async move {
+            finish(&*worker, &program, &mut job, Outcome::Quarantine(invalid)).await?;
+            Ok(vec![tag])
+        });
+    }
+
+    /// Begins as many groups as there are slots for. Suspects go first, and alone.
+    fn dispatch(&mut self) {
+        while !self.suspects.is_empty() {
+            let all = self.program.options.concurrency as u32;
+            let Ok(slots) = self.slots.clone().try_acquire_many_owned(all) else {
+                return;
+            };
+            if let Some(suspect) = self.suspects.pop() {
+                self.begin(suspect, slots);
+            }
+        }
+        while !self.ready.is_empty() {
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                return;
+            };
+            if let Some(group) = self.ready.pop_front() {
+                self.begin(group, slot);
+            }
+        }
+    }
+
+    fn begin(&mut self, group: Gathered<W>, slot: OwnedSemaphorePermit) {
+        let (worker, program) = (self.worker.clone(), self.program.clone());
+        let freed = self.slot_freed.clone();
+        self.running.spawn(async move {
+            let (tags, mut members): (Vec<u64>, Vec<_>) = group
+                .members
+                .into_iter()
+                .map(|m| (m.tag, (m.job, m.item)))
+                .unzip();
+            let started = Instant::now();
+            let processed = process(&*worker, group.key, &mut members).await;
+            program.app.stats.time("main_loop", &[], started.elapsed());
+            drop(slot);
+            freed.notify_one();
+            for ((job, _), outcome) in members.iter_mut().zip(processed?) {
+                finish(&*worker, &program, job, outcome).await?;
+            }
+            Ok(tags)
+        });
+    }
+
+    fn ended(&mut self, done: Result<Result<Vec<u64>, Lost>, tokio::task::JoinError>) {
+        let mut ended = Some(done);
+        while let Some(done) = ended {
+            match done {
+                Ok(Ok(tags)) => tags.into_iter().for_each(|tag| self.book.done(tag)),
+                // The session is over, or the program is: its messages come again.
+                Ok(Err(Lost)) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a task of the worker loop ended abnormally; its messages come again")
+                }
+            }
+            ended = self.running.try_join_next();
+        }
+        if let Some(answer) = self.book.front() {
+            self.subscription.answer(answer);
+        }
+    }
+
+    fn acknowledge_all(&mut self) {
+        for answer in self.book.all() {
+            self.subscription.answer(answer);
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn check_size(program: &Program, message: &Message) -> Result<(), Invalid> {
+    let limits = [
+        ("body", message.body.len(), program.options.max_body_bytes),
+        (
+            "headers",
+            message.headers.size(),
+            program.options.max_header_bytes,
+        ),
+    ];
+    for (part, size, limit) in limits {
+        if size > limit {
+            return Err(Invalid::new(
+                Reason::Oversized,
+                format!("the message's {part} have {size} bytes; at most {limit} are accepted"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The role's own processing. A panic in it is a failure of these messages, not of the program.
+async fn process<W: BatchWorker>(
+    worker: &W,
+    key: W::Key,
+    members: &mut [(Job, W::Item)],
+) -> Result<Vec<Outcome>, Lost> {
+    let count = members.len();
+    match AssertUnwindSafe(worker.process(key, members))
+        .catch_unwind()
+        .await
+    {
+        Ok(Ok(outcomes)) if outcomes.len() == count => Ok(outcomes),
+        Ok(Ok(outcomes)) => {
+            let error = format!(
+                "the role answered for {} messages of {count}",
+                outcomes.len()
+            );
+            Ok(vec![Outcome::retry(error, "worker"); count])
+        }
+        Ok(Err(Lost)) => Err(Lost),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            let error = format!("the role panicked: {}", text.unwrap_or_default());
+            Ok(vec![Outcome::retry(error, "worker"); count])
+        }
+    }
+}
