@@ -1,1 +1,16 @@
-//! x
+//! Real services for tests, and ways to make them fail. Development only.
+//!
+//! Every function here starts what it needs (`deploy/local/services up NAME`) and fails, saying what is
+//! missing, when it cannot: no test passes because a service was not there.
+
+mod clickhouse;
+mod elasticsearch;
+mod proxy;
+mod rabbitmq;
+mod services;
+
+pub use clickhouse::Database;
+pub use elasticsearch::IndexPrefix;
+pub use proxy::Proxy;
+pub use rabbitmq::{PrivateBroker, VirtualHost};
+pub use services::{Services, repository, unique};

@@ -1,0 +1,69 @@
+use std::process::Command;
+
+use crate::{Services, unique};
+
+/// Index names that begin with a prefix of their own; deleted on drop.
+pub struct IndexPrefix {
+    prefix: String,
+    url: String,
+}
+
+impl IndexPrefix {
+    pub fn create() -> Self {
+        let services = Services::start(&["elasticsearch"]);
+        Self {
+            prefix: unique("test"),
+            url: services.get("FLEET__ELASTICSEARCH__URLS").to_owned(),
+        }
+    }
+
+    /// An index of this test: `PREFIX-NAME`.
+    pub fn index(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Calls Elasticsearch and answers with the body as JSON; panics on failure.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
+        let (ok, answer) = self.call(method, path, body);
+        assert!(ok, "{method} /{path}: {answer}");
+        serde_json::from_str(&answer).unwrap_or_default()
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> (bool, String) {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "--fail-with-body",
+            "-X",
+            method,
+            "-H",
+            "content-type: application/json",
+        ]);
+        if !body.is_empty() {
+            curl.args(["--data-binary", body]);
+        }
+        curl.arg(format!("{}/{path}", self.url));
+        let output = curl
+            .output()
+            .expect("curl is needed by the tests: install it");
+        let answer = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&answer).into_owned(),
+        )
+    }
+}
+
+impl Drop for IndexPrefix {
+    fn drop(&mut self) {
+        self.call(
+            "DELETE",
+            &format!("{}-*?expand_wildcards=all", self.prefix),
+            "",
+        );
+    }
+}

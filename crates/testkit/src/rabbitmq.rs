@@ -1,0 +1,170 @@
+use std::path::PathBuf;
+use std::process::Command;
+
+use url::Url;
+
+use crate::services::{repository, script};
+use crate::{Services, unique};
+
+/// A virtual host of its own on the shared broker; deleted, with all its queues, on drop.
+pub struct VirtualHost {
+    name: String,
+    url: String,
+    management: String,
+}
+
+impl VirtualHost {
+    pub fn create() -> Self {
+        Self::on(&Services::start(&["rabbitmq"]))
+    }
+
+    /// On the broker of `services`.
+    pub fn on(services: &Services) -> Self {
+        let name = unique("test");
+        let mut url =
+            Url::parse(services.get("FLEET__BROKER__URL")).expect("the script prints URLs");
+        url.set_path(&format!("/{name}"));
+        let management = services.get("FLEET__BROKER__MANAGEMENT_URL").to_owned();
+        let host = Self {
+            url: url.to_string(),
+            management,
+            name,
+        };
+        host.api("PUT", &format!("vhosts/{}", host.name), "{}");
+        let everything = r#"{"configure":".*","write":".*","read":".*"}"#;
+        host.api(
+            "PUT",
+            &format!("permissions/{}/{}", host.name, url.username()),
+            everything,
+        );
+        host
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// AMQP address, this virtual host included.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn management_url(&self) -> &str {
+        &self.management
+    }
+
+    /// Ends every connection to this virtual host, as an operator would.
+    pub fn close_connections(&self) {
+        let listed = self.api("GET", &format!("vhosts/{}/connections", self.name), "");
+        let connections: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+        for connection in connections.as_array().into_iter().flatten() {
+            if let Some(name) = connection["name"].as_str() {
+                self.call(
+                    "DELETE",
+                    &format!(
+                        "connections/{}",
+                        name.replace(' ', "%20").replace('>', "%3E")
+                    ),
+                    "",
+                );
+            }
+        }
+    }
+
+    /// Calls the management API and answers with the body; panics on failure.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> String {
+        let (ok, answer) = self.call(method, path, body);
+        assert!(ok, "{method} /api/{path}: {answer}");
+        answer
+    }
+
+    /// curl, because drop and plain tests have no async runtime to call from.
+    fn call(&self, method: &str, path: &str, body: &str) -> (bool, String) {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "--fail-with-body",
+            "-X",
+            method,
+            "-H",
+            "content-type: application/json",
+        ]);
+        if !body.is_empty() {
+            curl.args(["-d", body]);
+        }
+        curl.arg(format!("{}/api/{path}", self.management));
+        let output = curl
+            .output()
+            .expect("curl is needed by the tests: install it");
+        let answer = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&answer).into_owned(),
+        )
+    }
+}
+
+impl Drop for VirtualHost {
+    fn drop(&mut self) {
+        self.call("DELETE", &format!("vhosts/{}", self.name), "");
+    }
+}
+
+/// A broker of its own, for tests that stop, restart or kill it. Stopped and removed on drop.
+pub struct PrivateBroker {
+    folder: PathBuf,
+    port_base: u16,
+    services: Services,
+}
+
+impl PrivateBroker {
+    /// `port_base`: first of some ports that no other test uses, below 32768.
+    pub fn start(port_base: u16) -> Self {
+        let folder = repository().join(".services").join(unique("private"));
+        let environment = Self::environment(&folder, port_base);
+        script(&environment, &["up", "rabbitmq"]);
+        Self {
+            services: Services::addresses(&environment),
+            folder,
+            port_base,
+        }
+    }
+
+    fn environment(folder: &std::path::Path, port_base: u16) -> Vec<(&'static str, String)> {
+        vec![
+            ("FLEET_SERVICES", "local".to_owned()),
+            ("FLEET_SERVICES_DIR", folder.display().to_string()),
+            ("FLEET_PORT_BASE", port_base.to_string()),
+        ]
+    }
+
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    fn run(&self, command: &str) {
+        script(
+            &Self::environment(&self.folder, self.port_base),
+            &[command, "rabbitmq"],
+        );
+    }
+
+    pub fn restart(&self) {
+        self.run("restart");
+    }
+
+    pub fn stop(&self) {
+        self.run("down");
+    }
+
+    pub fn start_again(&self) {
+        self.run("up");
+    }
+}
+
+impl Drop for PrivateBroker {
+    fn drop(&mut self) {
+        self.run("down");
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

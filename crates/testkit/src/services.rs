@@ -1,0 +1,93 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Root of the checkout.
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// A name that no other test, in this process or another, uses: `prefix-PID-N`.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{}-{n}", std::process::id())
+}
+
+/// Addresses of running services, by the variables that `deploy/local/services env` prints.
+#[derive(Debug, Clone)]
+pub struct Services {
+    variables: BTreeMap<String, String>,
+}
+
+impl Services {
+    /// Starts the named services unless they run (they are shared, and stay up) and finds their addresses.
+    pub fn start(names: &[&str]) -> Self {
+        static STARTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let mut started = STARTED
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let missing: Vec<&str> = names
+            .iter()
+            .copied()
+            .filter(|n| !started.contains(*n))
+            .collect();
+        if !missing.is_empty() {
+            script(&[], &[&["up"], missing.as_slice()].concat());
+            started.extend(missing.into_iter().map(str::to_owned));
+        }
+        Self::addresses(&[])
+    }
+
+    /// The addresses under other settings of the script, such as another folder.
+    pub(crate) fn addresses(environment: &[(&str, String)]) -> Self {
+        let printed = script(environment, &["env"]);
+        let variables = printed.lines().filter_map(|line| {
+            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+            let value = value.trim_matches(['"', '\'']);
+            Some((name.to_owned(), value.to_owned()))
+        });
+        Self {
+            variables: variables.collect(),
+        }
+    }
+
+    /// Value of a variable, such as `FLEET__BROKER__URL`.
+    pub fn get(&self, variable: &str) -> &str {
+        match self.variables.get(variable) {
+            Some(value) => value,
+            None => panic!(
+                "deploy/local/services env prints no {variable}; it has {:?}",
+                self.variables
+            ),
+        }
+    }
+
+    /// All variables, to be handed to a process.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// Runs `deploy/local/services` and answers with what it printed.
+pub(crate) fn script(environment: &[(&str, String)], arguments: &[&str]) -> String {
+    let path: PathBuf = repository().join("deploy/local/services");
+    let output = Command::new(&path)
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {}: {error}", path.display()));
+    assert!(
+        output.status.success(),
+        "`deploy/local/services {}` failed ({}); run it by hand to see why:\n{}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
