@@ -33,7 +33,7 @@ clickhouse_answers() { http_ok "http://127.0.0.1:$(port_of "$1")/?query=SELECT+1
 
 clickhouse_wait() {
   wait_until 60 "$RUN_DIR/$1.pid" clickhouse_answers "$1" || die "$1 does not answer" \
-    "$LOG_DIR/$1.log" "if its data is no longer wanted: $SELF down $1 && rm -r $SERVICES_DIR/$1"
+    "$LOG_DIR/$1.log" "if its data is no longer wanted: $SELF wipe $1 && $SELF up $1"
 }
 
 clickhouse_stop() { stop_ours "$RUN_DIR/$1.pid" "$1" 30; }

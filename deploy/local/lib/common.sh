@@ -118,17 +118,16 @@ launch() {
   return 0
 }
 
-# stop_ours PID_FILE NAME [SECONDS]
+# stop_ours PID_FILE NAME SECONDS: asks first, and kills after so many seconds.
 stop_ours() {
-  local pid deadline=$((SECONDS + ${3:-30}))
+  local pid deadline=$((SECONDS + $3))
   pid=$(our_pid "$1")
   if [ -n "$pid" ]; then
     kill -TERM "$pid" 2>/dev/null || true
     while [ -n "$(our_pid "$1")" ]; do
       if [ "$SECONDS" -ge "$deadline" ]; then
-        say "$2 did not stop within ${3:-30} s: killing it"
+        # It leads a session of its own: take its children too.
         kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
-        deadline=$((SECONDS + 5))
       fi
       sleep 0.1
     done

@@ -85,7 +85,7 @@ elasticsearch_answers() {
 
 elasticsearch_wait() {
   wait_until 120 "$RUN_DIR/elasticsearch.pid" elasticsearch_answers || die "elasticsearch does not answer" \
-    "$LOG_DIR/elasticsearch.log" "if its data is no longer wanted: $SELF down elasticsearch && rm -r $(elasticsearch_dir)"
+    "$LOG_DIR/elasticsearch.log" "if its data is no longer wanted: $SELF wipe elasticsearch && $SELF up elasticsearch"
 }
 
 elasticsearch_stop() { stop_ours "$RUN_DIR/elasticsearch.pid" elasticsearch 60; }

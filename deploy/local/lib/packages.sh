@@ -75,7 +75,7 @@ java_home() {
   for home in "${JAVA_HOME:-}" "$(readlink -f "$(command -v java || true)" 2>/dev/null | sed 's,/bin/java$,,')" \
     /usr/lib/jvm/*; do
     java=$home/bin/java
-    [ -n "$home" ] && [ -x "$java" ] || continue
+    if [ -z "$home" ] || [ ! -x "$java" ]; then continue; fi
     major=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)
     if [ "${major:-0}" -ge "$JAVA_MINIMUM" ]; then
       echo "$home"

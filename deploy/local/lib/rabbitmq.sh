@@ -30,7 +30,9 @@ rabbitmq_environment() {
   export RABBITMQ_ENABLED_PLUGINS_FILE=$dir/enabled_plugins
   export RABBITMQ_MNESIA_BASE=$dir/data RABBITMQ_MNESIA_DIR=$dir/data/node
   export RABBITMQ_LOG_BASE=$LOG_DIR RABBITMQ_LOGS=$LOG_DIR/rabbitmq.log
-  export RABBITMQ_PID_FILE=$dir/beam.pid
+  export ERL_CRASH_DUMP=$LOG_DIR/rabbitmq-crash.dump
+  # Makes the start script become the node, in place of waiting for it.
+  export RUNNING_UNDER_SYSTEMD=true
   export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}"
 }
 
@@ -75,17 +77,8 @@ rabbitmq_start() {
       require_free_port "$ERL_EPMD_PORT" "rabbitmq's epmd"
       launch "$RUN_DIR/epmd.pid" "$LOG_DIR/epmd.log" epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1
     fi
-    rm -f "$RABBITMQ_PID_FILE"
-    launch "$RUN_DIR/rabbitmq-script.pid" "$LOG_DIR/rabbitmq-start.log" "$RABBITMQ_BIN/rabbitmq-server"
+    launch "$RUN_DIR/rabbitmq.pid" "$LOG_DIR/rabbitmq-start.log" "$RABBITMQ_BIN/rabbitmq-server"
   )
-  # The script starts the virtual machine and waits for it; the machine is what
-  # has to be watched and stopped.
-  local deadline=$((SECONDS + 20)) pid=""
-  until pid=$(cat "$dir/beam.pid" 2>/dev/null) && [ -n "$pid" ] && remember "$RUN_DIR/rabbitmq.pid" "$pid"; do
-    [ "$SECONDS" -lt "$deadline" ] || die "rabbitmq did not start" "$LOG_DIR/rabbitmq-start.log" \
-      "read the log, then try again: $SELF up rabbitmq"
-    sleep 0.1
-  done
 }
 
 rabbitmq_answers() {
@@ -94,16 +87,18 @@ rabbitmq_answers() {
 }
 
 rabbitmq_wait() {
-  wait_until 60 "$RUN_DIR/rabbitmq.pid" rabbitmq_answers || die "rabbitmq does not answer" \
-    "$LOG_DIR/rabbitmq.log" "if its data is no longer wanted: $SELF down rabbitmq && rm -r $SERVICES_DIR/rabbitmq"
+  local log=$LOG_DIR/rabbitmq.log
+  wait_until 60 "$RUN_DIR/rabbitmq.pid" rabbitmq_answers && return
+  # What ends a node before it is up stands in the output of the start.
+  [ -n "$(our_pid "$RUN_DIR/rabbitmq.pid")" ] || log=$LOG_DIR/rabbitmq-start.log
+  die "rabbitmq does not answer" "$log" \
+    "if its data is no longer wanted: $SELF wipe rabbitmq && $SELF up rabbitmq"
 }
 
-# The virtual machine closes its queues on SIGTERM like on `rabbitmqctl stop`,
-# without the seconds that the tool needs to start.
-rabbitmq_stop() {
-  stop_ours "$RUN_DIR/rabbitmq.pid" rabbitmq 60
-  stop_ours "$RUN_DIR/rabbitmq-script.pid" rabbitmq 10
-}
+# A node closes its queues at once on SIGTERM, but its management plugin then
+# waits six seconds for nothing. A restart does not wait along with it: what was
+# confirmed is on disk.
+rabbitmq_stop() { stop_ours "$RUN_DIR/rabbitmq.pid" rabbitmq "${RABBITMQ_STOP_SECONDS:-60}"; }
 
 rabbitmq_stop_helpers() { stop_ours "$RUN_DIR/epmd.pid" epmd 5; }
 
