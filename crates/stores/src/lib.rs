@@ -1,1 +1,15 @@
-//! x
+//! Access to the two stores: endpoints, failover, error classes, and the tables and indices themselves.
+//!
+//! Each store has one client type and one function that judges its every error: [`clickhouse::classify`]
+//! and [`elasticsearch::classify`]. Programs ask for the [`Class`] and never look at a code themselves.
+
+mod class;
+pub mod clickhouse;
+mod configured;
+pub mod elasticsearch;
+mod health;
+mod mapping;
+
+pub use class::Class;
+pub use configured::{Change, ConfigureError};
+pub use mapping::{Mapping, MappingError};

@@ -1,0 +1,192 @@
+use std::sync::atomic::AtomicUsize;
+
+use batch::{Invalid, Reason};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::address::parse_cluster;
+use super::replica::Transports;
+use super::{ConfigError, ConnectionSettings, Error, Query, Replica, Summary};
+use crate::health::in_order_to_try;
+
+/// All shards of a ClickHouse installation.
+#[derive(Debug)]
+pub struct Cluster {
+    shards: Vec<Shard>,
+}
+
+impl Cluster {
+    /// Reads the cluster string; connects to nothing yet.
+    pub fn new(settings: &ConnectionSettings) -> Result<Self, ConfigError> {
+        let addresses =
+            parse_cluster(&settings.cluster).map_err(|detail| ConfigError::Cluster {
+                section: settings.section,
+                detail,
+            })?;
+        let transports = Transports::new(settings)?;
+        let shard = |(number, replicas): (usize, Vec<url::Url>)| Shard {
+            number: number as u32,
+            replicas: replicas
+                .into_iter()
+                .map(|url| Replica::new(url, settings, &transports))
+                .collect(),
+            turn: AtomicUsize::new(0),
+        };
+        Ok(Self {
+            shards: addresses.into_iter().enumerate().map(shard).collect(),
+        })
+    }
+
+    pub fn shard_count(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
+    /// The shard of this number, from 0; [`Reason::UnknownShard`] when there is none.
+    pub fn shard(&self, number: u32) -> Result<&Shard, Invalid> {
+        self.shards.get(number as usize).ok_or_else(|| {
+            Invalid::new(
+                Reason::UnknownShard,
+                format!(
+                    "there is no shard {number}: the cluster has {}, numbered from 0",
+                    self.shards.len()
+                ),
+            )
+        })
+    }
+
+    /// All shards, in the order of their numbers.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter()
+    }
+}
+
+/// One shard: replicas that hold the same rows and stand in for one another.
+///
+/// Each method tries the replicas in turn while an error may be the fault of one of them
+/// ([`Error::another_replica_may_do`]); the error that it returns is the last one's. A replica that
+/// failed is tried after the others for `replica_quarantine_seconds`.
+#[derive(Debug)]
+pub struct Shard {
+    number: u32,
+    replicas: Vec<Replica>,
+    turn: AtomicUsize,
+}
+
+impl Shard {
+    /// Its number in the cluster, from 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its replicas in the order to try them: the healthy ones, beginning with another at each call,
+    /// then those that failed lately. Never empty.
+    pub fn replicas(&self) -> Vec<&Replica> {
+        in_order_to_try(&self.replicas, &self.turn, |r| &r.origin.health)
+    }
+
+    /// The rows of a query, from JSONEachRow: fields of `T` are named as the columns. For small
+    /// answers; rows of batches are read with [`Replica::stream`].
+    pub async fn rows<T: DeserializeOwned>(&self, query: &Query) -> Result<Vec<T>, Error> {
+        let mut failed = None;
+        for replica in self.replicas() {
+            match replica.rows(query).await {
+                Err(error) if error.another_replica_may_do() => self.note(&mut failed, error),
+                result => return result,
+            }
+        }
+        Err(failed.expect("a shard has a replica"))
+    }
+
+    /// Carries out a statement on one replica. It may be carried out twice, when a connection breaks
+    /// before the answer: it has to be one that does no harm then, such as `CREATE … IF NOT EXISTS`.
+    pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
+        let mut failed = None;
+        for replica in self.replicas() {
+            match replica.execute(query).await {
+                Err(error) if error.another_replica_may_do() => self.note(&mut failed, error),
+                result => return result,
+            }
+        }
+        Err(failed.expect("a shard has a replica"))
+    }
+
+    /// Sends an `INSERT … FORMAT …` with the concatenation of `pieces` as its data, uncopied.
+    ///
+    /// With a [`Query::deduplication_token`] it is tried on every replica, and twice on a lone one;
+    /// without, on another one only if the first certainly got nothing.
+    pub async fn insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
+        let repeatable = query.has_deduplication_token();
+        let mut order = self.replicas();
+        if order.len() == 1 {
+            // A connection may break for no lasting reason: the server closes idle ones by itself.
+            order.push(order[0]);
+        }
+        let mut failed = None;
+        for replica in order {
+            match replica.insert(query, pieces.clone()).await {
+                Err(error)
+                    if error.nothing_was_sent()
+                        || (repeatable && error.another_replica_may_do()) =>
+                {
+                    self.note(&mut failed, error);
+                }
+                result => return result,
+            }
+        }
+        Err(failed.expect("a shard has a replica"))
+    }
+
+    fn note(&self, last: &mut Option<Error>, error: Error) {
+        tracing::warn!(shard = self.number, replica = error.replica(), %error, "a replica failed");
+        *last = Some(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TargetSettings;
+    use super::*;
+
+    fn cluster(text: &str) -> Result<Cluster, ConfigError> {
+        let settings = TargetSettings {
+            cluster: text.to_owned(),
+            ..TargetSettings::default()
+        };
+        Cluster::new(&settings.connection())
+    }
+
+    #[tokio::test]
+    async fn shards_are_numbered_from_0_and_another_number_is_refused_by_name() {
+        let cluster = cluster("a|b,c").unwrap();
+        assert_eq!(cluster.shard_count(), 2);
+        assert_eq!(
+            cluster.shard(1).unwrap().replicas()[0].address(),
+            "http://c:8123"
+        );
+        let refused = cluster.shard(2).unwrap_err();
+        assert_eq!(refused.reason, Reason::UnknownShard);
+        assert!(refused.detail.contains("no shard 2: the cluster has 2"));
+    }
+
+    #[tokio::test]
+    async fn replicas_take_turns_and_a_failed_one_is_tried_last() {
+        let cluster = cluster("a|b").unwrap();
+        let shard = cluster.shard(0).unwrap();
+        let first = || shard.replicas()[0].address().to_owned();
+        assert_eq!(
+            [first(), first(), first()],
+            ["http://a:8123", "http://b:8123", "http://a:8123"]
+        );
+        shard.replicas()[0].mark_down();
+        let down = ["http://a:8123", "http://b:8123"].map(str::to_owned);
+        let up = first();
+        assert!(down.contains(&up));
+        assert_eq!([first(), first()], [up.clone(), up]);
+    }
+
+    #[test]
+    fn a_broken_cluster_string_names_its_section() {
+        let error = cluster("a{1..").unwrap_err().to_string();
+        assert!(error.starts_with("clickhouse.cluster: "), "{error}");
+    }
+}

@@ -1,0 +1,57 @@
+//! ClickHouse over its HTTP interface: a cluster of shards, each with replicas that stand in for one another.
+//!
+//! Interface: <https://clickhouse.com/docs/interfaces/http>.
+
+mod address;
+mod cluster;
+mod codes;
+mod error;
+mod insert;
+mod query;
+pub mod read;
+mod replica;
+mod settings;
+mod stream;
+
+pub use crate::{Change, Class, ConfigureError, Mapping, MappingError};
+pub use cluster::{Cluster, Shard};
+pub use error::{ConfigError, Error, classify};
+pub use query::{Query, Summary};
+pub use replica::Replica;
+pub use settings::{ConnectionSettings, Replication, SourceSettings, TargetSettings};
+pub use stream::ByteStream;
+
+/// A name as it stands in a statement: in backquotes, with those inside it escaped.
+pub fn quote_identifier(name: &str) -> String {
+    quote(name, '`')
+}
+
+/// A text as it stands in a statement: in single quotes, with those inside it escaped.
+/// Values belong into [`Query::param`]; this is for the places of DDL that take none.
+pub fn quote_string(text: &str) -> String {
+    quote(text, '\'')
+}
+
+fn quote(text: &str, mark: char) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push(mark);
+    for c in text.chars() {
+        if c == mark || c == '\\' {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push(mark);
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_leaves_no_way_out_of_the_quotes() {
+        assert_eq!(quote_identifier("a`; DROP \\"), r"`a\`; DROP \\`");
+        assert_eq!(quote_string("it's \\ `so`"), r"'it\'s \\ `so`'");
+    }
+}

@@ -1,0 +1,418 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use ::elasticsearch::Elasticsearch;
+use ::elasticsearch::auth::Credentials;
+use ::elasticsearch::http::Method;
+use ::elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use ::elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::Url;
+
+use super::{ConfigError, Error, ItemVerdict, Settings, classify_item};
+use crate::health::{Health, in_order_to_try};
+
+/// What of an answer is repeated in an error: enough to know a proxy's page by.
+const EXCERPT: usize = 300;
+/// What of a bulk answer is needed to judge each item: the whole is ten times as long. The last two
+/// are an error of the whole request, which the filter would hide as well.
+const BULK_FILTER: &str = "items.*.status,items.*.error.type,items.*.error.reason,\
+                           items.*.error.caused_by.reason,error,status";
+
+/// An Elasticsearch cluster. Cheap to clone.
+///
+/// A node that cannot be reached, or before which somebody else answers, is tried after the others
+/// for `node_quarantine_seconds`, and the request goes to the next one: every request here can be
+/// sent twice without harm.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    nodes: Vec<Node>,
+    turn: AtomicUsize,
+    timeout: Duration,
+}
+
+/// The official client has no failover of its own: each node gets one, and the order is ours.
+#[derive(Debug)]
+struct Node {
+    address: String,
+    api: Elasticsearch,
+    health: Health,
+}
+
+impl Client {
+    /// Connects to nothing yet. Reads the files of secrets.
+    pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
+        let credentials = credentials(settings)?;
+        let timeout = Duration::from_secs(settings.request_timeout_seconds);
+        let node = |url: &str| {
+            let url = Url::parse(url).map_err(|e| ConfigError::Urls(format!("{url:?}: {e}")))?;
+            if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
+                return Err(ConfigError::Urls(
+                    "an address begins with http:// or https:// and holds no user name or password; \
+                     they belong into `user` and `password_file`"
+                        .to_owned(),
+                ));
+            }
+            let mut transport = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
+                // A store is reached directly: a proxy of the environment is for the outer world.
+                .disable_proxy()
+                .timeout(timeout);
+            if let Some(credentials) = &credentials {
+                transport = transport.auth(credentials.clone());
+            }
+            let transport = transport
+                .build()
+                .map_err(|e| ConfigError::Client(e.to_string()))?;
+            Ok(Node {
+                address: url.as_str().trim_end_matches('/').to_owned(),
+                api: Elasticsearch::new(transport),
+                health: Health::new(Duration::from_secs(settings.node_quarantine_seconds)),
+            })
+        };
+        let nodes: Vec<Node> = settings.urls.iter().map(node).collect::<Result<_, _>>()?;
+        if nodes.is_empty() {
+            return Err(ConfigError::Urls("no address is given".to_owned()));
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                nodes,
+                turn: AtomicUsize::new(0),
+                timeout,
+            }),
+        })
+    }
+
+    /// Sends one bulk request of NDJSON, the concatenation of `body`, and judges each of its actions:
+    /// as many verdicts, in their order. One piece is sent uncopied; several are joined, because the
+    /// official client takes only a whole body.
+    pub async fn bulk(&self, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
+        let answer: BulkAnswer = self
+            .call(
+                Method::Post,
+                "/_bulk",
+                &[("filter_path", BULK_FILTER)],
+                Some(Body::Lines(joined(body))),
+            )
+            .await?;
+        Ok(answer.items.into_iter().map(BulkItem::verdict).collect())
+    }
+
+    /// Open indices named `LEADER-follower-*`, sorted. [`Error::MissingIndex`] when there is no index
+    /// `leader`: a bulk request would make Elasticsearch create one, with guessed types.
+    pub async fn followers(&self, leader: &str) -> Result<Vec<String>, Error> {
+        let prefix = format!("{leader}-follower-");
+        let path = format!("/_resolve/index/{leader},{prefix}*");
+        let missing = |detail: String| Error::MissingIndex {
+            index: leader.to_owned(),
+            detail,
+        };
+        let resolved: Resolved = match self.get(&path, &[]).await {
+            Err(Error::Exception { status: 404, .. }) => {
+                return Err(missing(format!("there is no index {leader:?}")));
+            }
+            result => result?,
+        };
+        if let Some(alias) = resolved.aliases.iter().find(|alias| alias.name == leader) {
+            return Err(missing(format!(
+                "{leader:?} is an alias of {}: name the index itself",
+                alias.indices.join(", ")
+            )));
+        }
+        let names = resolved.indices.into_iter().map(|index| index.name);
+        let (leaders, mut followers): (Vec<_>, Vec<_>) = names.partition(|name| name == leader);
+        if leaders.is_empty() {
+            return Err(missing(format!("there is no index {leader:?}")));
+        }
+        followers.retain(|name| name.starts_with(&prefix));
+        followers.sort();
+        Ok(followers)
+    }
+
+    /// What keeps `index` from being written to, such as `read_only_allow_delete`, if anything does.
+    pub async fn write_block(&self, index: &str) -> Result<Option<String>, Error> {
+        let path = format!("/{index}/_settings/index.blocks.*");
+        let settings: Value = self.get(&path, &[("flat_settings", "true")]).await?;
+        let blocks = ["write", "read_only", "read_only_allow_delete"];
+        let set = |block: &&str| {
+            let key = format!("index.blocks.{block}");
+            settings
+                .as_object()
+                .into_iter()
+                .flat_map(|indices| indices.values())
+                .any(|index| index["settings"][&key] == "true")
+        };
+        Ok(blocks
+            .iter()
+            .find(|block| set(block))
+            .map(|b| (*b).to_owned()))
+    }
+
+    /// Documents that can be searched in an index or an alias.
+    pub async fn count(&self, index: &str) -> Result<u64, Error> {
+        #[derive(Deserialize)]
+        struct Count {
+            count: u64,
+        }
+        let count: Count = self.get(&format!("/{index}/_count"), &[]).await?;
+        Ok(count.count)
+    }
+
+    /// Makes everything written so far searchable.
+    pub async fn refresh(&self, index: &str) -> Result<(), Error> {
+        let path = format!("/{index}/_refresh");
+        let _: Value = self.call(Method::Post, &path, &[], None).await?;
+        Ok(())
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Error> {
+        self.call(Method::Get, path, query, None).await
+    }
+
+    pub(super) async fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(), Error> {
+        let body = Body::Json(Bytes::from(body.to_string()));
+        let _: Value = self.call(method, path, &[], Some(body)).await?;
+        Ok(())
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<Body>,
+    ) -> Result<T, Error> {
+        let inner = &self.inner;
+        let mut failed = None;
+        for node in in_order_to_try(&inner.nodes, &inner.turn, |node| &node.health) {
+            let result = node
+                .call(method, path, query, body.clone(), inner.timeout)
+                .await;
+            match result {
+                Err(error) if error.another_node_may_do() => {
+                    tracing::warn!(node = node.address, %error, "a node failed");
+                    node.health.mark_down();
+                    failed = Some(error);
+                }
+                Err(error) => {
+                    if matches!(error, Error::Timeout { .. }) {
+                        node.health.mark_down();
+                    }
+                    return Err(error);
+                }
+                Ok(answer) => {
+                    node.health.mark_up();
+                    return Ok(answer);
+                }
+            }
+        }
+        Err(failed.expect("there is a node"))
+    }
+}
+
+#[derive(Clone)]
+enum Body {
+    Json(Bytes),
+    Lines(Bytes),
+}
+
+impl Node {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<Body>,
+        timeout: Duration,
+    ) -> Result<T, Error> {
+        let mut headers = HeaderMap::new();
+        let body = body.map(|body| match body {
+            Body::Json(bytes) => bytes,
+            Body::Lines(bytes) => {
+                let lines = HeaderValue::from_static("application/x-ndjson");
+                headers.insert(CONTENT_TYPE, lines);
+                bytes
+            }
+        });
+        let failed = |error: ::elasticsearch::Error| self.failed(&error, timeout);
+        let response = self
+            .api
+            .transport()
+            .send(method, path, headers, Some(query), body, None)
+            .await
+            .map_err(failed)?;
+        let status = response.status_code();
+        let bytes = response.bytes().await.map_err(failed)?;
+        if status.is_success()
+            && let Ok(answer) = serde_json::from_slice(&bytes)
+        {
+            return Ok(answer);
+        }
+        Err(self.refused(status.as_u16(), &bytes))
+    }
+
+    fn failed(&self, error: &::elasticsearch::Error, timeout: Duration) -> Error {
+        let node = self.address.clone();
+        if error.is_timeout() {
+            return Error::Timeout {
+                node,
+                after: timeout,
+            };
+        }
+        let mut detail = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            let part = error.to_string();
+            if !detail.contains(&part) {
+                detail = format!("{detail}: {part}");
+            }
+            cause = error.source();
+        }
+        Error::Connection { node, detail }
+    }
+
+    fn refused(&self, status: u16, body: &[u8]) -> Error {
+        let node = self.address.clone();
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: Value,
+        }
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(Refusal { error }) => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let (kind, reason) = match &error {
+                    // Errors of the HTTP layer itself are a text, not an object.
+                    Value::String(reason) => (String::new(), reason.clone()),
+                    error => (text(&error["type"]), text(&error["reason"])),
+                };
+                Error::Exception {
+                    node,
+                    status,
+                    kind,
+                    reason,
+                }
+            }
+            Err(_) => Error::UnexpectedAnswer {
+                node,
+                status,
+                excerpt: String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]).into_owned(),
+            },
+        }
+    }
+}
+
+fn credentials(settings: &Settings) -> Result<Option<Credentials>, ConfigError> {
+    if let Some(key) = &settings.api_key {
+        return Ok(Some(Credentials::EncodedApiKey(key.reveal()?.into_owned())));
+    }
+    let Some(user) = &settings.user else {
+        return Ok(None);
+    };
+    let password = match &settings.password {
+        Some(password) => password.reveal()?.into_owned(),
+        None => String::new(),
+    };
+    Ok(Some(Credentials::Basic(user.clone(), password)))
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in &pieces {
+        whole.extend_from_slice(piece);
+    }
+    whole.freeze()
+}
+
+#[derive(Deserialize)]
+struct Resolved {
+    indices: Vec<ResolvedIndex>,
+    aliases: Vec<ResolvedAlias>,
+}
+
+#[derive(Deserialize)]
+struct ResolvedIndex {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct ResolvedAlias {
+    name: String,
+    indices: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct BulkAnswer {
+    items: Vec<BulkItem>,
+}
+
+/// An item's outcome stands under the name of its action.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BulkItem {
+    Index(BulkOutcome),
+    Create(BulkOutcome),
+    Update(BulkOutcome),
+    Delete(BulkOutcome),
+}
+
+#[derive(Deserialize)]
+struct BulkOutcome {
+    status: u16,
+    error: Option<BulkError>,
+}
+
+#[derive(Deserialize)]
+struct BulkError {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    reason: String,
+    caused_by: Option<Cause>,
+}
+
+#[derive(Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
+}
+
+impl BulkItem {
+    fn verdict(self) -> ItemVerdict {
+        let (Self::Index(outcome)
+        | Self::Create(outcome)
+        | Self::Update(outcome)
+        | Self::Delete(outcome)) = self;
+        match outcome.error {
+            None => classify_item(outcome.status, "", ""),
+            Some(error) => {
+                let reason = match error.caused_by {
+                    Some(cause) if !cause.reason.is_empty() => {
+                        format!("{}: {}", error.reason, cause.reason)
+                    }
+                    _ => error.reason,
+                };
+                classify_item(outcome.status, &error.r#type, &reason)
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+use std::time::Duration;
+
+use batch::Reason;
+
+use crate::Class;
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("elasticsearch.urls: {0}")]
+    Urls(String),
+    #[error(transparent)]
+    Secret(#[from] app::SecretError),
+    #[error("elasticsearch: the HTTP client cannot be built: {0}")]
+    Client(String),
+}
+
+/// What went wrong with a request as a whole.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Elasticsearch answered with an error.
+    #[error("{node}: {reason} ({kind}, status {status})")]
+    Exception {
+        node: String,
+        /// HTTP status.
+        status: u16,
+        /// Elasticsearch's word for it, such as `cluster_block_exception`.
+        kind: String,
+        reason: String,
+    },
+    /// No connection, or it broke.
+    #[error("{node}: no connection, or it broke: {detail}")]
+    Connection { node: String, detail: String },
+    /// It took too long.
+    #[error("{node}: no answer within {} s", after.as_secs_f64())]
+    Timeout { node: String, after: Duration },
+    /// The answer is not Elasticsearch's: a proxy's page, say.
+    #[error(
+        "{node}: the answer (status {status}) is not Elasticsearch's: {excerpt:?}; check the address, and any proxy before it"
+    )]
+    UnexpectedAnswer {
+        node: String,
+        status: u16,
+        excerpt: String,
+    },
+    /// The index does not exist, or is only an alias of another.
+    #[error("{detail}; `fleet elasticsearch configure` creates it")]
+    MissingIndex { index: String, detail: String },
+}
+
+impl Error {
+    /// Whether another node may do better, at once. A slow node is not among them: the request may
+    /// still be running there, and twice the load helps nobody.
+    pub(super) fn another_node_may_do(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::UnexpectedAnswer { .. } => true,
+            Self::Exception { .. } | Self::Timeout { .. } | Self::MissingIndex { .. } => false,
+        }
+    }
+}
+
+/// What became of one document of a bulk request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemVerdict {
+    /// The index has it.
+    Stored,
+    /// The index already had it in this version or a newer one.
+    Unchanged,
+    /// Not taken for load or for a moment's fault: send it again, after a pause.
+    Again { status: u16, reason: String },
+    /// The index takes no writes from anyone: a full disk, or an operator's hand.
+    Blocked { reason: String },
+    /// Elasticsearch refuses this document, and will again.
+    Refused {
+        status: u16,
+        kind: String,
+        reason: String,
+    },
+}
+
+impl ItemVerdict {
+    /// Why the document belongs into quarantine, if it does.
+    pub fn quarantine(&self) -> Option<Reason> {
+        match self {
+            Self::Refused { kind, .. } if kind == INDEX_NOT_FOUND => Some(Reason::MissingTarget),
+            Self::Refused { .. } => Some(Reason::RefusedRows),
+            _ => None,
+        }
+    }
+}
+
+const INDEX_NOT_FOUND: &str = "index_not_found_exception";
+const CLUSTER_BLOCK: &str = "cluster_block_exception";
+
+/// Judges one item of a bulk answer: `kind` and `reason` are empty where there is no error.
+pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
+    match (status, kind) {
+        (200..=299, _) => ItemVerdict::Stored,
+        // With an external version: the index has this version or a newer one.
+        (409, "version_conflict_engine_exception") => ItemVerdict::Unchanged,
+        // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster that
+        // has no master for a moment.
+        (400..=499, CLUSTER_BLOCK) => ItemVerdict::Blocked {
+            reason: reason.to_owned(),
+        },
+        (408 | 429 | 500..=599, _) => ItemVerdict::Again {
+            status,
+            reason: reason.to_owned(),
+        },
+        (_, kind) => ItemVerdict::Refused {
+            status,
+            kind: kind.to_owned(),
+            reason: reason.to_owned(),
+        },
+    }
+}
+
+/// The one place that decides what an error of a whole request asks for.
+pub fn classify(error: &Error) -> Class {
+    match error {
+        Error::Connection { .. } | Error::Timeout { .. } => Class::RetryNow,
+        Error::UnexpectedAnswer {
+            status: 408 | 425 | 429 | 502..=504,
+            ..
+        } => Class::RetryNow,
+        Error::UnexpectedAnswer { .. } => Class::Quarantine(Reason::UnexpectedAnswer),
+        Error::MissingIndex { .. } => Class::Quarantine(Reason::MissingTarget),
+        Error::Exception { status, kind, .. } => match (*status, kind.as_str()) {
+            (400..=499, CLUSTER_BLOCK) => Class::Pause,
+            (401 | 403, _) => Class::Pause,
+            (404, INDEX_NOT_FOUND) => Class::Quarantine(Reason::MissingTarget),
+            // Malformed, or more than `http.max_content_length`: fewer documents at once may do.
+            (400 | 413, _) => Class::Refused,
+            _ => Class::RetryLater,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_gets_the_verdict_that_its_error_asks_for() {
+        let again = |status| ItemVerdict::Again {
+            status,
+            reason: "why".to_owned(),
+        };
+        let blocked = ItemVerdict::Blocked {
+            reason: "why".to_owned(),
+        };
+        let refused = |status, kind: &str| ItemVerdict::Refused {
+            status,
+            kind: kind.to_owned(),
+            reason: "why".to_owned(),
+        };
+        for (status, kind, verdict) in [
+            (200, "", ItemVerdict::Stored),
+            (201, "", ItemVerdict::Stored),
+            (
+                409,
+                "version_conflict_engine_exception",
+                ItemVerdict::Unchanged,
+            ),
+            (403, "cluster_block_exception", blocked.clone()),
+            (429, "cluster_block_exception", blocked),
+            (503, "cluster_block_exception", again(503)),
+            (429, "es_rejected_execution_exception", again(429)),
+            (429, "circuit_breaking_exception", again(429)),
+            (503, "unavailable_shards_exception", again(503)),
+            (500, "some_exception", again(500)),
+            (
+                400,
+                "document_parsing_exception",
+                refused(400, "document_parsing_exception"),
+            ),
+            (
+                400,
+                "strict_dynamic_mapping_exception",
+                refused(400, "strict_dynamic_mapping_exception"),
+            ),
+            (
+                404,
+                "index_not_found_exception",
+                refused(404, "index_not_found_exception"),
+            ),
+        ] {
+            assert_eq!(
+                classify_item(status, kind, "why"),
+                verdict,
+                "{status} {kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn refused_documents_go_to_quarantine_and_no_others() {
+        let reason = |status, kind| classify_item(status, kind, "").quarantine();
+        assert_eq!(
+            reason(404, "index_not_found_exception"),
+            Some(Reason::MissingTarget)
+        );
+        assert_eq!(
+            reason(400, "document_parsing_exception"),
+            Some(Reason::RefusedRows)
+        );
+        assert_eq!(reason(429, "es_rejected_execution_exception"), None);
+        assert_eq!(reason(403, "cluster_block_exception"), None);
+    }
+
+    #[test]
+    fn each_error_of_a_request_gets_its_class() {
+        let exception = |status, kind: &str| Error::Exception {
+            node: String::new(),
+            status,
+            kind: kind.to_owned(),
+            reason: String::new(),
+        };
+        let page = |status| Error::UnexpectedAnswer {
+            node: String::new(),
+            status,
+            excerpt: String::new(),
+        };
+        for (error, class) in [
+            (exception(401, "security_exception"), Class::Pause),
+            (exception(403, "security_exception"), Class::Pause),
+            (exception(403, "cluster_block_exception"), Class::Pause),
+            (exception(429, "cluster_block_exception"), Class::Pause),
+            (exception(503, "cluster_block_exception"), Class::RetryLater),
+            (
+                exception(429, "circuit_breaking_exception"),
+                Class::RetryLater,
+            ),
+            (exception(500, "anything"), Class::RetryLater),
+            (exception(400, "illegal_argument_exception"), Class::Refused),
+            (exception(413, ""), Class::Refused),
+            (
+                exception(404, "index_not_found_exception"),
+                Class::Quarantine(Reason::MissingTarget),
+            ),
+            (page(200), Class::Quarantine(Reason::UnexpectedAnswer)),
+            (page(502), Class::RetryNow),
+        ] {
+            assert_eq!(classify(&error), class, "{error}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+use std::collections::BTreeMap;
+
+use app::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OneOrMany;
+use crate::Mapping;
+
+/// The customer-facing Elasticsearch: where documents are written.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Addresses of nodes, such as `https://es1:9200`: a list, or one text with commas. Requests take
+    /// turns over them.
+    pub urls: OneOrMany,
+    /// User of basic authentication; none without one.
+    pub user: Option<String>,
+    /// Password of the user.
+    pub password: Option<Secret>,
+    /// API key, in its encoded form; wins over the user.
+    pub api_key: Option<Secret>,
+    /// Prefix that the names of source columns lose in documents.
+    pub strip_prefix: String,
+    /// Names of fields in documents, by the names of the columns in the source.
+    pub rename: BTreeMap<String, String>,
+    /// The indices that every row goes to.
+    pub indices: Vec<IndexSettings>,
+    /// Longest time for one request, in seconds.
+    pub request_timeout_seconds: u64,
+    /// For how long a node that failed is tried after the others, in seconds.
+    pub node_quarantine_seconds: u64,
+    /// How often the followers of the indices are looked up, in seconds.
+    pub followers_seconds: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            urls: ["http://localhost:9200"].into_iter().collect(),
+            user: None,
+            password: None,
+            api_key: None,
+            strip_prefix: "processed_".to_owned(),
+            rename: BTreeMap::new(),
+            indices: vec![IndexSettings::all(), IndexSettings::lite()],
+            // Elasticsearch itself waits a minute for a shard that is not there (`timeout` of _bulk):
+            // its own answer says more than a timeout here would.
+            request_timeout_seconds: 90,
+            node_quarantine_seconds: 30,
+            followers_seconds: 60,
+        }
+    }
+}
+
+impl Settings {
+    /// How columns are named in documents.
+    pub fn mapping(&self) -> Mapping {
+        Mapping::new(self.strip_prefix.clone(), self.rename.clone())
+    }
+}
+
+/// One index, with its followers: open indices named `NAME-follower-*` get the same documents.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct IndexSettings {
+    /// Name of the index.
+    pub name: String,
+    /// Alias that readers use; none when empty.
+    pub alias: String,
+    /// Fields of a document beside those of the key: `*`, or a list of names as they are in documents.
+    pub fields: OneOrMany,
+    /// Rows below this are left out of the index.
+    pub minimum: Option<Minimum>,
+    /// Number of shards at creation; Elasticsearch's default (1) without it. It cannot be changed later.
+    pub shards: Option<u32>,
+    /// Number of copies of each shard; without it, Elasticsearch's default (1) at creation, and
+    /// whatever it is later.
+    pub replicas: Option<u32>,
+    /// How soon documents can be searched, such as `1s` or `-1`; without it, Elasticsearch's default
+    /// at creation, and whatever it is later.
+    pub refresh_interval: Option<String>,
+}
+
+/// The least that a field must be for a row to be in the index.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Minimum {
+    /// Name of a numeric field as it is in documents; the index need not have it.
+    pub field: String,
+    /// Rows with a smaller value, or none, are left out.
+    pub value: f64,
+}
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            alias: String::new(),
+            fields: ["*"].into_iter().collect(),
+            minimum: None,
+            shards: None,
+            replicas: None,
+            refresh_interval: None,
+        }
+    }
+}
+
+impl IndexSettings {
+    fn all() -> Self {
+        Self {
+            name: "keywords-all-20220613".to_owned(),
+            alias: "keywords-all".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn lite() -> Self {
+        Self {
+            name: "keywords-lite-20241025".to_owned(),
+            alias: "keywords-lite".to_owned(),
+            fields: ["volume"].into_iter().collect(),
+            // A keyword searched less than ten times a month is left to the full index.
+            minimum: Some(Minimum {
+                field: "volume".to_owned(),
+                value: 10.0,
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Whether documents have the field; those of the key they have anyway.
+    pub fn selects(&self, field: &str) -> bool {
+        self.fields.iter().any(|name| name == "*" || name == field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_has_all_fields_or_those_it_names() {
+        let defaults = Settings::default();
+        assert!(defaults.indices[0].selects("anything"));
+        assert!(defaults.indices[1].selects("volume"));
+        assert!(!defaults.indices[1].selects("clicks"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let index = r#"{"name": "i", "feilds": "*"}"#;
+        let error = serde_json::from_str::<IndexSettings>(index).unwrap_err();
+        assert!(error.to_string().contains("feilds"), "{error}");
+    }
+}
