@@ -16,6 +16,7 @@ mod producer;
 mod program;
 mod role;
 pub mod testing;
+pub mod topology;
 mod unconfirmed;
 mod worker;
 

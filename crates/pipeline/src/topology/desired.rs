@@ -1,0 +1,244 @@
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::names::{POLICY_PRIORITY, policy_name, policy_pattern};
+use super::{PIPELINE_ARGUMENT, PROGRAM_ARGUMENT, PipelineSettings, Program, QueueClass, Topology};
+use crate::{Ladder, RoleKind, names};
+
+/// Arguments of a queue or an exchange, as the broker lists them.
+pub type Arguments = BTreeMap<String, Value>;
+
+/// Deliveries allowed to a message in quarantine. People look at it again and again, which counts as a delivery
+/// each; brokers since 4.0 drop a message after 20 unless told otherwise, and those before know no "never".
+const QUARANTINE_DELIVERIES: u32 = 1_000_000_000;
+
+/// Bytes in one file of a stream. Old receipts go file by file: the broker's own 500 MB would keep a small
+/// ledger for ever.
+const STREAM_FILE_BYTES: u64 = 50_000_000;
+
+/// Every object that the broker has while a pipeline is configured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Desired {
+    /// The pipeline type.
+    pub pipeline: String,
+    pub policies: Vec<Policy>,
+    pub queues: Vec<Queue>,
+    pub exchanges: Vec<Exchange>,
+    pub bindings: Vec<Binding>,
+    /// Declared last: who sees it finds everything else in place.
+    pub marker: Exchange,
+}
+
+/// A durable queue.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Queue {
+    pub name: String,
+    pub program: String,
+    #[serde(skip)]
+    pub class: QueueClass,
+    /// What the broker never changes on a queue that exists; everything else about it is in its policy.
+    pub arguments: Arguments,
+}
+
+/// A durable exchange.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Exchange {
+    pub name: String,
+    pub kind: &'static str,
+    pub arguments: Arguments,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Binding {
+    pub exchange: String,
+    /// Name of the output: the routing key.
+    pub output: String,
+    pub queue: String,
+}
+
+/// What the broker does with the queues of one class of one program.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Policy {
+    pub name: String,
+    pub pattern: String,
+    pub priority: i64,
+    pub definition: Arguments,
+}
+
+/// The objects of `topology`, with the delays of `ladder`.
+pub fn desired(topology: &Topology, settings: &PipelineSettings, ladder: &Ladder) -> Desired {
+    let mut desired = Desired {
+        pipeline: topology.name.clone(),
+        policies: Vec::new(),
+        queues: Vec::new(),
+        exchanges: Vec::new(),
+        bindings: Vec::new(),
+        marker: Exchange {
+            name: names::CONFIGURED.to_owned(),
+            kind: "fanout",
+            arguments: arguments([(PIPELINE_ARGUMENT, json!(topology.name))]),
+        },
+    };
+    for program in &topology.programs {
+        for class in classes(program, ladder) {
+            desired.queues.push(queue(program, class));
+            let policy = policy(program, class, settings);
+            // One policy serves all delays.
+            if desired.policies.last() != Some(&policy) {
+                desired.policies.push(policy);
+            }
+        }
+        if !program.role.outputs.is_empty() {
+            desired.exchanges.push(Exchange {
+                name: names::output_exchange(&program.name),
+                kind: "direct",
+                arguments: arguments([(PROGRAM_ARGUMENT, json!(program.name))]),
+            });
+        }
+    }
+    for edge in &topology.edges {
+        let reads_stream = topology
+            .program(&edge.reader)
+            .is_some_and(|reader| reader.role.kind == RoleKind::Stream);
+        let class = if reads_stream {
+            QueueClass::Stream
+        } else {
+            QueueClass::Input
+        };
+        desired.bindings.push(Binding {
+            exchange: names::output_exchange(&edge.program),
+            output: edge.output.clone(),
+            queue: class.queue(&edge.reader),
+        });
+    }
+    desired
+}
+
+impl Desired {
+    /// Nothing at all: what is left of a pipeline that is deleted.
+    pub fn nothing(pipeline: &str) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            policies: Vec::new(),
+            queues: Vec::new(),
+            exchanges: Vec::new(),
+            bindings: Vec::new(),
+            marker: Exchange {
+                name: names::CONFIGURED.to_owned(),
+                kind: "fanout",
+                arguments: Arguments::new(),
+            },
+        }
+    }
+}
+
+fn classes(program: &Program, ladder: &Ladder) -> Vec<QueueClass> {
+    match program.role.kind {
+        RoleKind::Producer => vec![],
+        RoleKind::Stream => vec![QueueClass::Stream],
+        RoleKind::Worker => {
+            let delays = ladder.delays().iter().copied().map(QueueClass::Delay);
+            // What is dead-lettered into comes first, so that it exists when the first message is.
+            [QueueClass::Quarantine, QueueClass::Input]
+                .into_iter()
+                .chain(delays)
+                .collect()
+        }
+    }
+}
+
+fn queue(program: &Program, class: QueueClass) -> Queue {
+    let kind = match class {
+        QueueClass::Stream => "stream",
+        _ => "quorum",
+    };
+    let mut arguments = arguments([
+        ("x-queue-type", json!(kind)),
+        (PROGRAM_ARGUMENT, json!(program.name)),
+    ]);
+    if let QueueClass::Delay(delay) = class {
+        // Not in the policy: the queue's name says it.
+        arguments.insert("x-message-ttl".to_owned(), json!(delay.as_millis() as u64));
+    }
+    if let Some(replicas) = program.queues.replicas {
+        let key = match class {
+            QueueClass::Stream => "x-initial-cluster-size",
+            _ => "x-quorum-initial-group-size",
+        };
+        arguments.insert(key.to_owned(), json!(replicas));
+    }
+    Queue {
+        name: class.queue(&program.name),
+        program: program.name.clone(),
+        class,
+        arguments,
+    }
+}
+
+fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> Policy {
+    let own = &program.queues;
+    let definition = match class {
+        QueueClass::Input => dead_letters_to(
+            &names::quarantine_queue(&program.name),
+            [(
+                "delivery-limit",
+                json!(own.delivery_limit.unwrap_or(settings.delivery_limit)),
+            )],
+        ),
+        QueueClass::Delay(_) => dead_letters_to(&names::input_queue(&program.name), []),
+        QueueClass::Quarantine => {
+            let messages = own
+                .quarantine_max_messages
+                .unwrap_or(settings.quarantine_max_messages);
+            let bytes = own
+                .quarantine_max_bytes
+                .unwrap_or(settings.quarantine_max_bytes);
+            arguments([
+                ("max-length", json!(messages)),
+                ("max-length-bytes", json!(bytes)),
+                // When it is full, who publishes to it is refused; dropping the oldest would lose them.
+                ("overflow", json!("reject-publish")),
+                ("delivery-limit", json!(QUARANTINE_DELIVERIES)),
+            ])
+        }
+        QueueClass::Stream => {
+            let days = own.max_age_days.unwrap_or(settings.ledger_max_age_days);
+            arguments([
+                ("max-age", json!(format!("{days}D"))),
+                (
+                    "max-length-bytes",
+                    json!(own.max_bytes.unwrap_or(settings.ledger_max_bytes)),
+                ),
+                ("stream-max-segment-size-bytes", json!(STREAM_FILE_BYTES)),
+            ])
+        }
+    };
+    Policy {
+        name: policy_name(&program.name, class),
+        pattern: policy_pattern(&program.name, class),
+        priority: POLICY_PRIORITY,
+        definition,
+    }
+}
+
+/// Dead letters go to `queue` and are forgotten only when it has them: the broker does that for quorum queues
+/// that refuse to overflow, and for no others.
+fn dead_letters_to<const N: usize>(queue: &str, more: [(&str, Value); N]) -> Arguments {
+    let mut definition = arguments([
+        ("dead-letter-exchange", json!("")),
+        ("dead-letter-routing-key", json!(queue)),
+        ("dead-letter-strategy", json!("at-least-once")),
+        ("overflow", json!("reject-publish")),
+    ]);
+    definition.extend(arguments(more));
+    definition
+}
+
+fn arguments<const N: usize>(entries: [(&str, Value); N]) -> Arguments {
+    entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}

@@ -1,0 +1,91 @@
+use super::names;
+
+/// One line of a flow, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EdgeText<'a> {
+    pub source: Source<'a>,
+    pub output: &'a str,
+    pub readers: Vec<&'a str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source<'a> {
+    /// `*`: every program of the type that has the output.
+    Every,
+    Program(&'a str),
+}
+
+/// Reads `PROGRAM.OUTPUT -> READER, READER`; the error says what is wrong with it.
+pub(super) fn parse(text: &str) -> Result<EdgeText<'_>, String> {
+    let (from, to) = text.split_once("->").ok_or("it has no \"->\"")?;
+    if to.contains("->") {
+        return Err("it has more than one \"->\"; write one edge for each step".into());
+    }
+    let (source, output) = from
+        .trim()
+        .split_once('.')
+        .ok_or_else(|| format!("{:?} names no output", from.trim()))?;
+    let source = match source {
+        "*" => Source::Every,
+        program => Source::Program(name("program", program)?),
+    };
+    let readers = to
+        .split(',')
+        .map(|reader| match reader.trim() {
+            "" => Err("a reader's name is missing".to_owned()),
+            reader if reader.contains('.') => Err(format!(
+                "the reader {reader:?} must be a program without an output"
+            )),
+            reader => name("reader", reader),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(EdgeText {
+        source,
+        output: name("output", output)?,
+        readers,
+    })
+}
+
+fn name<'a>(what: &str, text: &'a str) -> Result<&'a str, String> {
+    match names::refuse_word(text) {
+        None => Ok(text),
+        Some(why) => Err(format!("the {what} {text:?} is no name: {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_names_a_program_its_output_and_the_readers() {
+        let edge = parse("  fetcher.batches->ch-writer ,  es-writer ").unwrap();
+        assert_eq!(edge.source, Source::Program("fetcher"));
+        assert_eq!(edge.output, "batches");
+        assert_eq!(edge.readers, ["ch-writer", "es-writer"]);
+    }
+
+    #[test]
+    fn a_star_is_every_program() {
+        let edge = parse("*.receipts -> ledger").unwrap();
+        assert_eq!(edge.source, Source::Every);
+    }
+
+    #[test]
+    fn what_is_not_an_edge_is_refused_with_the_reason() {
+        let refused = |text: &str, part: &str| {
+            let why = parse(text).unwrap_err();
+            assert!(why.contains(part), "{text}: {why}");
+        };
+        refused("queuer.tasks fetcher", "no \"->\"");
+        refused("queuer.tasks -> fetcher -> ledger", "more than one");
+        refused("queuer -> fetcher", "names no output");
+        refused("queuer.tasks -> fetcher,", "missing");
+        refused("queuer.tasks ->", "missing");
+        refused("queuer.tasks -> fetcher.in", "without an output");
+        refused("queuer. -> fetcher", "output \"\"");
+        refused(".tasks -> fetcher", "program \"\"");
+        refused("Queuer.tasks -> fetcher", "small letters");
+        refused("queuer .tasks -> fetcher", "small letters");
+    }
+}

@@ -1,0 +1,38 @@
+//! Which programs a pipeline type has and who reads whose outputs: the one place that knows the flow.
+//!
+//! A [`Catalog`] is the declarative file, or the one built in with a user's on top. A [`Topology`] is one type
+//! of it, resolved against the known roles; [`Topology::check`] says whether it is complete, and [`desired`]
+//! gives every object that the broker must have for it. Nothing here does I/O but [`Catalog::load`].
+
+mod catalog;
+mod check;
+mod desired;
+mod edge;
+mod error;
+mod graph;
+mod names;
+mod resolve;
+mod settings;
+
+pub use catalog::{Catalog, FlowLine, TypeEntry};
+pub use desired::{Arguments, Binding, Desired, Exchange, Policy, Queue, desired};
+pub use error::{Problem, ProblemKind, TopologyError};
+pub use graph::{dot, mermaid};
+pub use names::{
+    PIPELINE_ARGUMENT, POLICY_PRIORITY, PROGRAM_ARGUMENT, QueueClass, class_of, policy_name,
+    policy_pattern,
+};
+pub use resolve::{Edge, Program, Topology};
+pub use settings::{PipelineSettings, QueueSettings};
+
+use crate::{Role, RoleKind};
+
+/// The stream of receipts: part of the pipeline itself, not of any program.
+pub const LEDGER: Role = Role {
+    name: crate::names::LEDGER,
+    kind: RoleKind::Stream,
+    outputs: &[],
+};
+
+#[cfg(test)]
+mod tests;
