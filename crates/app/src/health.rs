@@ -49,8 +49,8 @@ impl Health {
         parts.entry(component.to_owned()).or_insert(Part::Expected);
     }
 
-    /// Says how a part is. The time of a failure counts from the first of equal and unequal
-    /// failures in a row.
+    /// Says how a part is. A part that fails for another reason than before is failing since it
+    /// failed first.
     pub fn set(&self, component: &str, state: Result<(), String>) {
         let mut parts = self.lock();
         let part = match (state, parts.get(component)) {
@@ -84,8 +84,9 @@ impl Health {
         self.lock().values().all(|part| matches!(part, Part::Well))
     }
 
-    /// Answers on `address` until the program ends. Fails when the address cannot be bound.
-    pub(crate) fn serve(
+    /// Answers on `address` until the program ends, in the tokio runtime that this is called in;
+    /// returns the address with the port that was bound. Fails when it cannot be bound.
+    pub fn serve(
         &self,
         address: &SocketAddr,
         process: &Arc<str>,

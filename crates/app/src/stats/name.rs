@@ -85,7 +85,7 @@ mod tests {
     fn what_would_break_a_line_is_replaced() {
         assert_eq!(
             line(StatsStyle::Equals, &[("at", "10.0.0.1:9000|x@y#z a\n=;,é")]),
-            "rows.at=10_0_0_1_9000_x_y_z_a______:1|c"
+            "rows.at=10_0_0_1_9000_x_y_z_a_____:1|c"
         );
     }
 

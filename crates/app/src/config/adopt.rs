@@ -1,0 +1,340 @@
+//! Checks the values of one source against the model, and types those that came as text.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use config::{Map, Value, ValueKind};
+
+use super::model::{Key, Shape};
+use super::problem::Problem;
+
+/// What the key that names a secret's file ends with.
+pub(super) const FILE_SUFFIX: &str = "_file";
+
+/// Names less alike than this are not worth suggesting: `batch_rowz` is 0.9 of `batch_rows`, `host`
+/// 0.5 of `port`.
+const ALIKE: f64 = 0.6;
+
+/// The values of one source: one file, the whole environment, all `--set`.
+pub(super) struct Adopter<'m> {
+    root: &'m Key,
+    /// Values are text, to be read as what the key wants.
+    raw: bool,
+    /// What the paths of secret files are relative to.
+    folder: PathBuf,
+    /// Secrets seen so far, with the key that set each.
+    secrets: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+impl<'m> Adopter<'m> {
+    pub(super) fn of_file(root: &'m Key, path: &Path) -> Self {
+        Self {
+            root,
+            raw: false,
+            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
+            secrets: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    pub(super) fn of_text(root: &'m Key) -> Self {
+        Self {
+            root,
+            raw: true,
+            folder: PathBuf::new(),
+            secrets: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The value without what is wrong in it; that is among the problems.
+    pub(super) fn adopt(&mut self, value: Value) -> Map<String, Value> {
+        let root = self.root;
+        match self.value(value, root, "").map(|value| value.kind) {
+            Some(ValueKind::Table(entries)) => entries,
+            _ => Map::new(),
+        }
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    fn value(&mut self, value: Value, key: &Key, path: &str) -> Option<Value> {
+        let origin = value.origin().map(str::to_owned);
+        let is_empty_text = matches!(&value.kind, ValueKind::String(text) if text.is_empty());
+        if self.raw && key.nullable && is_empty_text {
+            return Some(Value::new(origin.as_ref(), ValueKind::Nil));
+        }
+        let kind = match (&key.shape, value.kind) {
+            (Shape::Section(keys), ValueKind::Table(entries)) => {
+                ValueKind::Table(self.section(entries, keys, path))
+            }
+            (Shape::Map(item), ValueKind::Table(entries)) => {
+                let adopted = entries.into_iter().filter_map(|(name, value)| {
+                    let value = self.value(value, item, &join(path, &name))?;
+                    Some((name, value))
+                });
+                ValueKind::Table(adopted.collect())
+            }
+            (Shape::List(item), kind) => self.list(kind, item, path, origin.as_ref())?,
+            (shape, kind) => match typed(shape, kind, self.raw) {
+                Ok(kind) => kind,
+                Err(found) => {
+                    let found = match shape {
+                        Shape::Secret => "something else".to_owned(),
+                        _ => found,
+                    };
+                    self.report(origin, path, format!("must be {shape}, not {found}"));
+                    return None;
+                }
+            },
+        };
+        Some(Value::new(origin.as_ref(), kind))
+    }
+
+    fn section(
+        &mut self,
+        entries: Map<String, Value>,
+        keys: &BTreeMap<String, Key>,
+        path: &str,
+    ) -> Map<String, Value> {
+        let mut adopted = Map::new();
+        // In an order that is the same each time, for people and tests that compare.
+        for (name, value) in entries.into_iter().collect::<BTreeMap<_, _>>() {
+            let own_path = join(path, &name);
+            let secret = name
+                .strip_suffix(FILE_SUFFIX)
+                .filter(|stem| keys.get(*stem).is_some_and(is_secret));
+            match (keys.get(&name), secret) {
+                (Some(key), _) => {
+                    if is_secret(key) {
+                        self.only_one(&own_path, &own_path, value.origin());
+                    }
+                    if let Some(value) = self.value(value, key, &own_path) {
+                        adopted.insert(name, value);
+                    }
+                }
+                (None, Some(secret)) => {
+                    self.only_one(&join(path, secret), &own_path, value.origin());
+                    if let Some(value) = self.secret_file(value, &own_path) {
+                        adopted.insert(secret.to_owned(), value);
+                    }
+                }
+                (None, None) => {
+                    let message = self.unknown(&name, keys, path);
+                    self.report(value.origin().map(str::to_owned), &own_path, message);
+                }
+            }
+        }
+        adopted
+    }
+
+    /// `NAME_file = "path"` becomes what [`crate::Secret`] reads a file from.
+    fn secret_file(&mut self, value: Value, path: &str) -> Option<Value> {
+        let origin = value.origin().map(str::to_owned);
+        let ValueKind::String(file) = value.kind else {
+            let message = "must be the path of a file that holds the secret";
+            self.report(origin, path, message.to_owned());
+            return None;
+        };
+        let file = self.folder.join(file).display().to_string();
+        let entry = |text: String| Value::new(origin.as_ref(), text);
+        let entries: Map<String, Value> = [
+            ("file".to_owned(), entry(file)),
+            ("key".to_owned(), entry(path.to_owned())),
+        ]
+        .into_iter()
+        .collect();
+        Some(Value::new(origin.as_ref(), entries))
+    }
+
+    /// One source sets a secret either by value or by file: which of the two would win is a guess.
+    fn only_one(&mut self, secret: &str, key: &str, origin: Option<&str>) {
+        if let Some(other) = self.secrets.insert(secret.to_owned(), key.to_owned()) {
+            let message = format!("{other} is set in the same place; keep one of the two");
+            self.report(origin.map(str::to_owned), key, message);
+        }
+    }
+
+    fn list(
+        &mut self,
+        kind: ValueKind,
+        item: &Key,
+        path: &str,
+        origin: Option<&String>,
+    ) -> Option<ValueKind> {
+        let items = match kind {
+            ValueKind::Array(items) => items,
+            ValueKind::String(text) if self.raw => split(&text)
+                .into_iter()
+                .map(|text| Value::new(origin, text))
+                .collect(),
+            other => {
+                let message = format!("must be a list, not {}", describe(&other));
+                self.report(origin.cloned(), path, message);
+                return None;
+            }
+        };
+        let items = items.into_iter().enumerate();
+        let adopted =
+            items.filter_map(|(n, value)| self.value(value, item, &format!("{path}[{n}]")));
+        Some(ValueKind::Array(adopted.collect()))
+    }
+
+    fn unknown(&self, name: &str, keys: &BTreeMap<String, Key>, path: &str) -> String {
+        let place = match path {
+            "" => "at the top".to_owned(),
+            path => format!("in [{path}]"),
+        };
+        let mut message = format!("there is no such key {place}");
+        if let Some(near) = nearest(name, keys.keys()) {
+            message += &format!("; did you mean {near}?");
+        } else if let Some(section) = self.elsewhere(name) {
+            message += &format!("; there is one in [{section}].");
+        }
+        let names: Vec<_> = keys
+            .iter()
+            .flat_map(|(name, key)| spellings(name, key))
+            .collect();
+        message + &format!(" Valid keys {place}: {}", names.join(", "))
+    }
+
+    /// The section that has a key of this name: it was likely put into the wrong one.
+    fn elsewhere(&self, name: &str) -> Option<&str> {
+        let sections = self.root.section()?;
+        let has_it = |key: &Key| key.section().is_some_and(|keys| keys.contains_key(name));
+        let (section, _) = sections.iter().find(|(_, key)| has_it(key))?;
+        Some(section)
+    }
+
+    fn report(&mut self, origin: Option<String>, path: &str, message: String) {
+        self.problems.push(Problem {
+            origin,
+            path: path.to_owned(),
+            message,
+        });
+    }
+}
+
+/// The value as the shape wants it, or what it is instead.
+fn typed(shape: &Shape, kind: ValueKind, raw: bool) -> Result<ValueKind, String> {
+    let kind = match kind {
+        ValueKind::String(text) if raw => parse(shape, text),
+        kind => kind,
+    };
+    let number = match &kind {
+        ValueKind::I64(number) => Some(i128::from(*number)),
+        ValueKind::U64(number) => Some(i128::from(*number)),
+        ValueKind::I128(number) => Some(*number),
+        _ => None,
+    };
+    let fits = match (shape, &kind, number) {
+        (Shape::Any, ..) => true,
+        (Shape::Text | Shape::Secret, ValueKind::String(_), _) => true,
+        (Shape::Boolean, ValueKind::Boolean(_), _) => true,
+        (Shape::Choice(words), ValueKind::String(text), _) => {
+            words.iter().any(|(word, _)| word == text)
+        }
+        (Shape::Integer { min, max }, _, Some(number)) => (*min..=*max).contains(&number),
+        (Shape::Number { .. }, _, Some(number)) => {
+            return typed(shape, ValueKind::Float(number as f64), false);
+        }
+        (Shape::Number { min, max }, ValueKind::Float(number), _) => {
+            number.is_finite()
+                && min.is_none_or(|min| *number >= min)
+                && max.is_none_or(|max| *number <= max)
+        }
+        _ => false,
+    };
+    match (fits, number) {
+        (false, _) => Err(describe(&kind)),
+        (true, Some(number)) => Ok(i64::try_from(number)
+            .map(ValueKind::I64)
+            .or_else(|_| u64::try_from(number).map(ValueKind::U64))
+            .unwrap_or(kind)),
+        (true, None) => Ok(kind),
+    }
+}
+
+/// Text as what the shape wants, where it can be read so.
+fn parse(shape: &Shape, text: String) -> ValueKind {
+    let trimmed = text.trim();
+    let parsed = match shape {
+        Shape::Integer { .. } => trimmed.parse().ok().map(ValueKind::I128),
+        Shape::Number { .. } => trimmed.parse().ok().map(ValueKind::Float),
+        Shape::Boolean => match trimmed.to_lowercase().as_str() {
+            "true" | "1" => Some(ValueKind::Boolean(true)),
+            "false" | "0" => Some(ValueKind::Boolean(false)),
+            _ => None,
+        },
+        _ => None,
+    };
+    parsed.unwrap_or(ValueKind::String(text))
+}
+
+/// `a, b` or, for items that hold a comma, a TOML array.
+fn split(text: &str) -> Vec<ValueKind> {
+    #[derive(serde::Deserialize)]
+    struct Wrapped {
+        list: Vec<String>,
+    }
+    if text.trim_start().starts_with('[')
+        && let Ok(wrapped) = toml::from_str::<Wrapped>(&format!("list = {text}"))
+    {
+        return wrapped.list.into_iter().map(ValueKind::String).collect();
+    }
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(|item| ValueKind::String(item.to_owned()))
+        .collect()
+}
+
+fn describe(kind: &ValueKind) -> String {
+    match kind {
+        ValueKind::Nil => "nothing".to_owned(),
+        ValueKind::Boolean(value) => value.to_string(),
+        ValueKind::I64(number) => number.to_string(),
+        ValueKind::U64(number) => number.to_string(),
+        ValueKind::I128(number) => number.to_string(),
+        ValueKind::U128(number) => number.to_string(),
+        ValueKind::Float(number) => number.to_string(),
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Table(_) => "a table".to_owned(),
+        ValueKind::Array(_) => "a list".to_owned(),
+    }
+}
+
+fn is_secret(key: &Key) -> bool {
+    matches!(key.shape, Shape::Secret)
+}
+
+/// The names under which a key can be set.
+pub(super) fn spellings(name: &str, key: &Key) -> Vec<String> {
+    match key.shape {
+        Shape::Secret => vec![name.to_owned(), format!("{name}{FILE_SUFFIX}")],
+        _ => vec![name.to_owned()],
+    }
+}
+
+/// The name most like `name`, if any is alike.
+pub(super) fn nearest<'a>(
+    name: &str,
+    names: impl IntoIterator<Item = &'a String>,
+) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|other| (strsim::normalized_damerau_levenshtein(name, other), other))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, other)| other.as_str())
+}
+
+pub(super) fn join(path: &str, name: &str) -> String {
+    match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    }
+}

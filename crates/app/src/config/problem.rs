@@ -1,0 +1,53 @@
+use std::fmt;
+
+/// Something wrong with one key, or with one place that keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it was set: `fleet.toml:12`, `environment variable FLEET__STATS__PORT`, `--set …`.
+    pub origin: Option<String>,
+    /// The key's full path, such as `stats.port`; empty if it is not about a key.
+    pub path: String,
+    /// What is wrong and what would be right. Never holds a secret.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration: all of it, so that it can be mended at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub fn one(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self(vec![Problem {
+            origin: None,
+            path: path.into(),
+            message: message.into(),
+        }])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [one] => write!(f, "the configuration has a problem\n  {one}"),
+            all => {
+                write!(f, "the configuration has {} problems", all.len())?;
+                all.iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problems {}

@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::adopt::{FILE_SUFFIX, join};
+use super::model::{Key, PROCESSES, Shape};
+use super::source::{PREFIX, SEPARATOR};
+
+/// What stands where there is nothing.
+const NONE: &str = "–";
+
+/// Stands for a name that the user chooses.
+const CHOSEN: &str = "NAME";
+
+/// The reference of all settings in Markdown: for each section a table of its keys, with type,
+/// default, environment variable and meaning.
+pub fn reference<C: Default + Serialize + JsonSchema>() -> String {
+    let root = Key::root::<C>();
+    let defaults = serde_json::to_value(C::default()).unwrap_or_default();
+    let mut page = String::new();
+    section(&mut page, &root, "", &defaults);
+    page
+}
+
+fn section(page: &mut String, key: &Key, path: &str, defaults: &Value) {
+    let Some(keys) = key.section() else { return };
+    if !path.is_empty() {
+        let _ = writeln!(page, "## [{path}]\n");
+        if !key.doc.is_empty() {
+            let _ = writeln!(page, "{}\n", key.doc);
+        }
+    }
+    // What every process may hold again is described where it stands first.
+    let (listed, repeated) = match path.strip_prefix(PROCESSES) {
+        Some(_) => ("role", true),
+        None => ("", false),
+    };
+    let keys: BTreeMap<_, _> = keys
+        .iter()
+        .filter(|(name, _)| !repeated || *name == listed)
+        .collect();
+    table(page, &keys, path, defaults);
+    for (name, key) in keys {
+        let path = join(path, name);
+        let defaults = defaults.get(name).unwrap_or(&Value::Null);
+        match &key.shape {
+            Shape::Section(_) => section(page, key, &path, defaults),
+            Shape::Map(item) if item.section().is_some() => {
+                let item = Key {
+                    doc: key.doc.clone(),
+                    ..(**item).clone()
+                };
+                section(page, &item, &join(&path, CHOSEN), &Value::Null);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn table(page: &mut String, keys: &BTreeMap<&String, &Key>, path: &str, defaults: &Value) {
+    let plain: Vec<_> = keys.iter().filter(|(_, key)| !has_own_table(key)).collect();
+    if plain.is_empty() {
+        return;
+    }
+    page.push_str("| Key | Type | Default | Environment | Meaning |\n|---|---|---|---|---|\n");
+    for (name, key) in plain {
+        let default = defaults.get(name.as_str()).unwrap_or(&Value::Null);
+        row(page, path, name, key, default);
+        if matches!(key.shape, Shape::Secret) {
+            let file = Key {
+                doc: format!("File that holds `{name}`, in place of it."),
+                nullable: true,
+                shape: Shape::Text,
+            };
+            row(
+                page,
+                path,
+                &format!("{name}{FILE_SUFFIX}"),
+                &file,
+                &Value::Null,
+            );
+        }
+    }
+    page.push('\n');
+}
+
+fn has_own_table(key: &Key) -> bool {
+    match &key.shape {
+        Shape::Section(_) => true,
+        Shape::Map(item) => item.section().is_some(),
+        _ => false,
+    }
+}
+
+fn row(page: &mut String, path: &str, name: &str, key: &Key, default: &Value) {
+    let default = match (&key.shape, literal(default)) {
+        (Shape::Secret, _) | (_, None) => NONE.to_owned(),
+        (_, Some(text)) => format!("`{text}`"),
+    };
+    let variable = variable(&join(path, name), key);
+    let _ = writeln!(
+        page,
+        "| `{name}` | {} | {} | {variable} | {} |",
+        cell(&kind(&key.shape)),
+        cell(&default),
+        cell(&meaning(key)),
+    );
+}
+
+fn kind(shape: &Shape) -> String {
+    match shape {
+        Shape::Secret => "text, secret".to_owned(),
+        Shape::Choice(words) => {
+            let words = words.iter().map(|(word, _)| format!("`{word}`"));
+            words.collect::<Vec<_>>().join(", ")
+        }
+        Shape::List(item) => format!("list of: {}", kind(&item.shape)),
+        Shape::Map(item) => format!("table of: {}", kind(&item.shape)),
+        other => other.to_string().trim_start_matches("a ").to_owned(),
+    }
+}
+
+fn meaning(key: &Key) -> String {
+    let mut meaning = key.doc.clone();
+    if let Shape::Choice(words) = &key.shape {
+        for (word, doc) in words.iter().filter(|(_, doc)| !doc.is_empty()) {
+            let _ = write!(meaning, " `{word}`: {}", lower_first(doc));
+        }
+    }
+    meaning.trim().to_owned()
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    match (letters.next(), text.chars().nth(1)) {
+        (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// The variable that sets the key; a table needs one for each of its entries.
+fn variable(path: &str, key: &Key) -> String {
+    let name = path.to_uppercase().replace('.', SEPARATOR);
+    match key.shape {
+        Shape::Map(_) => format!("`{PREFIX}{name}{SEPARATOR}{CHOSEN}`"),
+        _ => format!("`{PREFIX}{name}`"),
+    }
+}
+
+/// Text that cannot end the cell or the row of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// A value as TOML writes it in one line; none for null.
+pub(super) fn literal(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().filter_map(literal).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(entries) => {
+            let entries: Vec<_> = entries
+                .iter()
+                .filter_map(|(name, value)| {
+                    Some(format!("{} = {}", toml_key(name), literal(value)?))
+                })
+                .collect();
+            match entries.as_slice() {
+                [] => "{}".to_owned(),
+                entries => format!("{{ {} }}", entries.join(", ")),
+            }
+        }
+        // A JSON string is a TOML string on one line.
+        Value::String(_) | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    })
+}
+
+fn toml_key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) {
+        name.to_owned()
+    } else {
+        Value::from(name).to_string()
+    }
+}
