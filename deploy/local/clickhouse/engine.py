@@ -14,6 +14,9 @@ from chdb import connect
 
 DEFAULT_DATABASE = "default"
 _NOT_STREAMABLE = "Streaming query is not supported"
+_FILE_REMARKS = re.compile(
+    r": \(in file/uri [^)]*\)|: While executing File\b|: data for INSERT was parsed from file"
+)
 
 
 class EngineError(Exception):
@@ -27,7 +30,7 @@ class EngineError(Exception):
         # The engine wraps the exceptions of a file behind an INSERT once more,
         # and names the temporary file, which means nothing to the client.
         body = re.sub(r"^DB::Exception: Code: \d+\. (?=DB::Exception: )", "", body)
-        body = re.sub(r": \(in file/uri [^)]*\)|: data for INSERT was parsed from file", "", body)
+        body = _FILE_REMARKS.sub("", body)
         body = re.sub(r"[.\s]*(\([A-Z][A-Z0-9_]+\)|\(version [^)]*\)|[.\s]+)+$", "", body)
         suffix = f" (version {version} (official build))" if version else ""
         super().__init__(f"Code: {self.code}. {body}. ({self.name}){suffix}")
