@@ -25,10 +25,10 @@ enum State {
 impl State {
     /// Takes an answer that is there.
     fn look(&mut self) {
-        if let Self::Waiting(answer) = self {
-            if let Ok(confirm) = answer.try_recv() {
-                *self = Self::Answered(confirm);
-            }
+        if let Self::Waiting(answer) = self
+            && let Ok(confirm) = answer.try_recv()
+        {
+            *self = Self::Answered(confirm);
         }
     }
 }

@@ -462,9 +462,7 @@ impl Serving {
 
     fn take(&mut self) -> Option<Delivery> {
         let mut state = self.memory.lock();
-        let Some(queue) = state.queues.get_mut(&self.queue) else {
-            return None;
-        };
+        let queue = state.queues.get_mut(&self.queue)?;
         let mine = |(holder, _): &&(Holder, Entry)| holder.subscription == self.subscription;
         if queue.options.ttl.is_some()
             || queue.unanswered.iter().filter(mine).count() >= self.prefetch

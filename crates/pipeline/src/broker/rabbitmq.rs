@@ -1,5 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -176,8 +177,16 @@ impl Connected {
         let tag = consumer.tag().to_string();
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
         let (answers, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(deliver(consumer, sender, queue.to_owned(), link.clone()));
-        tokio::spawn(acknowledge(channel, tag, receiver, link.clone()));
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let delivering = deliver(
+            consumer,
+            sender,
+            cancelled.clone(),
+            queue.to_owned(),
+            link.clone(),
+        );
+        tokio::spawn(delivering);
+        tokio::spawn(acknowledge(channel, tag, receiver, cancelled, link.clone()));
         Ok(Subscription {
             deliveries,
             answers,
@@ -266,27 +275,31 @@ async fn watch_connection(events: impl futures_util::Stream<Item = Event>, link:
     link.lose("the connection is closed");
 }
 
-/// Hands deliveries on until the consumer ends, and says so: a consumer never dies unseen.
+/// Hands deliveries on until the consumer ends, and says so: a consumer never dies unseen. Its end is
+/// no loss when the loop itself has cancelled it.
 async fn deliver(
     mut consumer: Consumer,
     sender: mpsc::Sender<Delivery>,
+    cancelled: Arc<AtomicBool>,
     queue: String,
     link: Link,
 ) {
     loop {
-        tokio::select! {
+        let delivery = tokio::select! {
             biased;
             () = sender.closed() => return,
-            delivery = consumer.next() => match delivery {
-                Some(Ok(delivery)) => {
-                    if sender.send(receive(delivery)).await.is_err() {
-                        return;
-                    }
+            delivery = consumer.next() => delivery,
+        };
+        match delivery {
+            Some(Ok(delivery)) => {
+                if sender.send(receive(delivery)).await.is_err() {
+                    return;
                 }
-                // After an error the consumer never wakes again: the session is over.
-                Some(Err(error)) => return link.lose(format!("consuming {queue} failed: {error}")),
-                None => return link.lose(format!("the broker cancelled the consumer of {queue}")),
-            },
+            }
+            // After an error the consumer never wakes again: the session is over.
+            Some(Err(error)) => return link.lose(format!("consuming {queue} failed: {error}")),
+            None if cancelled.load(Ordering::SeqCst) => return,
+            None => return link.lose(format!("the broker cancelled the consumer of {queue}")),
         }
     }
 }
@@ -295,6 +308,7 @@ async fn acknowledge(
     channel: Channel,
     consumer: String,
     mut answers: mpsc::UnboundedReceiver<Answer>,
+    cancelled: Arc<AtomicBool>,
     link: Link,
 ) {
     while let Some(answer) = answers.recv().await {
@@ -310,6 +324,7 @@ async fn acknowledge(
                 channel.basic_nack(tag, options).await
             }
             Answer::Cancel => {
+                cancelled.store(true, Ordering::SeqCst);
                 let options = BasicCancelOptions::default();
                 channel
                     .basic_cancel(consumer.as_str().into(), options)

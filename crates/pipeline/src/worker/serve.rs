@@ -97,7 +97,10 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
                     self.ready.extend(due);
                 }
                 () = self.slot_freed.notified() => {}
-                _ = gaps.tick() => self.acknowledge_all(),
+                _ = gaps.tick() => {
+                    self.acknowledge_all();
+                    self.dispatch_suspect();
+                }
             }
         }
         tokio::select! {
@@ -173,10 +176,7 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
                     "this message was given up by its workers before; processing it alone"
                 );
                 let group = Group::of_one(key, Member { tag, job, item });
-                // In any order but always the same: a killer in front would take the others' places each time.
-                let at = std::hash::RandomState::new().hash_one(tag) as usize
-                    % (self.suspects.len() + 1);
-                self.suspects.insert(at, group);
+                self.suspects.push(group);
             }
             Ok((key, weight, item)) => {
                 let full = self.groups.add(key, weight, Member { tag, job, item });
@@ -195,18 +195,9 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         });
     }
 
-    /// Begins as many groups as there are slots for. Suspects go first, and alone.
+    /// Begins as many groups as there are slots for; none while there are suspects.
     fn dispatch(&mut self) {
-        while !self.suspects.is_empty() {
-            let all = self.program.options.concurrency as u32;
-            let Ok(slots) = self.slots.clone().try_acquire_many_owned(all) else {
-                return;
-            };
-            if let Some(suspect) = self.suspects.pop() {
-                self.begin(suspect, slots);
-            }
-        }
-        while !self.ready.is_empty() {
+        while self.suspects.is_empty() && !self.ready.is_empty() {
             let Ok(slot) = self.slots.clone().try_acquire_owned() else {
                 return;
             };
@@ -214,6 +205,24 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
                 self.begin(group, slot);
             }
         }
+    }
+
+    /// Begins one suspect, alone: with all slots, and not before what was in work is acknowledged, lest it share
+    /// a killer's fate. Called at intervals, so that the suspects of one prefetch come together first.
+    fn dispatch_suspect(&mut self) {
+        if self.suspects.is_empty() || !self.running.is_empty() {
+            return;
+        }
+        let all = self.program.options.concurrency as u32;
+        let Ok(slots) = self.slots.clone().try_acquire_many_owned(all) else {
+            return;
+        };
+        // In no order that repeats: a killer in front would take the others with it each time.
+        let random = std::hash::RandomState::new().hash_one(self.book.in_work().next());
+        let suspect = self
+            .suspects
+            .swap_remove(random as usize % self.suspects.len());
+        self.begin(suspect, slots);
     }
 
     fn begin(&mut self, group: Gathered<W>, slot: OwnedSemaphorePermit) {
