@@ -35,7 +35,6 @@ pub enum SecretError {
     Unreadable {
         key: String,
         path: PathBuf,
-        #[source]
         error: std::io::Error,
     },
     #[error("{key}: {} is empty; it must hold the secret", path.display())]

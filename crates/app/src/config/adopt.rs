@@ -7,6 +7,7 @@ use config::{Map, Value, ValueKind};
 
 use super::model::{Key, Shape};
 use super::problem::Problem;
+use super::source;
 
 /// What the key that names a secret's file ends with.
 pub(super) const FILE_SUFFIX: &str = "_file";
@@ -165,22 +166,26 @@ impl<'m> Adopter<'m> {
         path: &str,
         origin: Option<&String>,
     ) -> Option<ValueKind> {
-        let items = match kind {
-            ValueKind::Array(items) => items,
-            ValueKind::String(text) if self.raw => split(&text)
-                .into_iter()
-                .map(|text| Value::new(origin, text))
-                .collect(),
+        let (items, written_as_toml) = match kind {
+            ValueKind::Array(items) => (items, !self.raw),
+            ValueKind::String(text) => match source::read_list(&text, origin) {
+                Some(items) => (items, true),
+                None => (split(&text, origin), false),
+            },
             other => {
                 let message = format!("must be a list, not {}", describe(&other));
                 self.report(origin.cloned(), path, message);
                 return None;
             }
         };
-        let items = items.into_iter().enumerate();
-        let adopted =
-            items.filter_map(|(n, value)| self.value(value, item, &format!("{path}[{n}]")));
-        Some(ValueKind::Array(adopted.collect()))
+        let raw = std::mem::replace(&mut self.raw, !written_as_toml);
+        let adopted = items
+            .into_iter()
+            .enumerate()
+            .filter_map(|(n, value)| self.value(value, item, &format!("{path}[{n}]")))
+            .collect();
+        self.raw = raw;
+        Some(ValueKind::Array(adopted))
     }
 
     fn unknown(&self, name: &str, keys: &BTreeMap<String, Key>, path: &str) -> String {
@@ -274,21 +279,11 @@ fn parse(shape: &Shape, text: String) -> ValueKind {
     parsed.unwrap_or(ValueKind::String(text))
 }
 
-/// `a, b` or, for items that hold a comma, a TOML array.
-fn split(text: &str) -> Vec<ValueKind> {
-    #[derive(serde::Deserialize)]
-    struct Wrapped {
-        list: Vec<String>,
-    }
-    if text.trim_start().starts_with('[')
-        && let Ok(wrapped) = toml::from_str::<Wrapped>(&format!("list = {text}"))
-    {
-        return wrapped.list.into_iter().map(ValueKind::String).collect();
-    }
+fn split(text: &str, origin: Option<&String>) -> Vec<Value> {
     text.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
-        .map(|item| ValueKind::String(item.to_owned()))
+        .map(|item| Value::new(origin, item))
         .collect()
 }
 

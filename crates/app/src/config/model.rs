@@ -24,6 +24,7 @@ pub(super) enum Shape {
     Section(BTreeMap<String, Key>),
     /// A table whose keys are the user's.
     Map(Box<Key>),
+    /// Taken as one text with commas too.
     List(Box<Key>),
     Text,
     /// Text that is never shown; `NAME_file` is taken beside `NAME`.
@@ -108,14 +109,13 @@ impl Key {
             .partition(|schema| schema.get("type").is_some_and(|name| name == "null"));
         let mut keys: Vec<_> = proper.into_iter().map(Self::read).collect();
         let all_choices = keys.iter().all(|key| matches!(key.shape, Shape::Choice(_)));
-        let mut key = match keys.len() {
-            1 => keys.remove(0),
-            _ if all_choices => Self::of_choices(keys),
-            _ => Self {
-                doc: String::new(),
-                nullable: false,
-                shape: Shape::Any,
-            },
+        let shapes: Vec<_> = keys.iter().map(|key| &key.shape).collect();
+        let mut key = match shapes.as_slice() {
+            [_] => keys.remove(0),
+            // Lists take text with commas anyway.
+            [Shape::Text, Shape::List(_)] => keys.remove(1),
+            _ if all_choices => Self::plain(Shape::Choice(choices(keys))),
+            _ => Self::plain(Shape::Any),
         };
         key.nullable |= !null.is_empty();
         if !doc.is_empty() {
@@ -124,17 +124,21 @@ impl Key {
         key
     }
 
-    fn of_choices(keys: Vec<Self>) -> Self {
-        let choices = keys.into_iter().flat_map(|key| match key.shape {
-            Shape::Choice(choices) => choices,
-            _ => Vec::new(),
-        });
+    fn plain(shape: Shape) -> Self {
         Self {
             doc: String::new(),
             nullable: false,
-            shape: Shape::Choice(choices.collect()),
+            shape,
         }
     }
+}
+
+fn choices(keys: Vec<Key>) -> Vec<(String, String)> {
+    let words = keys.into_iter().flat_map(|key| match key.shape {
+        Shape::Choice(words) => words,
+        _ => Vec::new(),
+    });
+    words.collect()
 }
 
 impl Shape {

@@ -15,6 +15,9 @@ const NONE: &str = "–";
 /// Stands for a name that the user chooses.
 const CHOSEN: &str = "NAME";
 
+/// Stands for an item's place in a list.
+const LISTED: &str = "N";
+
 /// The reference of all settings in Markdown: for each section a table of its keys, with type,
 /// default, environment variable and meaning.
 pub fn reference<C: Default + Serialize + JsonSchema>() -> String {
@@ -28,7 +31,7 @@ pub fn reference<C: Default + Serialize + JsonSchema>() -> String {
 fn section(page: &mut String, key: &Key, path: &str, defaults: &Value) {
     let Some(keys) = key.section() else { return };
     if !path.is_empty() {
-        let _ = writeln!(page, "## [{path}]\n");
+        let _ = writeln!(page, "## {}\n", heading(path));
         if !key.doc.is_empty() {
             let _ = writeln!(page, "{}\n", key.doc);
         }
@@ -49,14 +52,30 @@ fn section(page: &mut String, key: &Key, path: &str, defaults: &Value) {
         match &key.shape {
             Shape::Section(_) => section(page, key, &path, defaults),
             Shape::Map(item) if item.section().is_some() => {
-                let item = Key {
-                    doc: key.doc.clone(),
-                    ..(**item).clone()
-                };
-                section(page, &item, &join(&path, CHOSEN), &Value::Null);
+                entries(page, key, item, &join(&path, CHOSEN));
+            }
+            Shape::List(item) if item.section().is_some() => {
+                entries(page, key, item, &join(&path, LISTED));
             }
             _ => {}
         }
+    }
+}
+
+/// The keys that each entry of a table or a list has.
+fn entries(page: &mut String, key: &Key, item: &Key, path: &str) {
+    let entry = Key {
+        doc: format!("{} {}", key.doc, item.doc).trim().to_owned(),
+        ..item.clone()
+    };
+    section(page, &entry, path, &Value::Null);
+}
+
+/// The path as a header of a TOML table: `[a.NAME]`, `[[a.b]]`.
+fn heading(path: &str) -> String {
+    match path.strip_suffix(LISTED) {
+        Some(list) => format!("[[{}]]", list.trim_end_matches('.')),
+        None => format!("[{path}]"),
     }
 }
 
@@ -91,6 +110,7 @@ fn has_own_table(key: &Key) -> bool {
     match &key.shape {
         Shape::Section(_) => true,
         Shape::Map(item) => item.section().is_some(),
+        // The list itself has a default and a variable; its items have a table of their own.
         _ => false,
     }
 }
@@ -100,7 +120,11 @@ fn row(page: &mut String, path: &str, name: &str, key: &Key, default: &Value) {
         (Shape::Secret, _) | (_, None) => NONE.to_owned(),
         (_, Some(text)) => format!("`{text}`"),
     };
-    let variable = variable(&join(path, name), key);
+    let in_list = path.split('.').any(|part| part == LISTED);
+    let variable = match in_list {
+        true => NONE.to_owned(),
+        false => variable(&join(path, name), key),
+    };
     let _ = writeln!(
         page,
         "| `{name}` | {} | {} | {variable} | {} |",
@@ -117,6 +141,7 @@ fn kind(shape: &Shape) -> String {
             let words = words.iter().map(|(word, _)| format!("`{word}`"));
             words.collect::<Vec<_>>().join(", ")
         }
+        Shape::List(item) if item.section().is_some() => "list of tables".to_owned(),
         Shape::List(item) => format!("list of: {}", kind(&item.shape)),
         Shape::Map(item) => format!("table of: {}", kind(&item.shape)),
         other => other.to_string().trim_start_matches("a ").to_owned(),

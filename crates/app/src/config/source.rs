@@ -25,7 +25,7 @@ pub(super) fn read_file(path: &Path) -> Result<Value, Problem> {
     };
     let text = std::fs::read_to_string(path)
         .map_err(|error| problem(name.clone(), format!("cannot be read: {error}")))?;
-    let file = File { name, text: &text };
+    let file = Place::File { name, text: &text };
     let table = DeTable::parse(&text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
         let message = format!("is not TOML: {}", error.message().replace('\n', ", "));
@@ -34,16 +34,39 @@ pub(super) fn read_file(path: &Path) -> Result<Value, Problem> {
     Ok(file.table(table.get_ref(), 0))
 }
 
-struct File<'t> {
-    name: String,
-    text: &'t str,
+/// A TOML array out of one line of text, if it is one: for items that are tables or hold a comma.
+pub(super) fn read_list(text: &str, origin: Option<&String>) -> Option<Vec<Value>> {
+    if !text.trim_start().starts_with('[') {
+        return None;
+    }
+    let value = DeValue::parse(text).ok()?;
+    let place = Place::Option(origin.cloned().unwrap_or_default());
+    match place.value(&value, 0).kind {
+        ValueKind::Array(items) => Some(items),
+        _ => None,
+    }
 }
 
-impl File<'_> {
+/// What a piece of TOML was read from.
+enum Place<'t> {
+    File {
+        name: String,
+        text: &'t str,
+    },
+    /// One environment variable or option.
+    Option(String),
+}
+
+impl Place<'_> {
     fn origin(&self, offset: usize) -> String {
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        format!("{}:{line}", self.name)
+        match self {
+            Self::File { name, text } => {
+                let before = &text.as_bytes()[..offset.min(text.len())];
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                format!("{name}:{line}")
+            }
+            Self::Option(origin) => origin.clone(),
+        }
     }
 
     fn table(&self, table: &DeTable<'_>, offset: usize) -> Value {

@@ -1,117 +1,13 @@
 //! What a configuration may be, and what is said of one that it may not be.
 
-use std::collections::BTreeMap;
+mod settings;
+
 use std::path::{Path, PathBuf};
 
-use app::Secret;
-use app::config::{Loaded, Loader, Problems, Process, reference};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use app::config::{Loaded, Loader, Problems, reference};
 use tempfile::TempDir;
 
-/// The whole configuration.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Root {
-    broker: Broker,
-    fetcher: Fetcher,
-    writer: Writer,
-    processes: BTreeMap<String, Process>,
-}
-
-/// The way to the broker.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Broker {
-    /// Where it is; a local one by default.
-    url: Secret,
-    /// A second secret.
-    password: Option<Secret>,
-    /// Names to announce.
-    names: Vec<String>,
-}
-
-impl Default for Broker {
-    fn default() -> Self {
-        Self {
-            url: Secret::new("amqp://localhost"),
-            password: None,
-            names: Vec::new(),
-        }
-    }
-}
-
-/// What every role has.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Frame {
-    /// Messages in hand at once.
-    prefetch: u16,
-    /// Part of the time
-    /// that may be lost.
-    slack: f64,
-}
-
-impl Default for Frame {
-    fn default() -> Self {
-        Self {
-            prefetch: 10,
-            slack: 0.5,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Fetcher {
-    #[serde(flatten)]
-    frame: Frame,
-    /// Rows in a batch.
-    #[schemars(range(min = 1))]
-    batch_rows: u32,
-    /// Whether rows are counted first.
-    count: bool,
-    order: Option<Order>,
-}
-
-/// Which rows come first.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    /// The old ones.
-    Oldest,
-    /// The new ones.
-    Newest,
-}
-
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Writer {
-    #[serde(flatten)]
-    frame: Frame,
-    /// Columns with other names | in the target.
-    rename: BTreeMap<String, String>,
-    bounds: Option<Bounds>,
-}
-
-impl Default for Writer {
-    fn default() -> Self {
-        Self {
-            frame: Frame {
-                prefetch: 50,
-                ..Frame::default()
-            },
-            rename: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-            bounds: None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-struct Bounds {
-    low: i64,
-}
+use settings::{Order, Root, Target};
 
 struct Files(TempDir);
 
@@ -223,6 +119,46 @@ fn a_list_with_commas_in_its_items_is_written_as_in_toml() {
 }
 
 #[test]
+fn a_list_in_a_file_may_be_one_text_with_commas() {
+    let files = Files::new();
+    let file = files.write("fleet.toml", "broker.names = \"a, b\"");
+    assert_eq!(
+        load(&Loader::new().file(file)).settings.broker.names,
+        ["a", "b"]
+    );
+}
+
+#[test]
+fn a_list_of_tables_may_come_from_a_file_or_one_variable() {
+    let files = Files::new();
+    let file = files.write(
+        "fleet.toml",
+        "[[writer.targets]]\nname = \"a\"\ncolumns = [\"x\", \"y\"]\n",
+    );
+    let targets = |loader: &Loader| load(loader).settings.writer.targets;
+    let target = |name: &str, columns: &[&str]| Target {
+        name: name.to_owned(),
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+    };
+    let loader = Loader::new().file(file);
+    assert_eq!(targets(&loader), [target("a", &["x", "y"])]);
+    let written = r#"[{name = "b"}, {name = "c", columns = "z"}]"#;
+    let loader = loader.environment(variables(&[("FLEET__WRITER__TARGETS", written)]));
+    assert_eq!(targets(&loader), [target("b", &[]), target("c", &["z"])]);
+    let wrong = r#"[{name = 5, colums = "z"}]"#;
+    let loader = Loader::new().set(format!("writer.targets={wrong}"));
+    assert_eq!(
+        problems(&loader, &files),
+        [
+            "--set writer.targets: writer.targets[0].colums: there is no such key in \
+             [writer.targets[0]]; did you mean columns? Valid keys in [writer.targets[0]]: \
+             columns, name",
+            "--set writer.targets: writer.targets[0].name: must be text, not 5",
+        ]
+    );
+}
+
+#[test]
 fn empty_text_unsets_what_may_be_unset() {
     let files = Files::new();
     let file = files.write("fleet.toml", "fetcher.order = \"oldest\"");
@@ -282,7 +218,7 @@ fn an_unknown_key_is_refused_with_its_place_the_nearest_and_the_valid_ones() {
              batch_rows? Valid keys in [fetcher]: batch_rows, count, order, prefetch, slack",
             "fleet.toml:8: processes.x.writer.batch_rows: there is no such key in \
              [processes.x.writer]; there is one in [fetcher]. Valid keys in [processes.x.writer]: \
-             bounds, prefetch, rename, slack",
+             bounds, prefetch, rename, slack, targets",
             "fleet.toml:5: writers: there is no such key at the top; did you mean writer? Valid \
              keys at the top: broker, fetcher, processes, writer",
         ]
@@ -294,7 +230,7 @@ fn a_value_of_another_type_is_refused_with_its_place() {
     let files = Files::new();
     let file = files.write(
         "fleet.toml",
-        "broker.names = \"a\"\nfetcher.prefetch = 70000\nfetcher.batch_rows = 0\n\
+        "broker.names = 1\nfetcher.prefetch = 70000\nfetcher.batch_rows = 0\n\
          fetcher.order = \"odd\"\nfetcher.count = 1\nwriter = 5\n",
     );
     let loader = Loader::new()
@@ -315,7 +251,7 @@ fn a_value_of_another_type_is_refused_with_its_place() {
             "environment variable FLEET__FETCHER__PREFETCH: fetcher.prefetch: must be a whole \
              number from 0 to 65535, not \"many\"",
             "environment variable FLEET__WRITER: writer: must be a section, not \"x\"",
-            "fleet.toml:1: broker.names: must be a list, not \"a\"",
+            "fleet.toml:1: broker.names: must be a list, not 1",
             "fleet.toml:2: fetcher.prefetch: must be a whole number from 0 to 65535, not 70000",
             "fleet.toml:3: fetcher.batch_rows: must be a whole number from 1 to 4294967295, not 0",
             "fleet.toml:4: fetcher.order: must be one of oldest, newest, not \"odd\"",
@@ -411,7 +347,8 @@ fn what_is_in_effect_is_shown_with_where_it_comes_from_and_without_secrets() {
     let files = Files::new();
     let file = files.write(
         "fleet.toml",
-        "[broker]\nurl = \"amqp://user:hunter2@host\"\npassword_file = \"p\"\n[fetcher]\nbatch_rows = 5\n",
+        "[broker]\nurl = \"amqp://user:hunter2@host\"\npassword_file = \"p\"\n[fetcher]\nbatch_rows = 5\n\
+         [[writer.targets]]\nname = \"a\"\n",
     );
     let loader = Loader::new()
         .file(file)
@@ -437,6 +374,10 @@ slack = 0.5
 
 [writer.rename]
 a = "b"
+
+[[writer.targets]]
+columns = []
+name = "a"  # FOLDER/fleet.toml:7
 "#;
     assert_eq!(shown.replace(&folder, "FOLDER"), expected);
 }
@@ -453,6 +394,9 @@ fn the_reference_tells_type_default_variable_and_meaning_of_every_key() {
         "| `prefetch` | whole number from 0 to 65535 | `50` | `FLEET__WRITER__PREFETCH` | Messages in hand at once. |",
         "| `order` | `oldest`, `newest` | – | `FLEET__FETCHER__ORDER` | Which rows come first. `oldest`: the old ones. `newest`: the new ones. |",
         "| `rename` | table of: text | `{ a = \"b\" }` | `FLEET__WRITER__RENAME__NAME` | Columns with other names \\| in the target. |",
+        "| `targets` | list of tables | `[]` | `FLEET__WRITER__TARGETS` | Where rows go. |",
+        "## [[writer.targets]]\n\nWhere rows go. One place.\n",
+        "| `name` | text | – | – | What it is called. |",
         "## [processes.NAME]",
         "| `role` | text | – | `FLEET__PROCESSES__NAME__ROLE` |",
     ] {
