@@ -87,9 +87,17 @@ impl Shard {
     /// The rows of a query, from JSONEachRow: fields of `T` are named as the columns. For small
     /// answers; rows of batches are read with [`Replica::stream`].
     pub async fn rows<T: DeserializeOwned>(&self, query: &Query) -> Result<Vec<T>, Error> {
+        Ok(self.counted_rows(query).await?.0)
+    }
+
+    /// [`Shard::rows`], with what the server says it read for them.
+    pub async fn counted_rows<T: DeserializeOwned>(
+        &self,
+        query: &Query,
+    ) -> Result<(Vec<T>, Summary), Error> {
         let mut failed = None;
         for replica in self.replicas() {
-            match replica.rows(query).await {
+            match replica.counted_rows(query).await {
                 Err(error) if error.another_replica_may_do() => self.note(&mut failed, error),
                 result => return result,
             }

@@ -22,6 +22,19 @@ pub enum ReadError {
 /// [`VERSION_COLUMN`] (Int64, the change time in milliseconds). Without a FORMAT.
 /// Refuses a task whose bounds do not fit its key, or whose columns are of types that no plan has.
 pub fn select(task: &Task) -> Result<Query, Invalid> {
+    let (sql, params) = statement(task)?;
+    let with_param = |query: Query, (name, value): (String, String)| query.param(&name, value);
+    Ok(params.into_iter().fold(Query::new(sql), with_param))
+}
+
+/// [`select`] for a person: the statement, and a line for each of its parameters.
+pub fn select_text(task: &Task) -> Result<String, Invalid> {
+    let (sql, params) = statement(task)?;
+    let line = |(name, value): (String, String)| format!("\n  {name} = {}", quote_string(&value));
+    Ok(sql + &params.into_iter().map(line).collect::<String>())
+}
+
+fn statement(task: &Task) -> Result<(String, Vec<(String, String)>), Invalid> {
     let plan = &task.plan;
     let changed = Changed::of(&plan.changed)?;
     let columns = plan.key.iter().chain(&plan.columns);
@@ -41,11 +54,7 @@ pub fn select(task: &Task) -> Result<Query, Invalid> {
         quote_identifier(&plan.table),
         predicate.conditions.join(" AND ")
     );
-    let query = Query::new(sql);
-    Ok(
-        (predicate.params.into_iter())
-            .fold(query, |query, (name, value)| query.param(&name, value)),
-    )
+    Ok((sql, predicate.params))
 }
 
 /// SQL for a key column's value as a bound holds it ([`KeyValue`]): hexadecimal digits for strings,
@@ -398,5 +407,149 @@ impl Changed {
             }
             ChangedKind::Ticks { .. } | ChangedKind::Milliseconds => ms.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn column(name: &str, r#type: &str) -> Column {
+        Column {
+            name: name.into(),
+            r#type: r#type.into(),
+        }
+    }
+
+    fn plan() -> ReadPlan {
+        ReadPlan {
+            database: "keywords".into(),
+            table: "hub".into(),
+            key: vec![
+                column("country", "LowCardinality(String)"),
+                column("keyword", "String"),
+            ],
+            columns: vec![column("processed_volume", "UInt64")],
+            changed: column("changed_at", "DateTime64(3)"),
+            mode: RunMode::Full,
+            until_ms: 2_500,
+            sample: 1,
+        }
+    }
+
+    fn hex(digits: &str) -> KeyValue {
+        KeyValue::Hex(digits.into())
+    }
+
+    fn text(lower: &[KeyValue], upper: &[KeyValue], plan: ReadPlan) -> Result<String, Invalid> {
+        let bound = |values: &[KeyValue]| Some(values.to_vec()).filter(|values| !values.is_empty());
+        let range = KeyRange {
+            lower: bound(lower),
+            upper: bound(upper),
+        };
+        let run = "r-1".parse().unwrap();
+        select_text(&Task::new(&run, 0, range, 1, Arc::new(plan)))
+    }
+
+    #[test]
+    fn a_range_is_written_so_that_the_primary_index_is_used() {
+        let text = text(&[hex("61"), hex("62")], &[hex("7A"), hex("00")], plan()).unwrap();
+        let wanted = "SELECT `country`, `keyword`, `processed_volume`, \
+            toUnixTimestamp64Milli(`changed_at`) AS _version FROM `keywords`.`hub` WHERE \
+            `country` >= unhex({l0:String}) AND (`country` > unhex({l0:String}) OR (`keyword` >= unhex({l1:String}))) AND \
+            `country` <= unhex({u0:String}) AND (`country` < unhex({u0:String}) OR (`keyword` < unhex({u1:String}))) AND \
+            `changed_at` < fromUnixTimestamp64Milli({until:Int64})\
+            \n  l0 = '61'\n  l1 = '62'\n  u0 = '7A'\n  u1 = '00'\n  until = '2500'";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn what_both_bounds_begin_with_stands_once() {
+        let text = text(&[hex("61"), hex("62")], &[hex("61"), hex("63")], plan()).unwrap();
+        let wanted = "WHERE `country` = unhex({l0:String}) AND `keyword` >= unhex({l1:String}) AND `keyword` < unhex({u1:String}) AND";
+        assert!(text.contains(wanted), "{text}");
+    }
+
+    #[test]
+    fn an_open_range_is_bound_by_time_alone() {
+        let mut plan = plan();
+        plan.mode = RunMode::Since { since_ms: 1_001 };
+        plan.changed = column("changed_at", "DateTime");
+        plan.sample = 10;
+        let text = text(&[], &[], plan).unwrap();
+        let wanted = "WHERE `changed_at` >= toDateTime({since:UInt32}) AND `changed_at` < toDateTime({until:UInt32}) \
+            AND cityHash64(`country`, `keyword`) % {sample:UInt32} = 0\
+            \n  since = '2'\n  until = '3'\n  sample = '10'";
+        assert!(text.ends_with(wanted), "{text}");
+    }
+
+    #[test]
+    fn bounds_that_do_not_fit_the_key_are_refused() {
+        let plain = KeyValue::Text("a".into());
+        for lower in [
+            vec![hex("6")],
+            vec![hex("6g")],
+            vec![plain],
+            vec![hex("61"), hex("62"), hex("63")],
+        ] {
+            let refused = text(&lower, &[], plan()).unwrap_err();
+            assert_eq!(refused.reason, Reason::NotReadable, "{lower:?}");
+        }
+        let mut task_of_no_values = plan();
+        task_of_no_values.key.clear();
+        assert!(text(&[hex("61")], &[], task_of_no_values).is_err());
+    }
+
+    #[test]
+    fn types_that_cannot_bound_a_range_are_refused_by_column() {
+        for r#type in [
+            "Nullable(String)",
+            "LowCardinality(Nullable(String))",
+            "Float64",
+            "Array(String)",
+        ] {
+            let refused = bound_expression(&column("keyword", r#type)).unwrap_err();
+            assert!(refused.detail.contains("keyword"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_change_column_tells_apart_what_its_type_does() {
+        for (r#type, ms) in [
+            ("DateTime", 1_000),
+            ("DateTime('Europe/Berlin')", 1_000),
+            ("DateTime64(0)", 1_000),
+            ("DateTime64(2, 'UTC')", 10),
+            ("DateTime64(3)", 1),
+            ("DateTime64(9)", 1),
+            ("UInt64", 1),
+        ] {
+            let resolution = change_resolution_ms(&column("changed_at", r#type));
+            assert_eq!(resolution, Ok(ms), "{}", r#type);
+        }
+        let refused = check_change_column(&column("changed_at", "Nullable(DateTime)"));
+        assert!(refused.unwrap_err().detail.contains("not Nullable"));
+    }
+
+    #[test]
+    fn a_missing_and_a_changed_column_are_named_with_the_shard() {
+        let plan = plan();
+        let all = || {
+            let columns = plan.key.iter().chain(&plan.columns).chain([&plan.changed]);
+            columns.cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(compare_columns(3, &plan, &all()), Ok(()));
+        let mut columns = all();
+        columns[2].r#type = "UInt32".into();
+        let refused = compare_columns(3, &plan, &columns).unwrap_err();
+        assert_eq!(refused.reason, Reason::SourceChanged);
+        assert!(refused.detail.contains("processed_volume is UInt32"), "{refused}");
+        columns.remove(2);
+        let refused = compare_columns(3, &plan, &columns).unwrap_err();
+        assert!(refused.detail.contains("missing in keywords.hub of shard 3"), "{refused}");
+        let refused = compare_columns(3, &plan, &[]).unwrap_err();
+        assert!(refused.detail.contains("no table keywords.hub"), "{refused}");
     }
 }

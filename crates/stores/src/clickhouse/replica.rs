@@ -94,12 +94,23 @@ impl Replica {
 
     /// The rows of a query, read from JSONEachRow. For small answers: all of it is held in memory.
     pub async fn rows<T: DeserializeOwned>(&self, query: &Query) -> Result<Vec<T>, Error> {
-        // Numbers stay numbers in every release: 64 bits were quoted before 24.x.
+        Ok(self.counted_rows(query).await?.0)
+    }
+
+    /// [`Replica::rows`], with what the server says it read for them.
+    pub async fn counted_rows<T: DeserializeOwned>(
+        &self,
+        query: &Query,
+    ) -> Result<(Vec<T>, Summary), Error> {
         let query = query
             .clone()
-            .setting("output_format_json_quote_64bit_integers", 0);
-        let (body, _) = self.collect(&query, "JSONEachRow").await?;
-        body.split(|byte| *byte == b'\n')
+            // Numbers stay numbers in every release: 64 bits were quoted before 24.x.
+            .setting("output_format_json_quote_64bit_integers", 0)
+            // The summary is in the headers: they must not go out before all is read.
+            .setting("wait_end_of_query", 1);
+        let (body, summary) = self.collect(&query, "JSONEachRow").await?;
+        let rows: Result<Vec<T>, Error> = body
+            .split(|byte| *byte == b'\n')
             .filter(|line| !line.trim_ascii().is_empty())
             .map(|line| {
                 serde_json::from_slice(line).map_err(|e| Error::UnreadableRow {
@@ -107,7 +118,8 @@ impl Replica {
                     detail: format!("{e}, in {:?}", excerpt(line)),
                 })
             })
-            .collect()
+            .collect();
+        Ok((rows?, summary))
     }
 
     /// Carries out a statement that answers with no rows.

@@ -53,7 +53,7 @@ impl Client {
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let credentials = credentials(settings)?;
         let timeout = Duration::from_secs(settings.request_timeout_seconds);
-        let node = |url: &str| {
+        let node = |url: &String| {
             let url = Url::parse(url).map_err(|e| ConfigError::Urls(format!("{url:?}: {e}")))?;
             if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
                 return Err(ConfigError::Urls(

@@ -4,16 +4,14 @@ use app::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OneOrMany;
 use crate::Mapping;
 
 /// The customer-facing Elasticsearch: where documents are written.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Addresses of nodes, such as `https://es1:9200`: a list, or one text with commas. Requests take
-    /// turns over them.
-    pub urls: OneOrMany,
+    /// Addresses of nodes, such as `https://es1:9200`: requests take turns over them.
+    pub urls: Vec<String>,
     /// User of basic authentication; none without one.
     pub user: Option<String>,
     /// Password of the user.
@@ -37,7 +35,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            urls: ["http://localhost:9200"].into_iter().collect(),
+            urls: vec!["http://localhost:9200".to_owned()],
             user: None,
             password: None,
             api_key: None,
@@ -68,8 +66,8 @@ pub struct IndexSettings {
     pub name: String,
     /// Alias that readers use; none when empty.
     pub alias: String,
-    /// Fields of a document beside those of the key: `*`, or a list of names as they are in documents.
-    pub fields: OneOrMany,
+    /// Fields of a document beside those of the key, by their names in documents; `*` is all.
+    pub fields: Vec<String>,
     /// Rows below this are left out of the index.
     pub minimum: Option<Minimum>,
     /// Number of shards at creation; Elasticsearch's default (1) without it. It cannot be changed later.
@@ -97,7 +95,7 @@ impl Default for IndexSettings {
         Self {
             name: String::new(),
             alias: String::new(),
-            fields: ["*"].into_iter().collect(),
+            fields: vec!["*".to_owned()],
             minimum: None,
             shards: None,
             replicas: None,
@@ -119,7 +117,7 @@ impl IndexSettings {
         Self {
             name: "keywords-lite-20241025".to_owned(),
             alias: "keywords-lite".to_owned(),
-            fields: ["volume"].into_iter().collect(),
+            fields: vec!["volume".to_owned()],
             // A keyword searched less than ten times a month is left to the full index.
             minimum: Some(Minimum {
                 field: "volume".to_owned(),

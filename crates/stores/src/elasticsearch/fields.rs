@@ -1,0 +1,293 @@
+//! What a column is as a field of a document.
+
+use batch::{Column, VERSION_COLUMN};
+use serde_json::{Value, json};
+
+use super::IndexSettings;
+use crate::{ConfigureError, Mapping};
+
+/// Longest text, in characters, that a `keyword` field indexes. Lucene refuses terms of more than
+/// 32,766 bytes, and a character has at most 4: every text below this has a place in the index.
+const IGNORE_ABOVE: u32 = 8191;
+
+/// A field of an index: its name and its mapping.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Field {
+    pub name: String,
+    pub mapping: Value,
+}
+
+/// The fields that `index` has, of the `key` columns (always) and the other `columns` (as selected).
+pub(super) fn of_index(
+    index: &IndexSettings,
+    key: &[Column],
+    columns: &[Column],
+    mapping: &Mapping,
+) -> Result<Vec<Field>, ConfigureError> {
+    // The version is the document's own, not a field.
+    let all: Vec<(&Column, bool)> = key
+        .iter()
+        .map(|column| (column, true))
+        .chain(columns.iter().map(|column| (column, false)))
+        .filter(|(column, _)| column.name != VERSION_COLUMN)
+        .collect();
+    let names = mapping
+        .target_names(all.iter().map(|(column, _)| column.name.as_str()))
+        .map_err(|e| invalid(index, &e.to_string()))?;
+    for wanted in index.fields.iter().filter(|name| *name != "*") {
+        if !names.contains(wanted) {
+            let names = names.join(", ");
+            return Err(invalid(
+                index,
+                &format!("no column gives field {wanted:?}; there are {names}"),
+            ));
+        }
+    }
+    let selected = all.into_iter().zip(names);
+    let selected = selected.filter(|((_, is_key), name)| *is_key || index.selects(name));
+    selected
+        .map(|((column, is_key), name)| {
+            let mapping = field_mapping(&column.r#type, is_key).ok_or_else(|| {
+                invalid(
+                    index,
+                    &format!(
+                        "column {:?} of type {} has no counterpart among the fields of documents; \
+                         leave it out of `fields`",
+                        column.name, column.r#type
+                    ),
+                )
+            })?;
+            Ok(Field { name, mapping })
+        })
+        .collect()
+}
+
+fn invalid(index: &IndexSettings, what: &str) -> ConfigureError {
+    ConfigureError::Invalid(format!("index {:?}: {what}", index.name))
+}
+
+/// The mapping of a field for values of a ClickHouse type, as es-writer writes them.
+fn field_mapping(clickhouse_type: &str, is_key: bool) -> Option<Value> {
+    let (name, inner) = split_type(clickhouse_type);
+    let simple = |name: &str| Some(json!({ "type": name }));
+    match name {
+        // Any field of Elasticsearch takes one value or many.
+        "Nullable" | "Array" => field_mapping(inner, is_key),
+        "LowCardinality" => field_mapping(inner, false),
+        "String" if is_key => Some(json!({
+            "type": "keyword",
+            "ignore_above": IGNORE_ABOVE,
+            // The key that is not one of few values is what people search in.
+            "fields": { "text": { "type": "text" } },
+        })),
+        "String" | "FixedString" => Some(json!({
+            "type": "keyword",
+            "ignore_above": IGNORE_ABOVE,
+        })),
+        "Bool" => simple("boolean"),
+        // Enums travel as their numbers.
+        "Int8" | "Int16" | "Int32" | "UInt8" | "UInt16" | "Enum8" | "Enum16" => simple("integer"),
+        // Elasticsearch refuses the few UInt64 above 2^63 by itself, row by row.
+        "Int64" | "UInt32" | "UInt64" => simple("long"),
+        "Float32" | "BFloat16" => simple("float"),
+        "Float64" | "Decimal" | "Decimal32" | "Decimal64" | "Decimal128" | "Decimal256" => {
+            simple("double")
+        }
+        "DateTime" | "DateTime32" => Some(json!({ "type": "date", "format": "epoch_second" })),
+        "Date" | "Date32" | "DateTime64" => {
+            Some(json!({ "type": "date", "format": "epoch_millis" }))
+        }
+        _ => None,
+    }
+}
+
+/// `LowCardinality(Nullable(String))` is `LowCardinality` of `Nullable(String)`.
+fn split_type(clickhouse_type: &str) -> (&str, &str) {
+    match clickhouse_type.trim().split_once('(') {
+        Some((name, rest)) => (name, rest.strip_suffix(')').unwrap_or(rest)),
+        None => (clickhouse_type.trim(), ""),
+    }
+}
+
+/// How a field that exists suits what is wanted of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Fit {
+    Good,
+    /// It does with this mapping in place of its own, which Elasticsearch allows.
+    Change(Value),
+    /// It is of another type, which cannot be changed.
+    Conflict,
+}
+
+/// What Elasticsearch takes a date field for that names no format.
+const DEFAULT_DATE_FORMAT: &str = "strict_date_optional_time||epoch_millis";
+const WHOLE: [&str; 5] = ["byte", "short", "integer", "long", "unsigned_long"];
+const FRACTION: [&str; 4] = ["half_float", "float", "double", "scaled_float"];
+
+/// An index may be older than the fleet: what takes the same values will do, be it narrower (what
+/// does not fit is refused row by row) or set up otherwise.
+pub(super) fn fit(existing: &Value, wanted: &Value) -> Fit {
+    let text = |mapping: &Value, key: &str| mapping[key].as_str().unwrap_or_default().to_owned();
+    let (there, needed) = (text(existing, "type"), text(wanted, "type"));
+    let (there, needed) = (there.as_str(), needed.as_str());
+    let good = match needed {
+        "integer" | "long" => WHOLE.contains(&there) || FRACTION.contains(&there),
+        "float" | "double" => FRACTION.contains(&there),
+        "date" => {
+            let formats = existing["format"].as_str().unwrap_or(DEFAULT_DATE_FORMAT);
+            let needed = text(wanted, "format");
+            there == "date" && formats.split("||").any(|format| format == needed)
+        }
+        needed => there == needed,
+    };
+    let limit = |mapping: &Value| mapping["ignore_above"].as_u64();
+    match (good, limit(existing), limit(wanted)) {
+        (false, ..) => Fit::Conflict,
+        (true, Some(low), Some(needed)) if low < needed => {
+            let mut changed = existing.clone();
+            changed["ignore_above"] = needed.into();
+            Fit::Change(changed)
+        }
+        (true, ..) => Fit::Good,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, r#type: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            r#type: r#type.to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_type_has_its_field() {
+        for (clickhouse_type, field) in [
+            ("LowCardinality(String)", "keyword"),
+            ("LowCardinality(Nullable(String))", "keyword"),
+            ("FixedString(2)", "keyword"),
+            ("Bool", "boolean"),
+            ("UInt16", "integer"),
+            ("Enum8('a' = 1)", "integer"),
+            ("UInt64", "long"),
+            ("Nullable(Float32)", "float"),
+            ("Nullable(Float64)", "double"),
+            ("Decimal(18, 4)", "double"),
+            ("Array(UInt32)", "long"),
+            ("DateTime64(3, 'UTC')", "date"),
+        ] {
+            let mapping = field_mapping(clickhouse_type, false).unwrap();
+            assert_eq!(mapping["type"], field, "{clickhouse_type}");
+            assert_eq!(mapping.get("fields"), None, "{clickhouse_type}");
+        }
+        for unknown in ["Map(String, String)", "Tuple(a Int8)", "UUID", ""] {
+            assert_eq!(field_mapping(unknown, false), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn only_a_key_of_many_values_can_be_searched_as_text() {
+        let keyword = field_mapping("String", true).unwrap();
+        assert_eq!(keyword["fields"]["text"]["type"], "text");
+        assert_eq!(
+            field_mapping("LowCardinality(String)", true)
+                .unwrap()
+                .get("fields"),
+            None
+        );
+    }
+
+    #[test]
+    fn an_index_has_the_key_and_the_fields_it_selects_but_never_the_version() {
+        let index = IndexSettings {
+            name: "lite".to_owned(),
+            fields: vec!["volume".to_owned()],
+            ..IndexSettings::default()
+        };
+        let key = [column("keyword", "String")];
+        let columns = [
+            column("processed_volume", "UInt64"),
+            column("processed_clicks", "Map(String, String)"),
+            column(VERSION_COLUMN, "Int64"),
+        ];
+        let fields = of_index(&index, &key, &columns, &Mapping::default()).unwrap();
+        let names: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["keyword", "volume"]);
+
+        let all = IndexSettings {
+            name: "all".to_owned(),
+            ..IndexSettings::default()
+        };
+        let refused = of_index(&all, &key, &columns, &Mapping::default()).unwrap_err();
+        assert!(
+            refused.to_string().starts_with(
+                "index \"all\": column \"processed_clicks\" of type Map(String, String) has no counterpart"
+            ),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_selected_field_that_no_column_gives_is_refused_by_name() {
+        let index = IndexSettings {
+            name: "lite".to_owned(),
+            fields: vec!["volumes".to_owned()],
+            ..IndexSettings::default()
+        };
+        let columns = [column("processed_volume", "UInt64")];
+        let refused = of_index(&index, &[], &columns, &Mapping::default()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "index \"lite\": no column gives field \"volumes\"; there are volume"
+        );
+    }
+
+    #[test]
+    fn a_field_that_takes_the_same_values_will_do() {
+        for (existing, wanted) in [
+            (json!({"type": "integer"}), json!({"type": "long"})),
+            (json!({"type": "double"}), json!({"type": "long"})),
+            (json!({"type": "float"}), json!({"type": "double"})),
+            (
+                json!({"type": "date"}),
+                json!({"type": "date", "format": "epoch_millis"}),
+            ),
+            (
+                json!({"type": "keyword"}),
+                json!({"type": "keyword", "ignore_above": 8191}),
+            ),
+        ] {
+            assert_eq!(fit(&existing, &wanted), Fit::Good, "{existing} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_takes_other_values_is_a_conflict() {
+        for (existing, wanted) in [
+            (json!({"type": "long"}), json!({"type": "double"})),
+            (json!({"type": "text"}), json!({"type": "keyword"})),
+            (json!({"properties": {}}), json!({"type": "long"})),
+            (
+                json!({"type": "date"}),
+                json!({"type": "date", "format": "epoch_second"}),
+            ),
+        ] {
+            assert_eq!(
+                fit(&existing, &wanted),
+                Fit::Conflict,
+                "{existing} {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_keyword_field_that_leaves_out_long_texts_is_widened_and_keeps_what_else_it_has() {
+        let existing = json!({"type": "keyword", "ignore_above": 256, "doc_values": false});
+        let wanted = json!({"type": "keyword", "ignore_above": 8191});
+        let changed = json!({"type": "keyword", "ignore_above": 8191, "doc_values": false});
+        assert_eq!(fit(&existing, &wanted), Fit::Change(changed));
+    }
+}
