@@ -1,4 +1,5 @@
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use crate::{Services, unique};
 
@@ -45,23 +46,28 @@ impl Database {
     }
 
     fn call(&self, shard: usize, sql: &str) -> (bool, String) {
-        let sql = sql.replace("{db}", &self.name);
-        let output = Command::new("curl")
-            .args([
-                "-sS",
-                "--fail-with-body",
-                "--data-binary",
-                &sql,
-                &self.shards[shard],
-            ])
-            .output()
-            .expect("curl is needed by the tests: install it");
-        let answer = [output.stdout, output.stderr].concat();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&answer).into_owned(),
-        )
+        query(&self.shards[shard], &sql.replace("{db}", &self.name))
     }
+}
+
+/// Runs a statement; answers with whether it succeeded and what was printed. By curl, because drop and plain tests
+/// have no async runtime to call from.
+pub(crate) fn query(address: &str, sql: &str) -> (bool, String) {
+    let mut curl = Command::new("curl")
+        .args(["-sS", "--fail-with-body", "--data-binary", "@-", address])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("curl is needed by the tests: install it");
+    let written = curl
+        .stdin
+        .take()
+        .map(|mut stdin| stdin.write_all(sql.as_bytes()));
+    let output = curl.wait_with_output().expect("it was started");
+    let answer = [output.stdout, output.stderr].concat();
+    let ok = output.status.success() && written.is_some_and(|w| w.is_ok());
+    (ok, String::from_utf8_lossy(&answer).into_owned())
 }
 
 impl Drop for Database {

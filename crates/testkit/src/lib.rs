@@ -5,12 +5,18 @@
 
 mod clickhouse;
 mod elasticsearch;
+mod fleet;
+mod hub;
 mod proxy;
 mod rabbitmq;
 mod services;
+mod stack;
 
 pub use clickhouse::Database;
 pub use elasticsearch::IndexPrefix;
+pub use fleet::{Fleet, Process};
+pub use hub::Hub;
 pub use proxy::Proxy;
 pub use rabbitmq::{PrivateBroker, VirtualHost};
 pub use services::{Services, repository, unique};
+pub use stack::{Stack, all_services};

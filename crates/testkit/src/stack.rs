@@ -1,0 +1,95 @@
+use std::path::PathBuf;
+
+use crate::services::repository;
+use crate::{Database, Fleet, Hub, IndexPrefix, Services, VirtualHost, unique};
+
+/// Everything that one end-to-end test needs, apart from all others: a virtual host, a database with a filled
+/// hub table, names of indices, and the `fleet` binary configured for them. Removed on drop.
+pub struct Stack {
+    pub host: VirtualHost,
+    pub database: Database,
+    pub indices: IndexPrefix,
+    pub hub: Hub,
+    pub fleet: Fleet,
+    folder: PathBuf,
+}
+
+impl Stack {
+    /// `binary`: path of `fleet`, which Cargo tells its tests in `CARGO_BIN_EXE_fleet`. `more` is added to
+    /// the configuration file.
+    pub fn create(binary: &str, rows: u64, more: &str) -> Self {
+        Self::on(VirtualHost::create(), binary, rows, more)
+    }
+
+    /// On the broker of `host`, which may be a private one.
+    pub fn on(host: VirtualHost, binary: &str, rows: u64, more: &str) -> Self {
+        let database = Database::create();
+        let indices = IndexPrefix::create();
+        let hub = Hub {
+            shards: database.shards().to_vec(),
+            database: database.name().to_owned(),
+            table: "keywords_data_local".into(),
+            rows,
+        };
+        hub.create();
+        let folder = repository().join("target").join(unique("stack"));
+        std::fs::create_dir_all(&folder).expect("the folder of the test can be made");
+        let config = folder.join("fleet.toml");
+        let text = Self::configuration(&host, &database, &indices) + more;
+        std::fs::write(&config, text).expect("the configuration can be written");
+        Self {
+            fleet: Fleet::new(binary, config, Vec::new(), folder.join("log")),
+            host,
+            database,
+            indices,
+            hub,
+            folder,
+        }
+    }
+
+    /// Name of the index with all rows, and of the one with chosen ones.
+    pub fn index_names(&self) -> [String; 2] {
+        [self.indices.index("all"), self.indices.index("lite")]
+    }
+
+    fn configuration(host: &VirtualHost, database: &Database, indices: &IndexPrefix) -> String {
+        let clickhouse = format!(
+            "cluster = \"{}\"\ndatabase = \"{}\"",
+            database.cluster(),
+            database.name()
+        );
+        let index = |name: &str, rest: &str| {
+            format!(
+                "[[elasticsearch.indices]]\nname = \"{}\"\nreplicas = 0\n{rest}\n",
+                indices.index(name)
+            )
+        };
+        let lite =
+            "fields = [\"volume\", \"difficulty\"]\nminimum = { field = \"volume\", value = 100 }";
+        format!(
+            "[deployment]\nname = \"test\"\n\n\
+             [broker]\nurl = \"{}\"\nmanagement_url = \"{}\"\n\n\
+             [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}\n\n\
+             [elasticsearch]\nurls = [\"{}\"]\nfollowers_seconds = 1\n\n{}\n{}\n",
+            host.url(),
+            host.management_url(),
+            indices.url(),
+            index("all", ""),
+            index("lite", lite),
+        )
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // What a failed test leaves behind says why it failed.
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// All shared services, started.
+pub fn all_services() -> Services {
+    Services::start(&["rabbitmq", "clickhouse", "elasticsearch"])
+}
