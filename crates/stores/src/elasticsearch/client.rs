@@ -92,13 +92,13 @@ impl Client {
     }
 
     /// Sends one bulk request of NDJSON, the concatenation of `body`, and judges each of its actions:
-    /// as many verdicts, in their order. One piece is sent uncopied; several are joined, because the
-    /// official client takes only a whole body.
-    pub async fn bulk(&self, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
+    /// as many verdicts, in their order. Actions that name no index are for `index`. One piece is sent
+    /// uncopied; several are joined, because the official client takes only a whole body.
+    pub async fn bulk(&self, index: &str, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
         let answer: BulkAnswer = self
             .call(
                 Method::Post,
-                "/_bulk",
+                &format!("/{index}/_bulk"),
                 &[("filter_path", BULK_FILTER)],
                 Some(Body::Lines(joined(body))),
             )
