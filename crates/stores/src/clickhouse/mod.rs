@@ -5,6 +5,7 @@
 mod address;
 mod cluster;
 mod codes;
+pub mod ddl;
 mod error;
 mod insert;
 mod query;

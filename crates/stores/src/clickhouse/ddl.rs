@@ -1,0 +1,278 @@
+//! The target's database and table: created, extended with missing columns, checked.
+
+mod apply;
+
+use batch::{Column, VERSION_COLUMN};
+
+use super::{Replication, TargetSettings, quote_identifier, quote_string};
+use crate::ConfigureError;
+
+pub use apply::configure_target;
+
+/// Type of the version column: change times in milliseconds, negative before 1970.
+const VERSION_TYPE: &str = "Int64";
+
+/// The target table as it has to be on every replica.
+#[derive(Clone, Debug)]
+pub struct TargetTable {
+    database: String,
+    name: String,
+    /// Engine with its arguments.
+    engine: String,
+    replicated: bool,
+    deduplication_window: u64,
+    /// Names in the target, in the order of the source's primary key.
+    key: Vec<String>,
+    version: String,
+    /// All columns by their names in the target: key, others, version.
+    columns: Vec<Column>,
+}
+
+impl TargetTable {
+    /// `key` and `columns` as the source has them; the version column is added. Refuses what cannot
+    /// be a table: no key, a nullable key, two columns of one name, an odd type.
+    pub fn new(
+        settings: &TargetSettings,
+        key: &[Column],
+        columns: &[Column],
+    ) -> Result<Self, ConfigureError> {
+        if key.is_empty() {
+            return Err(ConfigureError::Invalid(
+                "the target table needs a key: the source's primary key is empty".to_owned(),
+            ));
+        }
+        let version = Column {
+            name: VERSION_COLUMN.to_owned(),
+            r#type: VERSION_TYPE.to_owned(),
+        };
+        let rest = columns.iter().filter(|c| c.name != VERSION_COLUMN);
+        let sources: Vec<&Column> = key.iter().chain(rest).chain([&version]).collect();
+        for column in &sources {
+            check_type(column)?;
+        }
+        if let Some(column) = key.iter().find(|c| c.r#type.contains("Nullable(")) {
+            return Err(ConfigureError::Invalid(format!(
+                "key column {:?} is {}; a key cannot be nullable",
+                column.name, column.r#type
+            )));
+        }
+        let names = settings
+            .mapping()
+            .target_names(sources.iter().map(|c| c.name.as_str()))
+            .map_err(|e| ConfigureError::Invalid(e.to_string()))?;
+        let columns: Vec<Column> = sources
+            .iter()
+            .zip(&names)
+            .map(|(source, name)| Column {
+                name: name.clone(),
+                r#type: source.r#type.clone(),
+            })
+            .collect();
+        let version = names.last().expect("the version is there").clone();
+        Ok(Self {
+            database: settings.database.clone(),
+            name: settings.table.clone(),
+            engine: engine(settings, &version),
+            replicated: settings.engine == Replication::ReplicatedReplacing,
+            deduplication_window: settings.deduplication_window,
+            key: names[..key.len()].to_vec(),
+            version,
+            columns,
+        })
+    }
+
+    /// `DATABASE.TABLE`, quoted.
+    pub fn qualified_name(&self) -> String {
+        format!(
+            "{}.{}",
+            quote_identifier(&self.database),
+            quote_identifier(&self.name)
+        )
+    }
+
+    /// The statement that creates the database, if it is missing.
+    pub fn create_database(&self) -> String {
+        format!(
+            "CREATE DATABASE IF NOT EXISTS {}",
+            quote_identifier(&self.database)
+        )
+    }
+
+    /// The statement that creates the table, if it is missing.
+    pub fn create_table(&self) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|c| format!("    {} {}", quote_identifier(&c.name), c.r#type))
+            .collect();
+        let key: Vec<String> = self.key.iter().map(|name| quote_identifier(name)).collect();
+        format!(
+            "CREATE TABLE IF NOT EXISTS {}\n(\n{}\n)\nENGINE = {}\nORDER BY ({})\nSETTINGS {} = {}",
+            self.qualified_name(),
+            columns.join(",\n"),
+            self.engine,
+            key.join(", "),
+            self.window_setting(),
+            self.deduplication_window,
+        )
+    }
+
+    /// The setting that makes the table remember inserts: a plain one remembers none by default.
+    fn window_setting(&self) -> &'static str {
+        if self.replicated {
+            "replicated_deduplication_window"
+        } else {
+            "non_replicated_deduplication_window"
+        }
+    }
+
+    fn engine_name(&self) -> &str {
+        self.engine.split('(').next().unwrap_or(&self.engine)
+    }
+}
+
+/// The engine comes from a closed list: names of engines cannot be bound as parameters.
+fn engine(settings: &TargetSettings, version: &str) -> String {
+    let version = quote_identifier(version);
+    match settings.engine {
+        Replication::Replacing => format!("ReplacingMergeTree({version})"),
+        Replication::ReplicatedReplacing => format!(
+            "ReplicatedReplacingMergeTree({}, {}, {version})",
+            quote_string(&settings.zookeeper_path),
+            quote_string(&settings.replica_name)
+        ),
+    }
+}
+
+/// Types go into the statement as the source tells them. They are words, numbers, brackets and
+/// quoted names of enum values; what could end the statement or comment it out is none of them.
+fn check_type(column: &Column) -> Result<(), ConfigureError> {
+    let mut depth = 0i32;
+    let mut quoted = false;
+    let mut chars = column.r#type.chars().peekable();
+    let mut good = !column.r#type.trim().is_empty();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if quoted => {
+                chars.next();
+            }
+            '\'' => quoted = !quoted,
+            _ if quoted => {}
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            // A sign, and never the beginning of a comment.
+            '-' => good &= chars.peek().is_some_and(char::is_ascii_digit),
+            c => good &= c.is_ascii_alphanumeric() || " ,_=.".contains(c),
+        }
+        good &= depth >= 0;
+    }
+    if good && depth == 0 && !quoted {
+        return Ok(());
+    }
+    Err(ConfigureError::Invalid(format!(
+        "column {:?}: {:?} is not a type of ClickHouse",
+        column.name, column.r#type
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, r#type: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            r#type: r#type.to_owned(),
+        }
+    }
+
+    fn table(settings: &TargetSettings, columns: &[Column]) -> Result<TargetTable, ConfigureError> {
+        let key = [
+            column("country", "LowCardinality(String)"),
+            column("keyword", "String"),
+        ];
+        TargetTable::new(settings, &key, columns)
+    }
+
+    #[test]
+    fn the_table_keeps_of_each_key_the_row_of_the_highest_version() {
+        let columns = [
+            column("processed_volume", "UInt64"),
+            column("odd`name", "Nullable(Float64)"),
+        ];
+        let table = table(&TargetSettings::default(), &columns).unwrap();
+        assert_eq!(
+            table.create_database(),
+            "CREATE DATABASE IF NOT EXISTS `keywords`"
+        );
+        assert_eq!(
+            table.create_table(),
+            "CREATE TABLE IF NOT EXISTS `keywords`.`keywords_metrics_local`\n\
+             (\n    \
+             `country` LowCardinality(String),\n    \
+             `keyword` String,\n    \
+             `volume` UInt64,\n    \
+             `odd\\`name` Nullable(Float64),\n    \
+             `version` Int64\n\
+             )\n\
+             ENGINE = ReplacingMergeTree(`version`)\n\
+             ORDER BY (`country`, `keyword`)\n\
+             SETTINGS non_replicated_deduplication_window = 10000"
+        );
+    }
+
+    #[test]
+    fn a_replicated_table_has_its_path_and_replica_from_the_settings() {
+        let settings = TargetSettings {
+            engine: Replication::ReplicatedReplacing,
+            zookeeper_path: "/tables/{shard}/it's".to_owned(),
+            deduplication_window: 5,
+            ..TargetSettings::default()
+        };
+        let statement = table(&settings, &[]).unwrap().create_table();
+        assert!(
+            statement.ends_with(
+                "ENGINE = ReplicatedReplacingMergeTree('/tables/{shard}/it\\'s', '{replica}', `version`)\n\
+                 ORDER BY (`country`, `keyword`)\n\
+                 SETTINGS replicated_deduplication_window = 5"
+            ),
+            "{statement}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_table_is_refused_by_name() {
+        let settings = TargetSettings::default();
+        let refused = |columns: &[Column]| table(&settings, columns).unwrap_err().to_string();
+        assert!(refused(&[column("processed_keyword", "String")]).contains("\"keyword\""));
+        for bad in [
+            "UInt64) ENGINE = Log --",
+            "",
+            "UInt64; DROP TABLE x",
+            "a(b",
+            "Enum8('a' = 1",
+            "Int8 /* */",
+            "Int8 -- x",
+        ] {
+            let refused = refused(&[column("x", bad)]);
+            assert!(refused.contains("is not a type of ClickHouse"), "{refused}");
+        }
+        let nullable = [column("k", "Nullable(String)")];
+        let refused = TargetTable::new(&settings, &nullable, &[]).unwrap_err();
+        assert!(refused.to_string().contains("cannot be nullable"));
+        assert!(TargetTable::new(&settings, &[], &[]).is_err());
+    }
+
+    #[test]
+    fn real_types_are_let_through() {
+        for good in [
+            "LowCardinality(Nullable(String))",
+            "DateTime64(3, 'Europe/Paris')",
+            "Enum8('it\\'s) --' = -1, 'b' = 2)",
+            "Tuple(a UInt8, b Array(String))",
+            "Decimal(18, 4)",
+        ] {
+            assert!(check_type(&column("x", good)).is_ok(), "{good}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! How the rows of a task are read from the hub: the statement, and whether the plan's columns are still there.
+
+mod predicate;
+mod types;
+
+use batch::{Column, Invalid, KeyValue, ReadPlan, Reason, Task, VERSION_COLUMN};
+use serde::Deserialize;
+
+use self::predicate::Predicate;
+use self::types::{Changed, KeyType};
+use super::{Error, Query, Shard, quote_identifier, quote_string};
+
+/// The columns of a plan cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The source is not what it was when the run was planned.
+    #[error(transparent)]
+    Changed(#[from] Invalid),
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// The statement that reads the rows of `task`: the key columns, the plan's other columns, and
+/// [`VERSION_COLUMN`] (Int64, the change time in milliseconds). Without a FORMAT.
+/// Refuses a task whose bounds do not fit its key, or whose columns are of types that no plan has.
+pub fn select(task: &Task) -> Result<Query, Invalid> {
+    let (sql, params) = statement(task)?;
+    let with_param = |query: Query, (name, value): (String, String)| query.param(&name, value);
+    Ok(params.into_iter().fold(Query::new(sql), with_param))
+}
+
+/// [`select`] for a person: the statement, and a line for each of its parameters.
+pub fn select_text(task: &Task) -> Result<String, Invalid> {
+    let (sql, params) = statement(task)?;
+    let line = |(name, value): (String, String)| format!("\n  {name} = {}", quote_string(&value));
+    Ok(sql + &params.into_iter().map(line).collect::<String>())
+}
+
+fn statement(task: &Task) -> Result<(String, Vec<(String, String)>), Invalid> {
+    let plan = &task.plan;
+    let changed = Changed::of(&plan.changed)?;
+    let columns = plan.key.iter().chain(&plan.columns);
+    let mut list: Vec<String> = columns.map(|c| quote_identifier(&c.name)).collect();
+    list.push(format!("{} AS {VERSION_COLUMN}", changed.version()));
+
+    let mut predicate = Predicate::default();
+    predicate.range(&plan.key, &task.range)?;
+    predicate.changed(&changed, plan);
+    if plan.sample > 1 {
+        predicate.sample(plan);
+    }
+    let sql = format!(
+        "SELECT {} FROM {}.{} WHERE {}",
+        list.join(", "),
+        quote_identifier(&plan.database),
+        quote_identifier(&plan.table),
+        predicate.conditions.join(" AND ")
+    );
+    Ok((sql, predicate.params))
+}
+
+/// SQL for a key column's value as a bound holds it ([`KeyValue`]): hexadecimal digits for strings,
+/// ClickHouse's own text for everything else. Refuses types that cannot bound a range.
+pub fn bound_expression(column: &Column) -> Result<String, Invalid> {
+    Ok(KeyType::of(column)?.expression(&quote_identifier(&column.name)))
+}
+
+/// The bound value that [`bound_expression`] gave as `text`.
+pub fn bound_value(column: &Column, text: String) -> Result<KeyValue, Invalid> {
+    Ok(KeyType::of(column)?.value(text))
+}
+
+/// Whether the column can be the change time of a plan; the error says what it must be.
+pub fn check_change_column(column: &Column) -> Result<(), Invalid> {
+    Changed::of(column).map(|_| ())
+}
+
+/// Milliseconds that the change column tells apart.
+pub fn change_resolution_ms(column: &Column) -> Result<i64, Invalid> {
+    Ok(Changed::of(column)?.resolution_ms())
+}
+
+/// The columns of a table that can be read, in its order.
+pub async fn columns(shard: &Shard, database: &str, table: &str) -> Result<Vec<Column>, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+        r#type: String,
+    }
+    // An ephemeral column exists in inserts alone.
+    let query = Query::new(
+        "SELECT name, type FROM system.columns \
+         WHERE database = {database:String} AND table = {table:String} AND default_kind != 'EPHEMERAL' \
+         ORDER BY position",
+    )
+    .param("database", database)
+    .param("table", table);
+    let rows: Vec<Row> = shard.rows(&query).await?;
+    let column = |row: Row| Column {
+        name: row.name,
+        r#type: row.r#type,
+    };
+    Ok(rows.into_iter().map(column).collect())
+}
+
+/// Whether the shard still has every column of the plan with the type that it had then.
+pub async fn check_columns(shard: &Shard, plan: &ReadPlan) -> Result<(), ReadError> {
+    let found = columns(shard, &plan.database, &plan.table).await?;
+    Ok(compare_columns(shard.number(), plan, &found)?)
+}
+
+/// [`check_columns`] for columns that are known: names the first that is missing or has another type.
+pub fn compare_columns(shard: u32, plan: &ReadPlan, found: &[Column]) -> Result<(), Invalid> {
+    let table = format!("{}.{} of shard {shard}", plan.database, plan.table);
+    let changed = |what: String| {
+        let advice = "plan the run again once all shards have the same columns";
+        Err(Invalid::new(
+            Reason::SourceChanged,
+            format!("{what}; {advice}"),
+        ))
+    };
+    if found.is_empty() {
+        return changed(format!("there is no table {table}"));
+    }
+    let wanted = plan.key.iter().chain(&plan.columns).chain([&plan.changed]);
+    for column in wanted {
+        match found.iter().find(|other| other.name == column.name) {
+            None => return changed(format!("column {} is missing in {table}", column.name)),
+            Some(other) if other.r#type != column.r#type => {
+                return changed(format!(
+                    "column {} is {} in {table}, but {} in the plan",
+                    column.name, other.r#type, column.r#type
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use batch::{KeyRange, RunMode};
+
+    fn column(name: &str, r#type: &str) -> Column {
+        Column {
+            name: name.into(),
+            r#type: r#type.into(),
+        }
+    }
+
+    fn plan() -> ReadPlan {
+        ReadPlan {
+            database: "keywords".into(),
+            table: "hub".into(),
+            key: vec![
+                column("country", "LowCardinality(String)"),
+                column("keyword", "String"),
+            ],
+            columns: vec![column("processed_volume", "UInt64")],
+            changed: column("changed_at", "DateTime64(3)"),
+            mode: RunMode::Full,
+            until_ms: 2_500,
+            sample: 1,
+        }
+    }
+
+    fn hex(digits: &str) -> KeyValue {
+        KeyValue::Hex(digits.into())
+    }
+
+    fn text(lower: &[KeyValue], upper: &[KeyValue], plan: ReadPlan) -> Result<String, Invalid> {
+        let bound = |values: &[KeyValue]| Some(values.to_vec()).filter(|values| !values.is_empty());
+        let range = KeyRange {
+            lower: bound(lower),
+            upper: bound(upper),
+        };
+        let run = "r-1".parse().unwrap();
+        select_text(&Task::new(&run, 0, range, 1, Arc::new(plan)))
+    }
+
+    #[test]
+    fn a_range_is_written_so_that_the_primary_index_is_used() {
+        let text = text(&[hex("61"), hex("62")], &[hex("7A"), hex("00")], plan()).unwrap();
+        let wanted = "SELECT `country`, `keyword`, `processed_volume`, \
+            toUnixTimestamp64Milli(`changed_at`) AS _version FROM `keywords`.`hub` WHERE \
+            `country` >= unhex({l0:String}) AND (`country` > unhex({l0:String}) OR (`keyword` >= unhex({l1:String}))) AND \
+            `country` <= unhex({u0:String}) AND (`country` < unhex({u0:String}) OR (`keyword` < unhex({u1:String}))) AND \
+            `changed_at` < fromUnixTimestamp64Milli({until:Int64})\
+            \n  l0 = '61'\n  l1 = '62'\n  u0 = '7A'\n  u1 = '00'\n  until = '2500'";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn what_both_bounds_begin_with_stands_once() {
+        let text = text(&[hex("61"), hex("62")], &[hex("61"), hex("63")], plan()).unwrap();
+        let wanted = "WHERE `country` = unhex({l0:String}) AND `keyword` >= unhex({l1:String}) AND `keyword` < unhex({u1:String}) AND";
+        assert!(text.contains(wanted), "{text}");
+    }
+
+    #[test]
+    fn an_open_range_is_bound_by_time_alone() {
+        let mut plan = plan();
+        plan.mode = RunMode::Since { since_ms: 1_001 };
+        plan.changed = column("changed_at", "DateTime");
+        plan.sample = 10;
+        let text = text(&[], &[], plan).unwrap();
+        let wanted = "WHERE `changed_at` >= toDateTime({since:UInt32}) AND `changed_at` < toDateTime({until:UInt32}) \
+            AND cityHash64(`country`, `keyword`) % {sample:UInt32} = 0\
+            \n  since = '2'\n  until = '3'\n  sample = '10'";
+        assert!(text.ends_with(wanted), "{text}");
+    }
+
+    #[test]
+    fn bounds_that_do_not_fit_the_key_are_refused() {
+        let plain = KeyValue::Text("a".into());
+        for lower in [
+            vec![hex("6")],
+            vec![hex("6g")],
+            vec![plain],
+            vec![hex("61"), hex("62"), hex("63")],
+        ] {
+            let refused = text(&lower, &[], plan()).unwrap_err();
+            assert_eq!(refused.reason, Reason::NotReadable, "{lower:?}");
+        }
+        let mut task_of_no_values = plan();
+        task_of_no_values.key.clear();
+        assert!(text(&[hex("61")], &[], task_of_no_values).is_err());
+    }
+
+    #[test]
+    fn types_that_cannot_bound_a_range_are_refused_by_column() {
+        for r#type in [
+            "Nullable(String)",
+            "LowCardinality(Nullable(String))",
+            "Float64",
+            "Array(String)",
+        ] {
+            let refused = bound_expression(&column("keyword", r#type)).unwrap_err();
+            assert!(refused.detail.contains("keyword"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_change_column_tells_apart_what_its_type_does() {
+        for (r#type, ms) in [
+            ("DateTime", 1_000),
+            ("DateTime('Europe/Berlin')", 1_000),
+            ("DateTime64(0)", 1_000),
+            ("DateTime64(2, 'UTC')", 10),
+            ("DateTime64(3)", 1),
+            ("DateTime64(9)", 1),
+            ("UInt64", 1),
+        ] {
+            let resolution = change_resolution_ms(&column("changed_at", r#type));
+            assert_eq!(resolution, Ok(ms), "{}", r#type);
+        }
+        let refused = check_change_column(&column("changed_at", "Nullable(DateTime)"));
+        assert!(refused.unwrap_err().detail.contains("not Nullable"));
+    }
+
+    #[test]
+    fn a_missing_and_a_changed_column_are_named_with_the_shard() {
+        let plan = plan();
+        let all = || {
+            let columns = plan.key.iter().chain(&plan.columns).chain([&plan.changed]);
+            columns.cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(compare_columns(3, &plan, &all()), Ok(()));
+        let mut columns = all();
+        columns[2].r#type = "UInt32".into();
+        let refused = compare_columns(3, &plan, &columns).unwrap_err();
+        assert_eq!(refused.reason, Reason::SourceChanged);
+        assert!(
+            refused.detail.contains("processed_volume is UInt32"),
+            "{refused}"
+        );
+        columns.remove(2);
+        let refused = compare_columns(3, &plan, &columns).unwrap_err();
+        assert!(
+            refused
+                .detail
+                .contains("missing in keywords.hub of shard 3"),
+            "{refused}"
+        );
+        let refused = compare_columns(3, &plan, &[]).unwrap_err();
+        assert!(
+            refused.detail.contains("no table keywords.hub"),
+            "{refused}"
+        );
+    }
+}
