@@ -1,0 +1,233 @@
+//! Whether a run may begin, and from where: decided from the ledger. Pure.
+
+use batch::{RunId, RunMode};
+use ledger::Ledger;
+
+use crate::options::{Options, Since};
+
+/// Why no run begins now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(
+        "another run of pipeline {pipeline} is unfinished. {progress}. Wait for it (fleet runs watch {run}), or give it up: --force {run}"
+    )]
+    Unfinished {
+        pipeline: String,
+        run: RunId,
+        /// How far it has come, in a sentence.
+        progress: String,
+    },
+    #[error("--force {run}: {why}; see fleet runs list")]
+    NothingToForce { run: RunId, why: String },
+    #[error(
+        "the run would carry changes from {since_ms} up to {until_ms} (milliseconds since the epoch), which is nothing; {hint}"
+    )]
+    NoTime {
+        since_ms: i64,
+        until_ms: i64,
+        hint: &'static str,
+    },
+    #[error("run {0} exists already; start again in a second")]
+    Exists(RunId),
+}
+
+/// A run may begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// The unfinished run to give up first.
+    pub abandon: Option<RunId>,
+    /// End of the last complete run that a run of changes can follow, in milliseconds since the epoch.
+    pub followed: Option<i64>,
+}
+
+/// What a run carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub mode: RunMode,
+    /// It leaves rows out that a default run would carry.
+    pub partial: bool,
+}
+
+/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name.
+pub fn admit(ledger: &Ledger, pipeline: &str, force: Option<&RunId>) -> Result<Admission, Refused> {
+    let mut abandon = None;
+    for run in ledger.unfinished(pipeline) {
+        if Some(run.run()) == force {
+            abandon = Some(run.run().clone());
+            continue;
+        }
+        return Err(Refused::Unfinished {
+            pipeline: pipeline.to_owned(),
+            run: run.run().clone(),
+            progress: run.progress().summary(),
+        });
+    }
+    if let (Some(run), None) = (force, &abandon) {
+        let why = match ledger.run(run) {
+            Some(state) => format!("it is {}", state.state()),
+            None => "the ledger knows no such run".to_owned(),
+        };
+        let run = run.clone();
+        return Err(Refused::NothingToForce { run, why });
+    }
+    let last = ledger.last_complete(pipeline).and_then(|run| run.started());
+    Ok(Admission {
+        abandon,
+        followed: last.map(|started| started.until_ms),
+    })
+}
+
+/// What a run that ends at `until_ms` carries. `followed`: the end of the last complete run.
+pub fn extent(
+    options: &Options,
+    followed: Option<i64>,
+    overlap_ms: i64,
+    until_ms: i64,
+) -> Result<Extent, Refused> {
+    let since_ms = match (options.full, options.since) {
+        (true, _) => None,
+        (false, Some(Since::At(ms))) => Some(ms),
+        (false, Some(Since::Before(ms))) => Some(until_ms.saturating_sub(ms)),
+        (false, None) => followed.map(|end| end.saturating_sub(overlap_ms)),
+    };
+    // A later start than the last run's end leaves a gap that no later run would ever close.
+    let gap = since_ms.is_some_and(|since| followed.is_none_or(|end| since > end));
+    let partial = gap || options.sample > 1 || !options.shards.is_empty();
+    let mode = match since_ms {
+        None => RunMode::Full,
+        Some(since_ms) if since_ms < until_ms => RunMode::Since { since_ms },
+        Some(since_ms) => {
+            let hint = match options.since {
+                Some(_) => "give an earlier --since",
+                None => "the clock of the source was set back: wait, or start with --full",
+            };
+            return Err(Refused::NoTime {
+                since_ms,
+                until_ms,
+                hint,
+            });
+        }
+    };
+    Ok(Extent { mode, partial })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use batch::{Fact, Receipt};
+
+    const HOUR: i64 = 3_600_000;
+    const NOW: i64 = 1_767_323_045_678;
+
+    fn run(until_ms: i64) -> RunId {
+        RunId::new("direct", until_ms).unwrap()
+    }
+
+    /// A ledger with a run of one pipeline: (end, tasks planned if all are published).
+    fn ledger(runs: &[(i64, Option<u64>)]) -> Ledger {
+        let mut ledger = Ledger::new();
+        for (until_ms, tasks) in runs {
+            let mut say = |fact| {
+                ledger.apply(&Receipt {
+                    run: run(*until_ms),
+                    at_ms: *until_ms,
+                    fact,
+                });
+            };
+            say(Fact::Started {
+                pipeline: "direct".into(),
+                mode: RunMode::Full,
+                until_ms: *until_ms,
+                shards: 1,
+                stores: vec!["ch-writer".into()],
+                partial: false,
+            });
+            if let Some(tasks) = *tasks {
+                say(Fact::Manifest {
+                    tasks,
+                    estimated_rows: 0,
+                });
+            }
+        }
+        ledger
+    }
+
+    #[test]
+    fn an_unfinished_run_refuses_the_next_one_by_name_and_progress() {
+        let ledger = ledger(&[(NOW, Some(7))]);
+        let refused = admit(&ledger, "direct", None).unwrap_err().to_string();
+        assert!(refused.contains("0 of 7 tasks fetched"), "{refused}");
+        assert!(
+            refused.contains(&format!("--force {}", run(NOW))),
+            "{refused}"
+        );
+        assert!(admit(&ledger, "other", None).is_ok());
+    }
+
+    #[test]
+    fn force_gives_up_the_run_that_it_names_and_no_other() {
+        let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1)), (NOW + 2, None)]);
+        let force = |ms| admit(&ledger, "direct", Some(&run(ms)));
+        assert!(matches!(force(NOW + 1), Err(Refused::Unfinished { .. })));
+        assert!(matches!(force(NOW), Err(Refused::Unfinished { .. })));
+    }
+
+    #[test]
+    fn force_refuses_a_run_that_is_not_unfinished() {
+        let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1))]);
+        let admission = admit(&ledger, "direct", Some(&run(NOW + 1))).unwrap();
+        assert_eq!(admission.abandon, Some(run(NOW + 1)));
+        let ledger = super::tests::ledger(&[(NOW, Some(0))]);
+        let refused = admit(&ledger, "direct", Some(&run(NOW))).unwrap_err();
+        assert!(refused.to_string().contains("it is complete"), "{refused}");
+        let refused = admit(&ledger, "direct", Some(&run(1))).unwrap_err();
+        assert!(refused.to_string().contains("no such run"), "{refused}");
+    }
+
+    #[test]
+    fn a_default_run_reaches_back_before_the_end_of_the_last_complete_one() {
+        let admission = admit(&ledger(&[(NOW, Some(0))]), "direct", None).unwrap();
+        let default = Options::default();
+        let extent = extent(&default, admission.followed, 300_000, NOW + HOUR).unwrap();
+        let since_ms = NOW - 300_000;
+        let mode = RunMode::Since { since_ms };
+        assert_eq!((extent.mode, extent.partial), (mode, false));
+    }
+
+    #[test]
+    fn a_default_run_without_one_to_follow_is_full() {
+        let full = extent(&Options::default(), None, 300_000, NOW).unwrap();
+        assert_eq!((full.mode, full.partial), (RunMode::Full, false));
+    }
+
+    #[test]
+    fn a_run_that_leaves_rows_out_is_partial() {
+        let partial = |change: fn(&mut Options), followed| {
+            let mut options = Options::default();
+            change(&mut options);
+            extent(&options, followed, 0, NOW).unwrap().partial
+        };
+        assert!(partial(|o| o.sample = 10, None));
+        assert!(partial(|o| o.shards = vec![0], None));
+        assert!(partial(|o| o.since = Some(Since::Before(HOUR)), None));
+        let before = Some(NOW - 2 * HOUR);
+        assert!(partial(|o| o.since = Some(Since::Before(HOUR)), before));
+        assert!(!partial(
+            |o| o.since = Some(Since::Before(3 * HOUR)),
+            before
+        ));
+        assert!(!partial(|o| o.full = true, before));
+    }
+
+    #[test]
+    fn a_run_of_no_time_is_refused() {
+        let options = Options {
+            since: Some(Since::At(NOW)),
+            ..Options::default()
+        };
+        let refused = extent(&options, None, 0, NOW).unwrap_err().to_string();
+        assert!(refused.contains("earlier --since"), "{refused}");
+        let refused = extent(&Options::default(), Some(NOW), 0, NOW).unwrap_err();
+        assert!(refused.to_string().contains("clock"), "{refused}");
+    }
+}

@@ -1,0 +1,72 @@
+//! When the cycles of `--loop` start.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Starts at every multiple of a number of seconds since the epoch, each of them once.
+#[derive(Debug)]
+pub(crate) struct Cycles {
+    every_ms: i64,
+    /// The latest start given.
+    latest: Option<i64>,
+}
+
+impl Cycles {
+    pub fn every(seconds: u64) -> Self {
+        let every_ms = i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        Self {
+            every_ms: every_ms.max(1),
+            latest: None,
+        }
+    }
+
+    /// The next start at or after `now_ms`, and how many starts went by since the latest one.
+    pub fn next(&mut self, now_ms: i64) -> (i64, i64) {
+        let aligned = now_ms
+            .saturating_add(self.every_ms - 1)
+            .div_euclid(self.every_ms)
+            .saturating_mul(self.every_ms);
+        let following = self.latest.map(|start| start.saturating_add(self.every_ms));
+        let next = aligned.max(following.unwrap_or(aligned));
+        let missed = following.map_or(0, |following| (next - following) / self.every_ms);
+        self.latest = Some(next);
+        (next, missed)
+    }
+}
+
+/// Waits until the clock shows `at_ms`. The clock may be set meanwhile: it is looked at every minute.
+pub(crate) async fn wait_until(at_ms: i64) {
+    const LOOK_MS: i64 = 60_000;
+    loop {
+        match at_ms - now_ms() {
+            left if left <= 0 => return,
+            left => tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS) as u64)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_start_at_multiples_of_their_length() {
+        let mut cycles = Cycles::every(60);
+        assert_eq!(cycles.next(30_001), (60_000, 0));
+        assert_eq!(cycles.next(60_000), (120_000, 0));
+        assert_eq!(cycles.next(119_999), (180_000, 0));
+    }
+
+    #[test]
+    fn starts_that_went_by_during_a_cycle_are_skipped_and_counted() {
+        let mut cycles = Cycles::every(60);
+        cycles.next(60_000);
+        assert_eq!(cycles.next(185_000), (240_000, 2));
+        assert_eq!(cycles.next(240_000), (300_000, 0));
+    }
+}

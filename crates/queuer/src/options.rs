@@ -1,0 +1,124 @@
+use batch::RunId;
+use chrono::{DateTime, NaiveDate, NaiveTime};
+
+/// What one start of the queuer is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Options {
+    /// Carry every row, not only what changed since the last complete run
+    #[arg(long, conflicts_with = "since")]
+    pub full: bool,
+    /// Carry what changed at or after TIME: 2026-01-02T03:04:05Z, 2026-01-02, milliseconds since the
+    /// epoch, or a time span before now such as 90s, 15m, 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// Carry one row in N, chosen by a hash of its key
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// Carry rows of these shards only, such as 0,2
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub shards: Vec<u32>,
+    /// Plan, print the plan, and publish nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Start a run at every multiple of SECONDS by the clock, until told to stop
+    #[arg(long = "loop", value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
+    pub every_seconds: Option<u64>,
+    /// Give up the unfinished run RUN, which stands in the way, before starting
+    #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
+    pub force: Option<RunId>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            full: false,
+            since: None,
+            sample: 1,
+            shards: Vec::new(),
+            dry_run: false,
+            every_seconds: None,
+            force: None,
+        }
+    }
+}
+
+/// A beginning of the changes to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// Milliseconds since the epoch.
+    At(i64),
+    /// Milliseconds before the end of the run.
+    Before(i64),
+}
+
+/// 10¹¹ milliseconds are in 1973, 10¹¹ seconds in the year 5138: what is less is meant as seconds.
+const LEAST_MILLISECONDS: i64 = 100_000_000_000;
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(number) = text.parse::<i64>() {
+        if number < LEAST_MILLISECONDS {
+            return Err(format!(
+                "{number} is too small for milliseconds since the epoch; seconds are given as {number}000"
+            ));
+        }
+        return Ok(Since::At(number));
+    }
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Since::At(time.timestamp_millis()));
+    }
+    if let Ok(date) = text.parse::<NaiveDate>() {
+        let midnight = date.and_time(NaiveTime::MIN).and_utc();
+        return Ok(Since::At(midnight.timestamp_millis()));
+    }
+    let unit = |unit: char| match unit {
+        's' => Some(1_000),
+        'm' => Some(60_000),
+        'h' => Some(3_600_000),
+        'd' => Some(86_400_000),
+        _ => None,
+    };
+    let span = text.chars().last().and_then(unit).and_then(|unit| {
+        let number: u32 = text[..text.len() - 1].parse().ok()?;
+        i64::from(number).checked_mul(unit)
+    });
+    span.map(Since::Before).ok_or_else(|| {
+        "give a time such as 2026-01-02T03:04:05Z or 2026-01-02, milliseconds since the epoch, or a span such as 90s, 15m, 2h or 7d".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_a_time_a_date_milliseconds_or_a_span() {
+        let at = Since::At(1_767_323_045_000);
+        assert_eq!(parse_since("2026-01-02T03:04:05Z"), Ok(at));
+        assert_eq!(parse_since("2026-01-02T05:04:05+02:00"), Ok(at));
+        assert_eq!(parse_since("1767323045000"), Ok(at));
+        assert_eq!(parse_since("2026-01-02"), Ok(Since::At(1_767_312_000_000)));
+        assert_eq!(parse_since("90s"), Ok(Since::Before(90_000)));
+        assert_eq!(parse_since("2h"), Ok(Since::Before(7_200_000)));
+        assert_eq!(parse_since("7d"), Ok(Since::Before(604_800_000)));
+    }
+
+    #[test]
+    fn seconds_are_not_taken_for_milliseconds_and_nonsense_for_anything() {
+        assert!(
+            parse_since("1767323045")
+                .unwrap_err()
+                .contains("1767323045000")
+        );
+        for bad in [
+            "",
+            "h",
+            "2w",
+            "-2h",
+            "yesterday",
+            "99999999999d",
+            "2h\u{e9}",
+        ] {
+            assert!(parse_since(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+use std::collections::BTreeMap;
+
+use batch::{Fact, Message, Receipt, RunId};
+use ledger::Ledger;
+use pipeline::topology::Topology;
+use pipeline::{ProducerError, Program, Sender, names};
+use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
+use tokio::time::Instant;
+
+use crate::admission::{Admission, Refused, admit};
+use crate::clock::{Cycles, now_ms, wait_until};
+use crate::config::QueuerSettings;
+use crate::options::Options;
+use crate::plan::{Plan, PlanError, Planner, describe};
+use crate::report::Report;
+use crate::{RECEIPTS, TASKS};
+
+/// Why the queuer ended without doing what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Plan(PlanError),
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "the ledger cannot be read, which tells where the last run ended: {0}. With --full it is not needed"
+    )]
+    Ledger(#[source] pipeline::broker::BrokerError),
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Refused(refused) => Self::Refused(refused),
+            other => Self::Plan(other),
+        }
+    }
+}
+
+/// What the queuer did.
+#[derive(Debug)]
+pub enum Finished {
+    Published(Published),
+    /// A dry run: the plan, of which nothing was published.
+    Planned(Report),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// A run whose tasks and manifest are stored by the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub run: RunId,
+    pub tasks: u64,
+    pub estimated_rows: u64,
+}
+
+/// What the queuer knows of the pipeline that it feeds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipeline {
+    /// Name of the pipeline type.
+    pub name: String,
+    /// Programs that must account for every row, by their process names.
+    pub stores: Vec<String>,
+    /// Queues that tasks go to.
+    pub task_queues: Vec<String>,
+}
+
+impl Pipeline {
+    /// What the topology says to the queuer named `program`: the stores are the programs that batches
+    /// end at, and that say so in receipts.
+    pub fn of(topology: &Topology, program: &str) -> Self {
+        let ends = topology.programs.iter().filter(|program| {
+            let reads = |edge: &&pipeline::topology::Edge| edge.reader == program.name;
+            let outputs = program.role.outputs;
+            topology
+                .edges
+                .iter()
+                .filter(reads)
+                .any(|e| e.output == "batches")
+                && outputs.contains(&RECEIPTS)
+                && !outputs.contains(&"batches")
+        });
+        let readers = topology.readers(program, TASKS);
+        Self {
+            name: topology.name.clone(),
+            stores: ends.map(|program| program.name.clone()).collect(),
+            task_queues: readers.map(names::input_queue).collect(),
+        }
+    }
+}
+
+/// Does what `options` ask: plans and publishes one run, or one at every start of the loop, or only plans.
+/// In a loop a run that is refused, or that cannot be planned, is skipped and said; the loop goes on.
+pub async fn run(
+    program: &Program,
+    pipeline: &Pipeline,
+    source: &SourceSettings,
+    settings: &QueuerSettings,
+    options: &Options,
+) -> Result<Finished, Error> {
+    let queuer = Queuer {
+        program,
+        pipeline,
+        planner: Planner {
+            cluster: &Cluster::new(&source.connection())?,
+            source,
+            settings,
+            options,
+        },
+    };
+    if options.dry_run {
+        return Ok(Finished::Planned(queuer.dry_run().await?));
+    }
+    let readers = BTreeMap::from([(TASKS.to_owned(), pipeline.task_queues.clone())]);
+    let finished = async {
+        let mut sender = Sender::open(program, readers, settings.max_queue_len).await?;
+        let finished = match options.every_seconds {
+            None => Finished::Published(queuer.cycle(&mut sender, options.force.as_ref()).await?),
+            Some(seconds) => queuer.repeat(&mut sender, seconds).await?,
+        };
+        sender.close().await?;
+        Ok(finished)
+    };
+    match finished.await {
+        Err(Error::Producer(ProducerError::Stopped)) => Ok(Finished::Stopped),
+        finished => finished,
+    }
+}
+
+struct Queuer<'a> {
+    program: &'a Program,
+    pipeline: &'a Pipeline,
+    planner: Planner<'a>,
+}
+
+impl Queuer<'_> {
+    async fn dry_run(&self) -> Result<Report, Error> {
+        let mut followed = None;
+        if !self.planner.options.full {
+            let messages = self.program.broker.read_stream(names::LEDGER).await;
+            let ledger = fold(&messages.map_err(Error::Ledger)?);
+            let last = ledger.last_complete(&self.pipeline.name);
+            followed = last.and_then(|run| run.started()).map(|s| s.until_ms);
+        }
+        let plan = self.planner.plan(&self.pipeline.name, followed).await?;
+        Ok(Report::of(&plan)?)
+    }
+
+    /// A cycle at every start, until told to stop.
+    async fn repeat(&self, sender: &mut Sender, every_seconds: u64) -> Result<Finished, Error> {
+        let mut cycles = Cycles::every(every_seconds);
+        let mut force = self.planner.options.force.as_ref();
+        loop {
+            let (start_ms, missed) = cycles.next(now_ms());
+            if missed > 0 {
+                tracing::warn!(
+                    missed,
+                    "the last cycle took longer than the loop: its starts are skipped"
+                );
+            }
+            tokio::select! {
+                () = self.program.app.shutdown.triggered() => return Ok(Finished::Stopped),
+                () = wait_until(start_ms) => {}
+            }
+            match self.cycle(sender, force.take()).await {
+                Ok(_) => {}
+                Err(Error::Refused(refused)) => tracing::warn!(error = %refused, "cycle skipped"),
+                Err(Error::Plan(error)) => tracing::error!(%error, "cycle skipped"),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Plans a run and publishes it.
+    async fn cycle(&self, sender: &mut Sender, force: Option<&RunId>) -> Result<Published, Error> {
+        let begun = Instant::now();
+        let ledger = fold(&sender.read_ledger().await?);
+        let Admission { abandon, followed } = admit(&ledger, &self.pipeline.name, force)?;
+        let plan = self.planner.plan(&self.pipeline.name, followed).await?;
+        if ledger.run(&plan.run).is_some() {
+            return Err(Refused::Exists(plan.run).into());
+        }
+        if let Some(run) = abandon {
+            self.abandon(sender, &run, format!("--force, for run {}", plan.run))
+                .await?;
+        }
+        self.begin(sender, &plan).await?;
+        let published = self.publish(sender, &plan).await;
+        if let Err(error) = &published {
+            let why = "the queuer was told to stop before all tasks were published".to_owned();
+            let stopped = matches!(error, ProducerError::Stopped);
+            if !stopped || self.abandon(sender, &plan.run, why).await.is_err() {
+                let run = &plan.run;
+                tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}");
+            }
+        }
+        let published = published?;
+        let stats = &self.program.app.stats;
+        stats.time("main_loop", &[], begun.elapsed());
+        let Published {
+            run,
+            tasks,
+            estimated_rows,
+        } = &published;
+        tracing::info!(%run, tasks, estimated_rows, "published");
+        Ok(published)
+    }
+
+    /// Says that the run has started, and looks whether it was the first to say so: two queuers may have
+    /// looked at the ledger at the same moment. All see the same order there, so one of them goes on.
+    async fn begin(&self, sender: &mut Sender, plan: &Plan) -> Result<(), Error> {
+        let carries = describe(plan.read.mode, plan.read.until_ms);
+        tracing::info!(run = %plan.run, carries, partial = plan.partial, "starting");
+        let started = Fact::Started {
+            pipeline: self.pipeline.name.clone(),
+            mode: plan.read.mode,
+            until_ms: plan.read.until_ms,
+            shards: plan.shard_count,
+            stores: self.pipeline.stores.clone(),
+            partial: plan.partial,
+        };
+        say(sender, &plan.run, started).await?;
+        let messages = sender.read_ledger().await?;
+        let Some(first) = first_unfinished(&messages, &self.pipeline.name) else {
+            return Ok(());
+        };
+        if first == plan.run {
+            return Ok(());
+        }
+        let why = format!("run {first} started at the same moment");
+        self.abandon(sender, &plan.run, why).await?;
+        let progress = fold(&messages)
+            .run(&first)
+            .map(|run| run.progress().summary());
+        Err(Error::Refused(Refused::Unfinished {
+            pipeline: self.pipeline.name.clone(),
+            run: first,
+            progress: progress.unwrap_or_default(),
+        }))
+    }
+
+    async fn publish(&self, sender: &mut Sender, plan: &Plan) -> Result<Published, ProducerError> {
+        for task in plan.tasks() {
+            if self.program.app.shutdown.is_triggered() {
+                return Err(ProducerError::Stopped);
+            }
+            sender.send(TASKS, task.to_message()).await?;
+        }
+        // The manifest says that every task is there: it must not come before they are.
+        sender.flush().await?;
+        let published = Published {
+            run: plan.run.clone(),
+            tasks: plan.task_count(),
+            estimated_rows: plan.rows(),
+        };
+        let manifest = Fact::Manifest {
+            tasks: published.tasks,
+            estimated_rows: published.estimated_rows,
+        };
+        say(sender, &plan.run, manifest).await?;
+        Ok(published)
+    }
+
+    async fn abandon(&self, sender: &mut Sender, run: &RunId, why: String) -> Result<(), Error> {
+        tracing::warn!(%run, why, "giving the run up");
+        let app = &self.program.app;
+        let who = format!("{} on {}", app.name, app.host);
+        say(sender, run, Fact::Abandoned { who, why }).await?;
+        Ok(())
+    }
+}
+
+/// Publishes a receipt and waits until it is stored.
+async fn say(sender: &mut Sender, run: &RunId, fact: Fact) -> Result<(), ProducerError> {
+    let receipt = Receipt {
+        run: run.clone(),
+        at_ms: now_ms(),
+        fact,
+    };
+    sender.send(RECEIPTS, receipt.to_message()).await?;
+    sender.flush().await
+}
+
+fn fold(messages: &[Message]) -> Ledger {
+    let (ledger, refused) = Ledger::read(messages);
+    if let Some(first) = refused.first() {
+        tracing::warn!(count = refused.len(), %first, "messages in the ledger that are no receipts of this release");
+    }
+    ledger
+}
+
+/// The unfinished run of the pipeline whose first receipt comes first.
+fn first_unfinished(messages: &[Message], pipeline: &str) -> Option<RunId> {
+    let (ledger, _) = Ledger::read(messages);
+    let unfinished: Vec<&RunId> = ledger.unfinished(pipeline).map(|run| run.run()).collect();
+    let runs = messages
+        .iter()
+        .filter_map(|message| message.headers.run().ok());
+    runs.into_iter().find(|run| unfinished.contains(&run))
+}

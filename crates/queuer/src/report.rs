@@ -1,0 +1,117 @@
+use std::fmt;
+
+use batch::{RunId, RunMode};
+use serde::Serialize;
+use stores::clickhouse::read;
+
+use crate::plan::{Plan, PlanError, describe};
+
+/// A plan for a person, or for a program: what `--dry-run` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The name that the run would have.
+    pub run: RunId,
+    pub mode: RunMode,
+    pub until_ms: i64,
+    pub partial: bool,
+    /// One row in so many is read.
+    pub sample: u32,
+    pub table: String,
+    /// Names of the columns read, the key first.
+    pub columns: Vec<String>,
+    pub ranges: u64,
+    /// Rows that the primary index counts in all ranges.
+    pub rows: u64,
+    pub shards: Vec<ShardReport>,
+    /// The statement that reads the first range, with the values of its parameters.
+    pub first_statement: Option<String>,
+    /// What ClickHouse says it read of the primary indices; of the table itself nothing is read.
+    pub planning_read_rows: u64,
+    pub planning_read_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShardReport {
+    pub shard: u32,
+    pub ranges: u64,
+    pub rows: u64,
+    /// Rows of the smallest and of the largest range.
+    pub smallest: u64,
+    pub largest: u64,
+}
+
+impl Report {
+    pub fn of(plan: &Plan) -> Result<Self, PlanError> {
+        let read = &plan.read;
+        let shards = plan.shards.iter().map(|shard| {
+            let rows = || shard.ranges.iter().map(|range| range.rows);
+            ShardReport {
+                shard: shard.shard,
+                ranges: shard.ranges.len() as u64,
+                rows: shard.rows(),
+                smallest: rows().min().unwrap_or(0),
+                largest: rows().max().unwrap_or(0),
+            }
+        });
+        let columns = read.key.iter().chain(&read.columns);
+        let first = plan.tasks().next();
+        Ok(Self {
+            run: plan.run.clone(),
+            mode: read.mode,
+            until_ms: read.until_ms,
+            partial: plan.partial,
+            sample: read.sample,
+            table: format!("{}.{}", read.database, read.table),
+            columns: columns.map(|column| column.name.clone()).collect(),
+            ranges: plan.task_count(),
+            rows: plan.rows(),
+            shards: shards.collect(),
+            first_statement: first.as_ref().map(read::select_text).transpose()?,
+            planning_read_rows: plan.planning.read_rows,
+            planning_read_bytes: plan.planning.read_bytes,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "run      {} (not started: this is a dry run)", self.run)?;
+        write!(
+            f,
+            "carries  {} of {}",
+            describe(self.mode, self.until_ms),
+            self.table
+        )?;
+        match self.sample {
+            1 => writeln!(f)?,
+            n => writeln!(f, ", one in {n}")?,
+        }
+        if self.partial {
+            writeln!(
+                f,
+                "         it leaves rows out: no later run begins where it ends"
+            )?;
+        }
+        writeln!(f, "columns  {}", self.columns.join(", "))?;
+        writeln!(f, "ranges   {} of {} rows in all", self.ranges, self.rows)?;
+        for shard in &self.shards {
+            match shard.ranges {
+                0 => writeln!(f, "         shard {}: empty", shard.shard)?,
+                ranges => writeln!(
+                    f,
+                    "         shard {}: {ranges} of {} rows, the smallest {}, the largest {}",
+                    shard.shard, shard.rows, shard.smallest, shard.largest
+                )?,
+            }
+        }
+        writeln!(
+            f,
+            "planning read {} entries of primary indices, {} bytes",
+            self.planning_read_rows, self.planning_read_bytes
+        )?;
+        if let Some(statement) = &self.first_statement {
+            write!(f, "first range\n{statement}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What the planner asks the source: its tables, its clock, its primary indices. No row is read.
+
+use batch::{KeyValue, ReadPlan};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use stores::clickhouse::{
+    self, Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read,
+};
+
+use crate::columns::Table;
+use crate::cut::Mark;
+use crate::plan::PlanError;
+
+/// Shards that are asked at once: the answers are small, so this bounds connections, not memory.
+const SHARDS_AT_ONCE: usize = 16;
+
+/// What a look at the shards told.
+pub(crate) struct Survey {
+    pub tables: Vec<Table>,
+    /// The earliest of the shards' clocks, in milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+/// Looks at the table of each shard, and at its clock.
+pub(crate) async fn survey(
+    shards: &[&Shard],
+    settings: &SourceSettings,
+) -> Result<Survey, PlanError> {
+    let answers: Vec<(Table, i64)> = stream::iter(shards)
+        .map(|shard| look(shard, settings))
+        .buffered(SHARDS_AT_ONCE)
+        .try_collect()
+        .await?;
+    // A row that a slow clock stamps later than a fast clock's "now" must still come before the end.
+    let now_ms = answers.iter().map(|(_, now_ms)| *now_ms).min();
+    Ok(Survey {
+        now_ms: now_ms.ok_or_else(|| PlanError::Source("the source has no shard".to_owned()))?,
+        tables: answers.into_iter().map(|(table, _)| table).collect(),
+    })
+}
+
+async fn look(shard: &Shard, settings: &SourceSettings) -> Result<(Table, i64), PlanError> {
+    #[derive(Deserialize)]
+    struct Row {
+        now_ms: i64,
+        engine: String,
+        sorting_key: String,
+        primary_key: String,
+    }
+    let query = Query::new(
+        "SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms, engine, sorting_key, primary_key \
+         FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+    )
+    .param("database", &settings.database)
+    .param("table", &settings.table);
+    let name = format!("{}.{}", settings.database, settings.table);
+    let rows: Vec<Row> = shard.rows(&query).await?;
+    let Some(row) = rows.into_iter().next() else {
+        return Err(PlanError::Source(format!(
+            "there is no table {name} on shard {}; source.database and source.table name it",
+            shard.number()
+        )));
+    };
+    if !row.engine.ends_with("MergeTree") {
+        return Err(PlanError::Source(format!(
+            "{name} of shard {} has engine {}; only a table of the MergeTree family has a primary index to plan from: name the shards' own table, not one over it",
+            shard.number(),
+            row.engine
+        )));
+    }
+    let columns = read::columns(shard, &settings.database, &settings.table).await?;
+    let table = Table {
+        shard: shard.number(),
+        sorting_key: row.sorting_key,
+        primary_key: row.primary_key,
+        columns,
+    };
+    Ok((table, row.now_ms))
+}
+
+/// The marks of each shard's primary index, in the order of their keys, and what was read for them.
+/// `indexed`: how many columns of the plan's key are in the index.
+pub(crate) async fn marks(
+    shards: &[&Shard],
+    plan: &ReadPlan,
+    indexed: usize,
+) -> Result<(Vec<Vec<Mark>>, Summary), PlanError> {
+    let query = marks_query(plan, indexed)?;
+    let answers: Vec<(Vec<Mark>, Summary)> = stream::iter(shards)
+        .map(|shard| marks_of(shard, &query, plan))
+        .buffered(SHARDS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let read = sum(answers.iter().map(|(_, read)| read));
+    Ok((answers.into_iter().map(|(marks, _)| marks).collect(), read))
+}
+
+/// The server sorts: it alone knows the order of each type as the index has it.
+fn marks_query(plan: &ReadPlan, indexed: usize) -> Result<Query, PlanError> {
+    let key = &plan.key[..indexed];
+    let texts = key.iter().map(read::bound_expression);
+    let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+    let order: Vec<String> = key.iter().map(|c| quote_identifier(&c.name)).collect();
+    Ok(Query::new(format!(
+        "SELECT [{}] AS bound, rows_in_granule AS rows \
+         FROM mergeTreeIndex({{database:String}}, {{table:String}}) \
+         WHERE rows_in_granule > 0 ORDER BY {}",
+        texts.join(", "),
+        order.join(", ")
+    ))
+    .param("database", &plan.database)
+    .param("table", &plan.table))
+}
+
+async fn marks_of(
+    shard: &Shard,
+    query: &Query,
+    plan: &ReadPlan,
+) -> Result<(Vec<Mark>, Summary), PlanError> {
+    #[derive(Deserialize)]
+    struct Row {
+        bound: Vec<String>,
+        rows: u64,
+    }
+    let (rows, read) = shard.counted_rows::<Row>(query).await?;
+    let mark = |row: Row| {
+        let values = plan.key.iter().zip(row.bound);
+        let key: Vec<KeyValue> = values
+            .map(|(column, text)| read::bound_value(column, text))
+            .collect::<Result<_, _>>()?;
+        Ok(Mark {
+            key,
+            rows: row.rows,
+        })
+    };
+    let marks: Result<Vec<Mark>, PlanError> = rows.into_iter().map(mark).collect();
+    Ok((marks?, read))
+}
+
+/// The shards of these numbers, each once and in order; all of them for none.
+pub(crate) fn chosen<'a>(
+    cluster: &'a Cluster,
+    numbers: &[u32],
+) -> Result<Vec<&'a Shard>, PlanError> {
+    if numbers.is_empty() {
+        return Ok(cluster.shards().collect());
+    }
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let shards = numbers.into_iter().map(|number| cluster.shard(number));
+    Ok(shards.collect::<Result<_, _>>()?)
+}
+
+fn sum<'a>(reads: impl IntoIterator<Item = &'a Summary>) -> Summary {
+    reads
+        .into_iter()
+        .fold(Summary::default(), |sum, read| Summary {
+            read_rows: sum.read_rows + read.read_rows,
+            read_bytes: sum.read_bytes + read.read_bytes,
+            ..sum
+        })
+}
+
+impl From<clickhouse::Error> for PlanError {
+    fn from(error: clickhouse::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
