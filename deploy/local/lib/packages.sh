@@ -47,10 +47,18 @@ apt_install_without_services() {
   as_root chmod 755 "$policy"
   apt_install "$@"
   restore_policy
+  comm -13 <(echo "$before") <(enabled_units) | while read -r unit; do
+    disable_unit "$unit" >>"$LOG_DIR/install.log" 2>&1 || true
+  done
+}
+
+# Containers often have the links but not the tool.
+disable_unit() {
   if have systemctl; then
-    comm -13 <(echo "$before") <(enabled_units) | while read -r unit; do
-      as_root systemctl disable "$unit" >>"$LOG_DIR/install.log" 2>&1 || true
-    done
+    as_root systemctl disable "$1"
+  else
+    as_root find /etc/systemd/system -mindepth 2 -type l -name "$1" -delete
+    as_root update-rc.d "${1%.*}" disable
   fi
 }
 
