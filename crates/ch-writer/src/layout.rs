@@ -1,0 +1,139 @@
+//! How the columns of a batch are called in the target.
+
+use arrow_schema::{DataType, Field, Schema};
+use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN, arrow};
+use bytes::Bytes;
+use stores::Mapping;
+use stores::clickhouse::quote_identifier;
+
+/// The columns of batches of one schema, under their names in the target. Batches of equal layouts
+/// go into one INSERT: the data of all of them follow one schema message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Layout {
+    schema: Schema,
+    version: usize,
+}
+
+impl Layout {
+    /// Refuses a schema without a version, and one in which two columns would have the same name.
+    pub fn of(source: &Schema, mapping: &Mapping) -> Result<Self, Invalid> {
+        let wrong = |detail: String| Invalid::new(Reason::WrongSchema, detail);
+        let version = source
+            .index_of(VERSION_COLUMN)
+            .map_err(|_| wrong(format!("the batch has no column {VERSION_COLUMN}")))?;
+        let found = source.field(version).data_type();
+        if *found != DataType::Int64 {
+            return Err(wrong(format!(
+                "column {VERSION_COLUMN} is {found}; it must be Int64, milliseconds since the epoch"
+            )));
+        }
+        let stored = source.fields().iter().map(|field| field.name().as_str());
+        let names = mapping
+            .target_names(stored.filter(|name| *name != REASON_COLUMN))
+            .map_err(|error| wrong(error.to_string()))?;
+        let mut names = names.into_iter();
+        let fields = source.fields().iter().map(|field| {
+            // A reason belongs to an earlier stay in quarantine: its data stay, as a column that is not named.
+            let name = match field.name().as_str() {
+                REASON_COLUMN => REASON_COLUMN.to_owned(),
+                _ => names.next().expect("every stored column has a name"),
+            };
+            Field::new(name, field.data_type().clone(), field.is_nullable())
+        });
+        Ok(Self {
+            schema: Schema::new(fields.collect::<Vec<_>>()),
+            version,
+        })
+    }
+
+    /// The Arrow message that comes before the batches' data.
+    pub fn schema_message(&self) -> Result<Bytes, Invalid> {
+        arrow::schema_bytes(&self.schema)
+    }
+
+    /// `INSERT INTO …` with the columns by name, so that their order in the table does not matter and
+    /// what is not a column of the table is not read.
+    pub fn insert_statement(&self, database: &str, table: &str) -> String {
+        let columns: Vec<_> = self.stored_columns().map(quote_identifier).collect();
+        format!(
+            "INSERT INTO {}.{} ({}) FORMAT ArrowStream",
+            quote_identifier(database),
+            quote_identifier(table),
+            columns.join(", ")
+        )
+    }
+
+    /// Name of the version in the target.
+    pub fn version_name(&self) -> &str {
+        self.schema.field(self.version).name()
+    }
+
+    /// Place of a column of the target among the batch's columns.
+    pub fn place(&self, target_name: &str) -> Option<usize> {
+        self.schema.index_of(target_name).ok()
+    }
+
+    fn stored_columns(&self) -> impl Iterator<Item = &str> {
+        let names = self.schema.fields().iter().map(|field| field.name());
+        names
+            .map(String::as_str)
+            .filter(|name| *name != REASON_COLUMN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(columns: &[(&str, DataType)]) -> Schema {
+        let fields = columns
+            .iter()
+            .map(|(name, data_type)| Field::new(*name, data_type.clone(), false));
+        Schema::new(fields.collect::<Vec<_>>())
+    }
+
+    fn layout(columns: &[(&str, DataType)]) -> Result<Layout, Invalid> {
+        Layout::of(&schema(columns), &Mapping::default())
+    }
+
+    #[test]
+    fn columns_are_named_as_the_target_has_them_and_a_reason_is_left_out() {
+        let layout = layout(&[
+            ("keyword", DataType::Utf8),
+            ("processed_vol`ume", DataType::UInt64),
+            ("_reason", DataType::Utf8),
+            ("_version", DataType::Int64),
+        ])
+        .unwrap();
+        assert_eq!(
+            layout.insert_statement("k", "m"),
+            r"INSERT INTO `k`.`m` (`keyword`, `vol\`ume`, `version`) FORMAT ArrowStream"
+        );
+        assert_eq!(layout.version_name(), "version");
+        assert_eq!(layout.place("version"), Some(3));
+    }
+
+    #[test]
+    fn a_schema_without_a_usable_version_is_refused_by_name() {
+        for columns in [
+            &[("keyword", DataType::Utf8)][..],
+            &[("_version", DataType::UInt32)],
+        ] {
+            let error = layout(columns).unwrap_err();
+            assert_eq!(error.reason, Reason::WrongSchema);
+            assert!(error.detail.contains("_version"), "{error}");
+        }
+    }
+
+    #[test]
+    fn two_columns_of_one_name_are_refused() {
+        let columns = [
+            ("volume", DataType::UInt64),
+            ("processed_volume", DataType::UInt64),
+            ("_version", DataType::Int64),
+        ];
+        let error = layout(&columns).unwrap_err();
+        assert_eq!(error.reason, Reason::WrongSchema);
+        assert!(error.detail.contains("processed_volume"), "{error}");
+    }
+}

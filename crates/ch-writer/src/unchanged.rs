@@ -1,0 +1,144 @@
+//! Asks a shard which rows of a group it already has, in the same version or a newer one.
+//!
+//! The keys and versions of the group travel inside the statement, as an Arrow stream in hexadecimal:
+//! whatever the keys' types and bytes are, nothing has to be written as SQL, and the server looks the
+//! keys up in the table's primary index. The answer is one number for each batch.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow_schema::{DataType, Field, Schema};
+use batch::arrow::{self, Stream};
+use batch::{Invalid, Reason};
+use serde::Deserialize;
+use stores::clickhouse::{Error, Query, Shard, quote_identifier};
+
+use crate::layout::Layout;
+
+/// Column beside the keys and versions: which batch of the group a row is of.
+const BATCH: &str = "_batch";
+
+/// A group cannot be looked up: its rows count as stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error(transparent)]
+    Batch(#[from] Invalid),
+}
+
+/// The columns that name a row of the table, as the shard says.
+pub(crate) async fn key_columns(
+    shard: &Shard,
+    database: &str,
+    table: &str,
+) -> Result<Vec<String>, LookupError> {
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+    }
+    let query = Query::new(
+        "SELECT name FROM system.columns WHERE database = {database:String} \
+         AND table = {table:String} AND is_in_sorting_key ORDER BY position",
+    )
+    .param("database", database)
+    .param("table", table);
+    let rows: Vec<Row> = shard.rows(&query).await?;
+    if rows.is_empty() {
+        let detail = format!("there is no table {database}.{table}, or it has no key");
+        return Err(Invalid::new(Reason::MissingTarget, detail).into());
+    }
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}
+
+/// How many rows of each batch the table already has in their version or a newer one.
+pub(crate) async fn count(
+    shard: &Shard,
+    table: &str,
+    key: &[String],
+    layout: &Layout,
+    batches: &[&Stream],
+) -> Result<Vec<u64>, LookupError> {
+    #[derive(Deserialize)]
+    struct Row {
+        batch: usize,
+        unchanged: u64,
+    }
+    let body = keys_and_versions(key, layout, batches)?;
+    let sql = statement(table, key, layout.version_name(), &body);
+    let size = sql.len();
+    let query = Query::new(sql)
+        .setting("max_query_size", size + 1)
+        // A key that may be NULL is not looked up in the index.
+        .setting("schema_inference_make_columns_nullable", 0)
+        .setting("max_threads", 1);
+    let mut counts = vec![0; batches.len()];
+    for row in shard.rows::<Row>(&query).await? {
+        if let Some(count) = counts.get_mut(row.batch) {
+            *count = row.unchanged;
+        }
+    }
+    Ok(counts)
+}
+
+/// `table` is qualified and quoted.
+fn statement(table: &str, key: &[String], version: &str, body: &[u8]) -> String {
+    let key: Vec<_> = key.iter().map(|name| quote_identifier(name)).collect();
+    let (key, version) = (key.join(", "), quote_identifier(version));
+    let mut sql = "WITH sent AS (SELECT * FROM format(ArrowStream, unhex('".to_owned();
+    sql.reserve(body.len() * 2 + 1024);
+    for byte in body {
+        write!(sql, "{byte:02x}").expect("a string takes everything");
+    }
+    write!(
+        sql,
+        "'))) SELECT {BATCH} AS batch, count() AS unchanged FROM sent INNER JOIN (\
+         SELECT {key}, max({version}) AS _newest FROM {table} \
+         WHERE ({key}) IN (SELECT {key} FROM sent) GROUP BY {key}\
+         ) AS there USING ({key}) WHERE _newest >= sent.{version} GROUP BY batch"
+    )
+    .expect("a string takes everything");
+    sql
+}
+
+/// Keys, versions and the number of their batch, of all rows of the group.
+fn keys_and_versions(
+    key: &[String],
+    layout: &Layout,
+    batches: &[&Stream],
+) -> Result<bytes::Bytes, Invalid> {
+    let wrong = |detail: String| Invalid::new(Reason::WrongSchema, detail);
+    let names: Vec<&str> = key
+        .iter()
+        .map(String::as_str)
+        .chain([layout.version_name()])
+        .collect();
+    let places = names.iter().map(|name| {
+        layout
+            .place(name)
+            .ok_or_else(|| wrong(format!("the batch has no column for the key column {name}")))
+    });
+    let places = places.collect::<Result<Vec<_>, _>>()?;
+    let mut parts: Vec<RecordBatch> = Vec::new();
+    for (number, stream) in batches.iter().enumerate() {
+        for rows in stream.decode()? {
+            let of = std::iter::repeat_n(number as u32, rows.num_rows());
+            let of: ArrayRef = Arc::new(UInt32Array::from_iter_values(of));
+            let columns = places.iter().map(|place| rows.column(*place).clone());
+            let columns: Vec<_> = columns.chain([of]).collect();
+            let fields = names.iter().zip(&places).map(|(name, place)| {
+                let field = rows.schema().field(*place).clone();
+                field.with_name(*name)
+            });
+            let number = Field::new(BATCH, DataType::UInt32, false);
+            let schema = Schema::new(fields.chain([number]).collect::<Vec<_>>());
+            let part = RecordBatch::try_new(Arc::new(schema), columns);
+            parts.push(part.map_err(|error| wrong(error.to_string()))?);
+        }
+    }
+    match parts.first() {
+        Some(first) => arrow::encode(&first.schema(), &parts),
+        None => Err(wrong("the group has no rows".to_owned())),
+    }
+}
