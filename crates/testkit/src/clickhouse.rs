@@ -1,3 +1,5 @@
+//! ClickHouse as the tests see it.
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -52,7 +54,7 @@ impl Database {
 
 /// Runs a statement; answers with whether it succeeded and what was printed. By curl, because drop and plain tests
 /// have no async runtime to call from.
-pub(crate) fn query(address: &str, sql: &str) -> (bool, String) {
+pub fn query(address: &str, sql: &str) -> (bool, String) {
     let mut curl = Command::new("curl")
         .args(["-sS", "--fail-with-body", "--data-binary", "@-", address])
         .stdin(Stdio::piped())

@@ -34,28 +34,34 @@ impl IndexPrefix {
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> (bool, String) {
-        let mut curl = Command::new("curl");
-        curl.args([
-            "-sS",
-            "--fail-with-body",
-            "-X",
-            method,
-            "-H",
-            "content-type: application/json",
-        ]);
-        if !body.is_empty() {
-            curl.args(["--data-binary", body]);
-        }
-        curl.arg(format!("{}/{path}", self.url));
-        let output = curl
-            .output()
-            .expect("curl is needed by the tests: install it");
-        let answer = [output.stdout, output.stderr].concat();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&answer).into_owned(),
-        )
+        http(method, &format!("{}/{path}", self.url), body)
     }
+}
+
+/// One HTTP request with a JSON body (none if empty); answers with whether it succeeded and what came. By
+/// curl, because drop and plain tests have no async runtime to call from.
+pub fn http(method: &str, url: &str, body: &str) -> (bool, String) {
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-sS",
+        "--fail-with-body",
+        "-X",
+        method,
+        "-H",
+        "content-type: application/json",
+    ]);
+    if !body.is_empty() {
+        curl.args(["--data-binary", body]);
+    }
+    let output = curl
+        .arg(url)
+        .output()
+        .expect("curl is needed by the tests: install it");
+    let answer = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&answer).into_owned(),
+    )
 }
 
 impl Drop for IndexPrefix {

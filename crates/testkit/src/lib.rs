@@ -3,7 +3,7 @@
 //! Every function here starts what it needs (`deploy/local/services up NAME`) and fails, saying what is
 //! missing, when it cannot: no test passes because a service was not there.
 
-mod clickhouse;
+pub mod clickhouse;
 mod elasticsearch;
 mod fleet;
 mod hub;
@@ -13,7 +13,7 @@ mod services;
 mod stack;
 
 pub use clickhouse::Database;
-pub use elasticsearch::IndexPrefix;
+pub use elasticsearch::{IndexPrefix, http};
 pub use fleet::{Fleet, Process};
 pub use hub::Hub;
 pub use proxy::Proxy;

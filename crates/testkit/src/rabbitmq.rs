@@ -1,10 +1,9 @@
 use std::path::PathBuf;
-use std::process::Command;
 
 use url::Url;
 
 use crate::services::{repository, script};
-use crate::{Services, unique};
+use crate::{Services, http, unique};
 
 /// A virtual host of its own on the shared broker; deleted, with all its queues, on drop.
 pub struct VirtualHost {
@@ -78,29 +77,8 @@ impl VirtualHost {
         answer
     }
 
-    /// curl, because drop and plain tests have no async runtime to call from.
     fn call(&self, method: &str, path: &str, body: &str) -> (bool, String) {
-        let mut curl = Command::new("curl");
-        curl.args([
-            "-sS",
-            "--fail-with-body",
-            "-X",
-            method,
-            "-H",
-            "content-type: application/json",
-        ]);
-        if !body.is_empty() {
-            curl.args(["-d", body]);
-        }
-        curl.arg(format!("{}/api/{path}", self.management));
-        let output = curl
-            .output()
-            .expect("curl is needed by the tests: install it");
-        let answer = [output.stdout, output.stderr].concat();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&answer).into_owned(),
-        )
+        http(method, &format!("{}/api/{path}", self.management), body)
     }
 }
 

@@ -1,0 +1,38 @@
+# Everything that one does with this repository. `make` alone lists it.
+
+SERVICES := deploy/local/services
+FLEET    := target/release/fleet
+ONLY     ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test check bench docs image
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: up ## Distribute 200,000 rows through the whole fleet, and count what arrived
+	@cargo build --release --locked --quiet --package fleet --bin fleet --example demo
+	@eval "$$($(SERVICES) env)" && target/release/examples/demo $(FLEET) deploy/demo.toml
+
+up: ## Install and start the services: RabbitMQ, ClickHouse (two shards), Elasticsearch
+	@$(SERVICES) up
+
+down: ## Stop the services that were started here; their data stays
+	@$(SERVICES) down
+
+test: up ## Run all tests, against the real services
+	cargo test --workspace --locked
+	deploy/local/test
+
+check: ## Check formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+bench: up ## Measure; ONLY=relay measures one (release build; results in target/bench/results.json)
+	cargo bench --locked --package fleet --bench speed -- $(ONLY)
+
+docs: ## Write the pages that are generated
+	cargo run --locked --quiet --package fleet -- config reference > docs/CONFIGURATION.md
+
+image: ## Build the container image, with a Docker engine
+	docker build --file docker/Dockerfile --tag keyword-fleet .
