@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from chdb import connect
 
 DEFAULT_DATABASE = "default"
+# Where the embedded engine is more lenient than a server.
+SERVER_SETTINGS = {"implicit_select": "0"}
 _NOT_STREAMABLE = "Streaming query is not supported"
 _FILE_REMARKS = re.compile(
     r": \(in file/uri [^)]*\)|: While executing File\b|: data for INSERT was parsed from file"
@@ -80,6 +82,7 @@ class Engine:
     @contextlib.contextmanager
     def session(self, database: str, settings: dict[str, str]):
         """Lends a connection with exactly these settings."""
+        settings = SERVER_SETTINGS | settings
         with self._slots:
             session = self._take(database, settings)
             try:

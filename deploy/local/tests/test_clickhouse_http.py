@@ -153,6 +153,7 @@ class Errors(unittest.TestCase):
             ("SELECT * FROM t.nope", 404, 60, "UNKNOWN_TABLE"),
             ("SELECT * FROM nope.nope", 404, 81, "UNKNOWN_DATABASE"),
             ("SELEC 1", 400, 62, "SYNTAX_ERROR"),
+            ("nope", 400, 62, "SYNTAX_ERROR"),
             ("SELECT nope", 404, 47, "UNKNOWN_IDENTIFIER"),
             ("SELECT throwIf(1)", 500, 395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"),
             ("", 400, 62, "Empty query"),
