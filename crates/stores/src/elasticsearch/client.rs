@@ -13,15 +13,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use super::{ConfigError, Error, ItemVerdict, Settings, classify_item};
+use super::{ConfigError, Error, ItemVerdict, Settings, bulk};
 use crate::health::{Health, in_order_to_try};
 
 /// What of an answer is repeated in an error: enough to know a proxy's page by.
 const EXCERPT: usize = 300;
-/// What of a bulk answer is needed to judge each item: the whole is ten times as long. The last two
-/// are an error of the whole request, which the filter would hide as well.
-const BULK_FILTER: &str = "items.*.status,items.*.error.type,items.*.error.reason,\
-                           items.*.error.caused_by.reason,error,status";
 
 /// An Elasticsearch cluster. Cheap to clone.
 ///
@@ -95,15 +91,15 @@ impl Client {
     /// as many verdicts, in their order. Actions that name no index are for `index`. One piece is sent
     /// uncopied; several are joined, because the official client takes only a whole body.
     pub async fn bulk(&self, index: &str, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
-        let answer: BulkAnswer = self
+        let answer: bulk::Answer = self
             .call(
                 Method::Post,
                 &format!("/{index}/_bulk"),
-                &[("filter_path", BULK_FILTER)],
+                &[("filter_path", bulk::FILTER)],
                 Some(Body::Lines(joined(body))),
             )
             .await?;
-        Ok(answer.items.into_iter().map(BulkItem::verdict).collect())
+        Ok(answer.verdicts())
     }
 
     /// Open indices named `LEADER-follower-*`, sorted. [`Error::MissingIndex`] when there is no index
@@ -358,61 +354,4 @@ struct ResolvedIndex {
 struct ResolvedAlias {
     name: String,
     indices: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct BulkAnswer {
-    items: Vec<BulkItem>,
-}
-
-/// An item's outcome stands under the name of its action.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum BulkItem {
-    Index(BulkOutcome),
-    Create(BulkOutcome),
-    Update(BulkOutcome),
-    Delete(BulkOutcome),
-}
-
-#[derive(Deserialize)]
-struct BulkOutcome {
-    status: u16,
-    error: Option<BulkError>,
-}
-
-#[derive(Deserialize)]
-struct BulkError {
-    #[serde(default)]
-    r#type: String,
-    #[serde(default)]
-    reason: String,
-    caused_by: Option<Cause>,
-}
-
-#[derive(Deserialize)]
-struct Cause {
-    #[serde(default)]
-    reason: String,
-}
-
-impl BulkItem {
-    fn verdict(self) -> ItemVerdict {
-        let (Self::Index(outcome)
-        | Self::Create(outcome)
-        | Self::Update(outcome)
-        | Self::Delete(outcome)) = self;
-        match outcome.error {
-            None => classify_item(outcome.status, "", ""),
-            Some(error) => {
-                let reason = match error.caused_by {
-                    Some(cause) if !cause.reason.is_empty() => {
-                        format!("{}: {}", error.reason, cause.reason)
-                    }
-                    _ => error.reason,
-                };
-                classify_item(outcome.status, &error.r#type, &reason)
-            }
-        }
-    }
 }

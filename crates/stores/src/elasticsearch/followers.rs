@@ -12,8 +12,12 @@ use super::{Client, Error};
 pub struct Followers {
     client: Client,
     every: Duration,
-    known: Mutex<HashMap<String, (Instant, Arc<[String]>)>>,
+    /// By leader.
+    known: Mutex<HashMap<String, Known>>,
 }
+
+/// When followers were looked up, and their names.
+type Known = (Instant, Arc<[String]>);
 
 impl Followers {
     /// What is known counts for `every`.

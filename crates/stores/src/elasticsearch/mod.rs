@@ -1,5 +1,6 @@
 //! Elasticsearch: bulk requests judged item by item, followers of an index, and the indices themselves.
 
+mod bulk;
 mod client;
 mod configure;
 mod error;

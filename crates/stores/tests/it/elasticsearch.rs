@@ -1,0 +1,227 @@
+use std::time::Duration;
+
+use batch::Reason;
+use bytes::Bytes;
+use serde_json::json;
+use stores::Class;
+use stores::elasticsearch::{Client, Error, Followers, ItemVerdict, Settings, classify};
+use testkit::IndexPrefix;
+
+use crate::fakes;
+
+fn client(urls: &[&str]) -> Client {
+    let settings = Settings {
+        urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+        request_timeout_seconds: 30,
+        ..Settings::default()
+    };
+    Client::new(&settings).unwrap()
+}
+
+/// An action of a bulk request: `version` is external.
+fn action(id: &str, version: i64, document: serde_json::Value) -> Bytes {
+    let action = json!({ "index": {
+        "_id": id, "version": version, "version_type": "external",
+    }});
+    Bytes::from(format!("{action}\n{document}\n"))
+}
+
+fn create_strict(prefix: &IndexPrefix, name: &str) -> String {
+    let index = prefix.index(name);
+    let body = json!({
+        "settings": { "number_of_replicas": 0 },
+        "mappings": { "dynamic": "strict", "properties": { "n": { "type": "long" } } },
+    });
+    prefix.api("PUT", &index, &body.to_string());
+    index
+}
+
+#[tokio::test]
+async fn each_document_of_a_bulk_gets_its_own_verdict_in_order() {
+    let prefix = IndexPrefix::create();
+    let index = create_strict(&prefix, "a");
+    let client = client(&[prefix.url()]);
+    let stored = client
+        .bulk(&index, vec![action("1", 10, json!({ "n": 1 }))])
+        .await;
+    assert_eq!(stored.unwrap(), [ItemVerdict::Stored]);
+
+    let verdicts = client
+        .bulk(
+            &index,
+            vec![
+                action("1", 11, json!({ "n": 2 })),
+                action("1", 10, json!({ "n": 3 })),
+                action("2", 10, json!({ "n": "many" })),
+                action("3", 10, json!({ "other": 1 })),
+                action("4", 10, json!({ "n": 4 })),
+            ],
+        )
+        .await
+        .unwrap();
+    assert_eq!(verdicts[0], ItemVerdict::Stored);
+    assert_eq!(verdicts[1], ItemVerdict::Unchanged);
+    let ItemVerdict::Refused {
+        status,
+        kind,
+        reason,
+    } = &verdicts[2]
+    else {
+        panic!("{:?}", verdicts[2]);
+    };
+    assert_eq!(
+        (*status, kind.as_str()),
+        (400, "document_parsing_exception")
+    );
+    assert!(reason.contains("many"), "the value is named: {reason}");
+    assert_eq!(verdicts[3].quarantine(), Some(Reason::RefusedRows));
+    assert_eq!(verdicts[4], ItemVerdict::Stored);
+
+    client.refresh(&index).await.unwrap();
+    assert_eq!(client.count(&index).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn an_index_that_is_shut_for_writing_blocks_each_document_and_says_how() {
+    let prefix = IndexPrefix::create();
+    let index = create_strict(&prefix, "a");
+    let client = client(&[prefix.url()]);
+    assert_eq!(client.write_block(&index).await.unwrap(), None);
+    for block in ["write", "read_only", "read_only_allow_delete"] {
+        let settings = |value: serde_json::Value| {
+            json!({ "index": { "blocks": { (block): value } } }).to_string()
+        };
+        let path = format!("{index}/_settings");
+        prefix.api("PUT", &path, &settings(json!(true)));
+        assert_eq!(
+            client.write_block(&index).await.unwrap().as_deref(),
+            Some(block)
+        );
+        let verdicts = client
+            .bulk(&index, vec![action("1", 1, json!({ "n": 1 }))])
+            .await;
+        let verdicts = verdicts.unwrap();
+        assert!(
+            matches!(verdicts[0], ItemVerdict::Blocked { .. }),
+            "{block}: {verdicts:?}"
+        );
+        prefix.api("PUT", &path, &settings(json!(null)));
+    }
+    assert_eq!(client.write_block(&index).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn followers_are_the_open_indices_named_after_their_leader() {
+    let prefix = IndexPrefix::create();
+    let client = client(&[prefix.url()]);
+    let leader = create_strict(&prefix, "all");
+    assert_eq!(client.followers(&leader).await.unwrap(), [""; 0]);
+    for name in [
+        "all-follower-b",
+        "all-follower-a",
+        "all-follower",
+        "all-other",
+        "all-follower-shut",
+    ] {
+        create_strict(&prefix, name);
+    }
+    prefix.api(
+        "POST",
+        &format!("{}/_close", prefix.index("all-follower-shut")),
+        "",
+    );
+    // An alias that is named like a follower is none: its index would get every row twice.
+    let alias = json!({ "actions": [{ "add": {
+        "index": leader, "alias": prefix.index("all-follower-alias"),
+    }}]});
+    prefix.api("POST", "_aliases", &alias.to_string());
+    let expected = [
+        prefix.index("all-follower-a"),
+        prefix.index("all-follower-b"),
+    ];
+    assert_eq!(client.followers(&leader).await.unwrap(), expected);
+
+    let followers = Followers::new(client, Duration::from_secs(3600));
+    assert_eq!(*followers.of(&leader).await.unwrap(), expected);
+    create_strict(&prefix, "all-follower-c");
+    assert_eq!(*followers.of(&leader).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_missing_or_an_alias_is_a_missing_target() {
+    let prefix = IndexPrefix::create();
+    let client = client(&[prefix.url()]);
+    let index = create_strict(&prefix, "real");
+    let (missing, alias) = (prefix.index("missing"), prefix.index("alias"));
+    prefix.api("PUT", &format!("{index}/_alias/{alias}"), "");
+    for (name, complaint) in [(&missing, "there is no index"), (&alias, "is an alias of")] {
+        let error = client.followers(name).await.unwrap_err();
+        assert_eq!(classify(&error), Class::Quarantine(Reason::MissingTarget));
+        assert!(error.to_string().contains(complaint), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_elasticsearch_refuses_whole_says_why() {
+    let prefix = IndexPrefix::create();
+    let client = client(&[prefix.url()]);
+    let error = client
+        .bulk("i", vec![Bytes::from_static(b"no json\n")])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Exception { status: 400, .. }),
+        "{error:?}"
+    );
+    assert_eq!(classify(&error), Class::Refused);
+    let error = client.count(&prefix.index("missing")).await.unwrap_err();
+    assert_eq!(classify(&error), Class::Quarantine(Reason::MissingTarget));
+}
+
+#[tokio::test]
+async fn a_page_of_somebody_else_is_an_unexpected_answer() {
+    for (status, class) in [
+        ("200 OK", Class::Quarantine(Reason::UnexpectedAnswer)),
+        ("403 Forbidden", Class::Quarantine(Reason::UnexpectedAnswer)),
+        ("503 Service Unavailable", Class::RetryNow),
+    ] {
+        let fake = fakes::answering(&fakes::page(status)).await;
+        let client = client(&[&format!("http://{fake}")]);
+        let error = client
+            .bulk("i", vec![Bytes::from_static(b"{}\n")])
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
+        assert!(error.to_string().contains("<html>"), "{error}");
+        assert_eq!(classify(&error), class);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_node_and_one_that_answers_html_are_stood_in_for_by_the_next() {
+    let prefix = IndexPrefix::create();
+    let index = create_strict(&prefix, "a");
+    let dead = format!("http://{}", fakes::dead().await);
+    let fake = format!("http://{}", fakes::answering(&fakes::page("200 OK")).await);
+    let client = client(&[&dead, &fake, prefix.url()]);
+    for id in ["1", "2", "3"] {
+        let verdicts = client
+            .bulk(&index, vec![action(id, 1, json!({ "n": 1 }))])
+            .await;
+        assert_eq!(verdicts.unwrap(), [ItemVerdict::Stored]);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_node_is_a_timeout() {
+    let silent = format!("http://{}", fakes::silent().await);
+    let settings = Settings {
+        urls: vec![silent],
+        request_timeout_seconds: 1,
+        ..Settings::default()
+    };
+    let client = Client::new(&settings).unwrap();
+    let error = client.count("i").await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(classify(&error), Class::RetryNow);
+}

@@ -1,0 +1,205 @@
+use batch::{Column, VERSION_COLUMN};
+use serde_json::json;
+use stores::ConfigureError;
+use stores::elasticsearch::{Client, IndexSettings, Settings};
+use testkit::IndexPrefix;
+
+fn column(name: &str, r#type: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        r#type: r#type.to_owned(),
+    }
+}
+
+fn columns() -> Vec<Column> {
+    vec![
+        column("processed_volume", "UInt64"),
+        column("processed_clicks", "Nullable(Float64)"),
+        column(VERSION_COLUMN, "Int64"),
+    ]
+}
+
+fn settings(prefix: &IndexPrefix) -> Settings {
+    let index = |name: &str, fields: &[&str]| IndexSettings {
+        name: prefix.index(name),
+        alias: prefix.index(&format!("{name}-alias")),
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+        shards: Some(2),
+        replicas: Some(0),
+        refresh_interval: Some("30s".to_owned()),
+        ..IndexSettings::default()
+    };
+    Settings {
+        urls: vec![prefix.url().to_owned()],
+        indices: vec![index("all", &["*"]), index("lite", &["volume"])],
+        ..Settings::default()
+    }
+}
+
+async fn configure(settings: &Settings, columns: &[Column]) -> Result<Vec<String>, ConfigureError> {
+    let key = [
+        column("country", "LowCardinality(String)"),
+        column("keyword", "String"),
+    ];
+    let client = Client::new(settings).unwrap();
+    let changes = client.configure(settings, &key, columns).await?;
+    Ok(changes.iter().map(ToString::to_string).collect())
+}
+
+#[tokio::test]
+async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
+    let prefix = IndexPrefix::create();
+    let settings = settings(&prefix);
+    let (all, lite) = (prefix.index("all"), prefix.index("lite"));
+    let changes = configure(&settings, &columns()).await.unwrap();
+    assert_eq!(
+        changes,
+        [
+            format!("index {all}: created with 4 fields"),
+            format!("index {lite}: created with 3 fields"),
+        ]
+    );
+    let made = prefix.api("GET", &lite, "");
+    let mappings = &made[&lite]["mappings"];
+    assert_eq!(mappings["dynamic"], "strict");
+    let fields: Vec<_> = mappings["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["country", "keyword", "volume"]);
+    assert_eq!(made[&lite]["settings"]["index"]["number_of_shards"], "2");
+    assert_eq!(
+        made[&lite]["aliases"],
+        json!({ (prefix.index("lite-alias")): {} })
+    );
+
+    assert_eq!(configure(&settings, &columns()).await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_keyword_of_600_bytes_can_be_found() {
+    let prefix = IndexPrefix::create();
+    let settings = settings(&prefix);
+    configure(&settings, &columns()).await.unwrap();
+    let keyword = "ключ ".repeat(67);
+    let document = json!({ "country": "us", "keyword": keyword, "volume": 1 });
+    let all = prefix.index("all");
+    prefix.api(
+        "PUT",
+        &format!("{all}/_doc/1?refresh=true"),
+        &document.to_string(),
+    );
+    let query = json!({ "query": { "term": { "keyword": keyword } } });
+    let found = prefix.api("GET", &format!("{all}/_count"), &query.to_string());
+    assert_eq!(found["count"], 1);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_added_to_the_leader_and_its_followers() {
+    let prefix = IndexPrefix::create();
+    let mut settings = settings(&prefix);
+    settings.indices.truncate(1);
+    let (all, follower) = (prefix.index("all"), prefix.index("all-follower-1"));
+    let old = json!({
+        "settings": { "number_of_shards": 2, "number_of_replicas": 0 },
+        "mappings": { "properties": {
+            "country": { "type": "keyword" },
+            "keyword": { "type": "keyword", "ignore_above": 256 },
+            "volume": { "type": "integer" },
+        }},
+    });
+    prefix.api("PUT", &all, &old.to_string());
+    prefix.api("PUT", &follower, &old.to_string());
+    let changes = configure(&settings, &columns()).await.unwrap();
+    let fields = |index: &str| {
+        vec![
+            format!(
+                "index {index}: field keyword is {} now; it was {}",
+                json!({ "type": "keyword", "ignore_above": 8191 }),
+                json!({ "type": "keyword", "ignore_above": 256 }),
+            ),
+            format!("index {index}: field clicks is new"),
+            format!("index {index}: unknown fields are refused now"),
+        ]
+    };
+    let mut expected = fields(&all);
+    expected.push(format!(
+        "index {all}: index.refresh_interval is 30s now; it was unset"
+    ));
+    expected.push(format!(
+        "index {all}: has alias {} now",
+        prefix.index("all-alias")
+    ));
+    expected.extend(fields(&follower));
+    assert_eq!(changes, expected);
+    assert_eq!(configure(&settings, &columns()).await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_field_of_another_type_is_refused_by_name_and_nothing_is_changed() {
+    let prefix = IndexPrefix::create();
+    let settings = settings(&prefix);
+    let all = prefix.index("all");
+    let old = json!({ "mappings": { "properties": { "clicks": { "type": "keyword" } } } });
+    prefix.api(
+        "PUT",
+        &all,
+        &json!({
+            "settings": { "number_of_shards": 2, "number_of_replicas": 0 },
+            "mappings": old["mappings"],
+        })
+        .to_string(),
+    );
+    let refused = configure(&settings, &columns()).await.unwrap_err();
+    assert!(matches!(refused, ConfigureError::Conflict { .. }));
+    let text = refused.to_string();
+    assert!(
+        text.starts_with(&format!("index {all}: field \"clicks\" is ")),
+        "{text}"
+    );
+    let made = prefix.api("GET", &all, "");
+    assert_eq!(made[&all]["mappings"], old["mappings"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_so_is_refused_with_what_to_do() {
+    let prefix = IndexPrefix::create();
+    let good = settings(&prefix);
+    configure(&good, &columns()).await.unwrap();
+    let changed = |change: &dyn Fn(&mut IndexSettings)| {
+        let mut settings = good.clone();
+        change(&mut settings.indices[0]);
+        settings
+    };
+    let lite = prefix.index("lite");
+    for (settings, complaint) in [
+        (
+            changed(&|index| index.shards = Some(5)),
+            "it has 2 shards, and 5 are configured",
+        ),
+        (
+            changed(&|index| index.alias = prefix.index("lite-alias")),
+            "belongs to",
+        ),
+        (
+            changed(&|index| index.name = prefix.index("all-alias")),
+            "alias",
+        ),
+        (
+            changed(&|index| index.name = lite.clone()),
+            "configured twice",
+        ),
+        (
+            changed(&|index| index.name = "*".to_owned()),
+            "cannot be the name",
+        ),
+        (changed(&|index| index.name = String::new()), "has no name"),
+        (
+            changed(&|index| index.fields = vec!["x".to_owned()]),
+            "no column gives field \"x\"",
+        ),
+    ] {
+        let refused = configure(&settings, &columns())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(complaint), "{refused}");
+    }
+}
