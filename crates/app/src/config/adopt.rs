@@ -16,6 +16,9 @@ pub(super) const FILE_SUFFIX: &str = "_file";
 /// 0.5 of `port`.
 const ALIKE: f64 = 0.6;
 
+/// Letters that a name must share from its beginning to be meant by it.
+const SHORTEST_BEGINNING: usize = 4;
+
 /// The values of one source: one file, the whole environment, all `--set`.
 pub(super) struct Adopter<'m> {
     root: &'m Key,
@@ -58,7 +61,15 @@ impl<'m> Adopter<'m> {
         }
     }
 
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    /// In the order of the lines, where they have some.
+    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|problem| {
+            let origin = problem.origin.as_deref().unwrap_or_default();
+            let line = origin
+                .rsplit_once(':')
+                .map(|(_, line)| line.parse::<usize>());
+            line.and_then(Result::ok)
+        });
         self.problems
     }
 
@@ -193,17 +204,17 @@ impl<'m> Adopter<'m> {
             "" => "at the top".to_owned(),
             path => format!("in [{path}]"),
         };
-        let mut message = format!("there is no such key {place}");
-        if let Some(near) = nearest(name, keys.keys()) {
-            message += &format!("; did you mean {near}?");
-        } else if let Some(section) = self.elsewhere(name) {
-            message += &format!("; there is one in [{section}].");
-        }
+        let hint = match (nearest(name, keys.keys()), self.elsewhere(name)) {
+            (Some(near), _) => format!("; did you mean {near}?"),
+            (None, Some(section)) => format!("; there is one in [{section}]."),
+            (None, None) => ".".to_owned(),
+        };
         let names: Vec<_> = keys
             .iter()
             .flat_map(|(name, key)| spellings(name, key))
             .collect();
-        message + &format!(" Valid keys {place}: {}", names.join(", "))
+        let names = names.join(", ");
+        format!("there is no such key {place}{hint} Valid keys {place}: {names}")
     }
 
     /// The section that has a key of this name: it was likely put into the wrong one.
@@ -314,14 +325,25 @@ pub(super) fn spellings(name: &str, key: &Key) -> Vec<String> {
     }
 }
 
-/// The name most like `name`, if any is alike.
+/// The name most like `name`, if any is alike. One that begins with the other is: `give_up` is meant as
+/// `give_up_seconds`.
 pub(super) fn nearest<'a>(
     name: &str,
     names: impl IntoIterator<Item = &'a String>,
 ) -> Option<&'a str> {
+    let likeness = |other: &str| {
+        let (short, long) = if name.len() < other.len() {
+            (name, other)
+        } else {
+            (other, name)
+        };
+        let begins = short.len() >= SHORTEST_BEGINNING && long.starts_with(short);
+        let edits = strsim::normalized_damerau_levenshtein(name, other);
+        if begins { edits.max(ALIKE) } else { edits }
+    };
     names
         .into_iter()
-        .map(|other| (strsim::normalized_damerau_levenshtein(name, other), other))
+        .map(|other| (likeness(other), other))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, other)| other.as_str())

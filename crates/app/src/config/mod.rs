@@ -25,7 +25,7 @@ pub use reference::reference;
 use adopt::Adopter;
 use model::{Key, PROCESSES, Shape};
 
-/// One process of the section `[processes.NAME]`; beside its role it may hold any other section.
+/// Beside its role it may hold any other section.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Process {

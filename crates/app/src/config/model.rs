@@ -15,6 +15,8 @@ pub(super) struct Key {
     pub(super) doc: String,
     /// It may be left unset although it has no default.
     pub(super) nullable: bool,
+    /// As the schema has it: of the type alone, where a struct that holds it may have another.
+    pub(super) default: Value,
     pub(super) shape: Shape,
 }
 
@@ -84,7 +86,11 @@ impl Key {
             .into_iter()
             .find_map(|word| schema.get(word)?.as_array());
         if let Some(alternatives) = alternatives {
-            return Self::read_alternatives(doc, alternatives);
+            let default = schema.get("default").cloned().unwrap_or_default();
+            return Self {
+                default,
+                ..Self::read_alternatives(doc, alternatives)
+            };
         }
         let types: Vec<_> = match schema.get("type") {
             Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).collect(),
@@ -99,6 +105,7 @@ impl Key {
         Self {
             doc,
             nullable: types.contains(&"null"),
+            default: schema.get("default").cloned().unwrap_or_default(),
             shape,
         }
     }
@@ -124,10 +131,12 @@ impl Key {
         key
     }
 
+    /// A key of which nothing is known but its shape.
     fn plain(shape: Shape) -> Self {
         Self {
             doc: String::new(),
             nullable: false,
+            default: Value::Null,
             shape,
         }
     }

@@ -1,7 +1,9 @@
 use std::fmt;
 
+use serde::Serialize;
+
 /// Something wrong with one key, or with one place that keys come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Where it was set: `fleet.toml:12`, `environment variable FLEET__STATS__PORT`, `--set …`.
     pub origin: Option<String>,

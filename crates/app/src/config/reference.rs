@@ -73,9 +73,11 @@ fn entries(page: &mut String, key: &Key, item: &Key, path: &str) {
 
 /// The path as a header of a TOML table: `[a.NAME]`, `[[a.b]]`.
 fn heading(path: &str) -> String {
-    match path.strip_suffix(LISTED) {
-        Some(list) => format!("[[{}]]", list.trim_end_matches('.')),
-        None => format!("[{path}]"),
+    let of_item = path.split('.').next_back() == Some(LISTED);
+    let parts: Vec<_> = path.split('.').filter(|part| *part != LISTED).collect();
+    match of_item {
+        true => format!("[[{}]]", parts.join(".")),
+        false => format!("[{}]", parts.join(".")),
     }
 }
 
@@ -86,12 +88,13 @@ fn table(page: &mut String, keys: &BTreeMap<&String, &Key>, path: &str, defaults
     }
     page.push_str("| Key | Type | Default | Environment | Meaning |\n|---|---|---|---|---|\n");
     for (name, key) in plain {
-        let default = defaults.get(name.as_str()).unwrap_or(&Value::Null);
+        let default = defaults.get(name.as_str()).unwrap_or(&key.default);
         row(page, path, name, key, default);
         if matches!(key.shape, Shape::Secret) {
             let file = Key {
                 doc: format!("File that holds `{name}`, in place of it."),
                 nullable: true,
+                default: Value::Null,
                 shape: Shape::Text,
             };
             row(
@@ -144,18 +147,28 @@ fn kind(shape: &Shape) -> String {
         Shape::List(item) if item.section().is_some() => "list of tables".to_owned(),
         Shape::List(item) => format!("list of: {}", kind(&item.shape)),
         Shape::Map(item) => format!("table of: {}", kind(&item.shape)),
+        // What the type can hold is no limit that anyone meant.
+        Shape::Integer { min, max } if *max == i128::from(u32::MAX) => kind(&Shape::Integer {
+            min: *min,
+            max: i128::from(u64::MAX),
+        }),
         other => other.to_string().trim_start_matches("a ").to_owned(),
     }
 }
 
 fn meaning(key: &Key) -> String {
-    let mut meaning = key.doc.clone();
-    if let Shape::Choice(words) = &key.shape {
-        for (word, doc) in words.iter().filter(|(_, doc)| !doc.is_empty()) {
-            let _ = write!(meaning, " `{word}`: {}", lower_first(doc));
-        }
+    let Shape::Choice(words) = &key.shape else {
+        return key.doc.clone();
+    };
+    let words: Vec<_> = words
+        .iter()
+        .filter(|(_, doc)| !doc.is_empty())
+        .map(|(word, doc)| format!("`{word}`: {}", lower_first(doc.trim_end_matches('.'))))
+        .collect();
+    match words.is_empty() {
+        true => key.doc.clone(),
+        false => format!("{} {}.", key.doc, words.join("; ")),
     }
-    meaning.trim().to_owned()
 }
 
 fn lower_first(text: &str) -> String {

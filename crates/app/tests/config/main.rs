@@ -216,11 +216,11 @@ fn an_unknown_key_is_refused_with_its_place_the_nearest_and_the_valid_ones() {
         [
             "fleet.toml:3: fetcher.batch_rowz: there is no such key in [fetcher]; did you mean \
              batch_rows? Valid keys in [fetcher]: batch_rows, count, order, prefetch, slack",
+            "fleet.toml:5: writers: there is no such key at the top; did you mean writer? Valid \
+             keys at the top: broker, fetcher, processes, writer",
             "fleet.toml:8: processes.x.writer.batch_rows: there is no such key in \
              [processes.x.writer]; there is one in [fetcher]. Valid keys in [processes.x.writer]: \
              bounds, prefetch, rename, slack, targets",
-            "fleet.toml:5: writers: there is no such key at the top; did you mean writer? Valid \
-             keys at the top: broker, fetcher, processes, writer",
         ]
     );
 }
@@ -392,11 +392,11 @@ fn the_reference_tells_type_default_variable_and_meaning_of_every_key() {
         "| `names` | list of: text | `[]` | `FLEET__BROKER__NAMES` | Names to announce. |",
         "| `slack` | number | `0.5` | `FLEET__FETCHER__SLACK` | Part of the time that may be lost. |",
         "| `prefetch` | whole number from 0 to 65535 | `50` | `FLEET__WRITER__PREFETCH` | Messages in hand at once. |",
-        "| `order` | `oldest`, `newest` | – | `FLEET__FETCHER__ORDER` | Which rows come first. `oldest`: the old ones. `newest`: the new ones. |",
+        "| `order` | `oldest`, `newest` | – | `FLEET__FETCHER__ORDER` | Which rows come first. `oldest`: the old ones; `newest`: the new ones. |",
         "| `rename` | table of: text | `{ a = \"b\" }` | `FLEET__WRITER__RENAME__NAME` | Columns with other names \\| in the target. |",
         "| `targets` | list of tables | `[]` | `FLEET__WRITER__TARGETS` | Where rows go. |",
         "## [[writer.targets]]\n\nWhere rows go. One place.\n",
-        "| `name` | text | – | – | What it is called. |",
+        "| `name` | text | `\"\"` | – | What it is called. |",
         "## [processes.NAME]",
         "| `role` | text | – | `FLEET__PROCESSES__NAME__ROLE` |",
     ] {
