@@ -1,1 +1,52 @@
-//! x
+//! Writes batches of keyword metrics as documents into Elasticsearch.
+//!
+//! The way of a batch: [`EsWriter`] admits it (headers, Arrow framing, columns), gathers a few of them, and
+//! makes a `Table` of each, whose rows are checked one by one; `encode` writes the documents of each
+//! configured index once; a `Delivery` sends them to the index, and another to each of its followers, until
+//! every row has its answer; `judge` makes a verdict on each batch of the answers. Refused rows go to
+//! quarantine by themselves, and a receipt says what became of the batch.
+//!
+//! A document's `_id` is its row's key: the values of the key columns joined by `/`, where a `/` or `\`
+//! within any but the last stands behind a `\` (`us/buy shoes`). A longer one than the 512 bytes that
+//! Elasticsearch takes is `sha256:` and the hash of it in hexadecimal. Its external version is the row's:
+//! an older row never replaces a newer one, and the same row again changes nothing.
+
+mod cells;
+mod config;
+mod delivery;
+mod encode;
+mod gate;
+mod judge;
+mod layout;
+mod refused;
+mod sink;
+mod table;
+mod worker;
+
+use app::App;
+use pipeline::{BrokerSettings, Program, Role, RoleKind, run_batch_worker};
+
+pub use config::Settings;
+pub use worker::EsWriter;
+
+/// Output for what became of each batch.
+const RECEIPTS: &str = "receipts";
+
+pub const ROLE: Role = Role {
+    name: "es-writer",
+    kind: RoleKind::Worker,
+    outputs: &[RECEIPTS],
+};
+
+/// Writes what comes in until the program is told to stop. Fails when a setting cannot work, or the
+/// broker refuses the program or cannot be reached.
+pub async fn run(
+    app: &App,
+    broker: &BrokerSettings,
+    elasticsearch: &stores::elasticsearch::Settings,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let worker = EsWriter::new(app, elasticsearch, settings)?;
+    let program = Program::new(app, broker, &settings.options)?;
+    Ok(run_batch_worker(&program, worker).await?)
+}

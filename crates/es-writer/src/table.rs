@@ -1,0 +1,191 @@
+//! The rows of one batch, checked one by one and ready to be written as documents.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow_array::{Array, RecordBatch};
+use batch::VERSION_COLUMN;
+use sha2::{Digest, Sha256};
+
+use crate::cells::Cells;
+use crate::layout::{FieldSet, Layout};
+
+/// Longest `_id` that Elasticsearch takes, in bytes of UTF-8.
+const MAX_ID_BYTES: usize = 512;
+
+/// A batch whose columns are typed, whose text is text, and whose rows have their action lines.
+pub(crate) struct Table {
+    layout: Arc<Layout>,
+    /// By column; only of the columns that some document takes.
+    cells: Vec<Option<Cells>>,
+    rows: usize,
+    /// The action lines of all rows, one after the other; empty for a refused row.
+    actions: Vec<u8>,
+    /// Where the action line of each row ends.
+    action_ends: Vec<usize>,
+    refused: BTreeMap<usize, String>,
+}
+
+impl Table {
+    /// `batch` has the schema that `layout` was resolved for.
+    pub fn new(batch: &RecordBatch, layout: Arc<Layout>) -> Self {
+        let mut refused = BTreeMap::new();
+        let mut cells: Vec<Option<Cells>> = (0..batch.num_columns()).map(|_| None).collect();
+        for column in layout.used_columns() {
+            let mut not_text = Vec::new();
+            cells[column] = Some(Cells::new(batch.column(column), &mut not_text));
+            for bad in not_text {
+                let name = &layout.names[column];
+                let why = format!("column {name} is not UTF-8 from byte {} on", bad.at);
+                refused.entry(bad.row).or_insert(why);
+            }
+        }
+        let mut table = Self {
+            layout,
+            cells,
+            rows: batch.num_rows(),
+            actions: Vec::new(),
+            action_ends: Vec::with_capacity(batch.num_rows()),
+            refused,
+        };
+        table.write_actions();
+        table
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Rows that no index can take, with the reason.
+    pub fn refused(&self) -> &BTreeMap<usize, String> {
+        &self.refused
+    }
+
+    /// Whether `row` belongs into the index of field set `set`. A refused row belongs into none.
+    pub fn belongs(&self, row: usize, set: usize) -> bool {
+        let enough = |&(column, minimum): &(usize, f64)| self.cell(column).at_least(row, minimum);
+        self.layout.sets[set].minimum.as_ref().is_none_or(enough)
+    }
+
+    /// Appends the action line and the document of `row`, each with its newline.
+    pub fn write(&self, row: usize, set: usize, out: &mut Vec<u8>) {
+        let start = row
+            .checked_sub(1)
+            .map_or(0, |before| self.action_ends[before]);
+        out.extend_from_slice(&self.actions[start..self.action_ends[row]]);
+        for field in &self.layout.sets[set].fields {
+            out.extend_from_slice(&field.before);
+            self.cell(field.column).write_json(row, out);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn cell(&self, column: usize) -> &Cells {
+        self.cells[column]
+            .as_ref()
+            .expect("every column of the layout is typed")
+    }
+
+    fn write_actions(&mut self) {
+        let (mut id, mut part) = (String::new(), String::new());
+        let mut actions = Vec::with_capacity(self.rows * 96);
+        for row in 0..self.rows {
+            if !self.refused.contains_key(&row)
+                && let Err(why) = self.write_action(row, &mut id, &mut part, &mut actions)
+            {
+                self.refused.insert(row, why);
+            }
+            self.action_ends.push(actions.len());
+        }
+        self.actions = actions;
+    }
+
+    fn write_action(
+        &self,
+        row: usize,
+        id: &mut String,
+        part: &mut String,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let version = match self.cell(self.layout.version) {
+            Cells::Int(versions) if versions.is_valid(row) => versions.value(row),
+            _ => return Err(format!("column {VERSION_COLUMN} is null")),
+        };
+        if version < 0 {
+            return Err(format!(
+                "column {VERSION_COLUMN} is {version}; a version is a time since 1970, in milliseconds"
+            ));
+        }
+        id.clear();
+        let (last, leading) = self.layout.key.split_last().expect("a key has a column");
+        for column in leading {
+            part.clear();
+            self.write_key(*column, row, part)?;
+            push_leading(id, part);
+        }
+        self.write_key(*last, row, id)?;
+        if id.len() > MAX_ID_BYTES {
+            hash(id);
+        }
+        out.extend_from_slice(br#"{"index":{"_id":"#);
+        serde_json::to_writer(&mut *out, id).expect("text goes into memory");
+        out.extend_from_slice(br#","version":"#);
+        serde_json::to_writer(&mut *out, &version).expect("a number goes into memory");
+        out.extend_from_slice(br#","version_type":"external"}}"#);
+        out.push(b'\n');
+        Ok(())
+    }
+
+    fn write_key(&self, column: usize, row: usize, out: &mut String) -> Result<(), String> {
+        let cells = self.cell(column);
+        if cells.is_null(row) {
+            return Err(format!("key column {} is null", self.layout.names[column]));
+        }
+        match cells {
+            Cells::Text(array) => out.push_str(array.value(row)),
+            Cells::Int(array) => write!(out, "{}", array.value(row)).expect("a number is text"),
+            Cells::UInt(array) => write!(out, "{}", array.value(row)).expect("a number is text"),
+            _ => unreachable!("a layout has only text and whole numbers as keys"),
+        }
+        Ok(())
+    }
+}
+
+/// Appends a part of a key that another part follows, and the `/` between them. A `/` or `\` of its
+/// own stands behind a `\`, so that no two keys give the same text: `us/buy shoes`, `a\/b/c`.
+fn push_leading(id: &mut String, part: &str) {
+    for c in part.chars() {
+        if matches!(c, '/' | '\\') {
+            id.push('\\');
+        }
+        id.push(c);
+    }
+    id.push('/');
+}
+
+/// What stands for a key that is too long: `sha256:` and the hash of the whole key in hexadecimal.
+fn hash(id: &mut String) {
+    let digest = Sha256::digest(id.as_bytes());
+    id.clear();
+    id.push_str("sha256:");
+    for byte in digest {
+        write!(id, "{byte:02x}").expect("a number is text");
+    }
+}
+
+impl Layout {
+    fn used_columns(&self) -> std::collections::BTreeSet<usize> {
+        let of_set = |set: &FieldSet| -> Vec<usize> {
+            let minimum = set.minimum.map(|(column, _)| column);
+            set.fields.iter().map(|f| f.column).chain(minimum).collect()
+        };
+        let sets = self.sets.iter().flat_map(of_set);
+        self.key
+            .iter()
+            .copied()
+            .chain([self.version])
+            .chain(sets)
+            .collect()
+    }
+}

@@ -1,0 +1,286 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use app::App;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
+use batch::arrow::{Limits, Stream};
+use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Receipt, Rows, RunId, header};
+use bytes::Bytes;
+use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight};
+use stores::Mapping;
+use stores::elasticsearch::{Client, IndexSettings};
+
+use crate::RECEIPTS;
+use crate::config::Settings;
+use crate::judge::{Settled, Verdict};
+use crate::layout::Layout;
+use crate::refused::body_of_refused;
+use crate::sink::Sink;
+use crate::table::Table;
+
+/// Turns batches into documents, and verdicts on documents into outcomes and receipts.
+pub struct EsWriter {
+    app: App,
+    settings: Settings,
+    mapping: Mapping,
+    indices: Vec<IndexSettings>,
+    sink: Sink,
+    /// The latest schema message and what it was resolved to: all batches of a run have the same.
+    layout: Mutex<Option<(Bytes, Arc<Layout>)>>,
+}
+
+/// A batch that was found sound from outside. Its rows are still encoded.
+pub struct Admitted {
+    identity: Identity,
+    stream: Stream,
+    layout: Arc<Layout>,
+}
+
+/// What a batch says of itself in its headers.
+struct Identity {
+    run: RunId,
+    batch: BatchId,
+    shard: u32,
+    rows: u64,
+}
+
+impl EsWriter {
+    /// Connects to nothing yet. Fails when a setting cannot work, or a secret's file cannot be read.
+    pub fn new(
+        app: &App,
+        elasticsearch: &stores::elasticsearch::Settings,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
+        settings.check("es_writer").map_err(anyhow::Error::msg)?;
+        check_indices(&elasticsearch.indices).map_err(anyhow::Error::msg)?;
+        let client = Client::new(elasticsearch)?;
+        Ok(Self {
+            app: app.clone(),
+            sink: Sink::new(app, client, elasticsearch, settings),
+            settings: settings.clone(),
+            mapping: elasticsearch.mapping(),
+            indices: elasticsearch.indices.clone(),
+            layout: Mutex::default(),
+        })
+    }
+
+    fn layout_of(&self, stream: &Stream) -> Result<Arc<Layout>, Invalid> {
+        let mut latest = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((schema, layout)) = &*latest
+            && *schema == stream.schema_bytes
+        {
+            return Ok(layout.clone());
+        }
+        let key = &self.settings.key_columns;
+        let layout = Layout::of(&stream.schema, key, &self.mapping, &self.indices)?;
+        let layout = Arc::new(layout);
+        // A copy: the schema message is a part of the whole body, and would keep it.
+        let schema = Bytes::copy_from_slice(&stream.schema_bytes);
+        *latest = Some((schema, layout.clone()));
+        Ok(layout)
+    }
+
+    /// Sends off the refused rows and the receipt of a batch that every index has answered for.
+    async fn settle(
+        &self,
+        job: &mut Job,
+        item: &Admitted,
+        rows: &RecordBatch,
+        settled: Settled,
+    ) -> Result<Outcome, Lost> {
+        if let Some(first) = settled.refused.values().next() {
+            let body = match body_of_refused(&item.stream, rows, &settled.refused) {
+                Ok(body) => body,
+                Err(invalid) => return Ok(invalid.into()),
+            };
+            let (refused, all) = (settled.refused.len(), item.identity.rows);
+            let why = format!("{refused} of {all} rows refused, the first with: {first}");
+            let mut headers = job.message().headers.clone();
+            headers.set(header::ROWS, refused as i64);
+            let why = Invalid::new(Reason::RefusedRows, why);
+            job.quarantine_rows(Message::new(headers, body), &why)
+                .await?;
+        }
+        let fact = self.stored(&item.identity, settled.rows.clone(), settled.targets);
+        let receipt = receipt(&item.identity.run, fact);
+        job.send(RECEIPTS, receipt.to_message()).await?;
+        self.count(&settled.rows);
+        Ok(Outcome::Done)
+    }
+
+    fn stored(&self, of: &Identity, rows: Rows, targets: BTreeMap<String, Rows>) -> Fact {
+        let quarantined = (Reason::RefusedRows, rows.quarantined);
+        Fact::Stored {
+            store: self.app.name.to_string(),
+            batch: of.batch,
+            shard: of.shard,
+            rows,
+            targets,
+            reasons: [quarantined].into_iter().filter(|(_, n)| *n > 0).collect(),
+        }
+    }
+
+    /// Counts a batch and its rows; each once, when its receipt goes out.
+    fn count(&self, rows: &Rows) {
+        let by_status = [
+            ("stored", rows.stored),
+            ("unchanged", rows.unchanged),
+            ("skipped", rows.skipped),
+            ("quarantined", rows.quarantined),
+        ];
+        let counted = by_status.iter().filter(|(_, n)| *n > 0);
+        for (status, n) in counted.clone() {
+            self.app.stats.count("rows", &[("status", status)], *n);
+        }
+        // Of a mixed batch the first word counts: it has rows that are new in the store.
+        let status = counted
+            .clone()
+            .next()
+            .map_or("unchanged", |(status, _)| status);
+        self.app.stats.count("batches", &[("status", status)], 1);
+    }
+
+    /// A batch that gets no answer from something before the store is tried again like any other; only
+    /// when its tries are used up does the reason that names it decide.
+    fn patiently(&self, outcome: Outcome, headers: &Headers) -> Outcome {
+        match outcome {
+            Outcome::Quarantine(Invalid {
+                reason: Reason::UnexpectedAnswer,
+                detail,
+            }) if headers.failures() < self.settings.options.max_retries => {
+                Outcome::retry(format!("{}: {detail}", Reason::UnexpectedAnswer), "")
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl BatchWorker for EsWriter {
+    /// All batches go to the same indices.
+    type Key = ();
+    type Item = Admitted;
+
+    fn admit(&self, message: &Message) -> Result<((), Weight, Admitted), Invalid> {
+        message.headers.check_schema()?;
+        let identity = Identity::of(&message.headers)?;
+        let limits = Limits {
+            body_bytes: self.settings.options.max_body_bytes,
+            ..Limits::default()
+        };
+        let stream = Stream::parse(&message.body, &limits)?;
+        let rows = stream.rows();
+        if rows != identity.rows {
+            let (said, name) = (identity.rows, header::ROWS);
+            let detail = format!("header {name} says {said} rows; the body has {rows}");
+            return Err(Invalid::new(Reason::BadHeader, detail));
+        }
+        let layout = self.layout_of(&stream)?;
+        let bytes = stream.frames.iter().map(|frame| frame.decoded_bytes).sum();
+        let item = Admitted {
+            identity,
+            stream,
+            layout,
+        };
+        Ok(((), Weight { rows, bytes }, item))
+    }
+
+    fn limits(&self) -> GroupLimits {
+        self.settings.group_limits()
+    }
+
+    async fn process(&self, (): (), group: &mut [(Job, Admitted)]) -> Result<Vec<Outcome>, Lost> {
+        let mut tables = Vec::with_capacity(group.len());
+        let decoded: Vec<Result<RecordBatch, Invalid>> = group
+            .iter()
+            .map(|(_, item)| {
+                let rows = decode(&item.stream)?;
+                tables.push(Table::new(&rows, item.layout.clone()));
+                Ok(rows)
+            })
+            .collect();
+        let mut verdicts = self.sink.write(&tables).await.into_iter();
+        let mut outcomes = Vec::with_capacity(group.len());
+        for ((job, item), rows) in group.iter_mut().zip(decoded) {
+            let outcome = match rows {
+                Err(invalid) => invalid.into(),
+                Ok(rows) => match verdicts.next().expect("every table has a verdict") {
+                    Verdict::Settled(settled) => self.settle(job, item, &rows, settled).await?,
+                    Verdict::Unfinished(outcome) => self.patiently(outcome, &job.message().headers),
+                },
+            };
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
+        let of = Identity::of(&message.headers).ok()?;
+        let rows = Rows {
+            quarantined: of.rows,
+            ..Rows::default()
+        };
+        self.count(&rows);
+        let fact = Fact::Stored {
+            store: self.app.name.to_string(),
+            batch: of.batch,
+            shard: of.shard,
+            reasons: [(why.reason, of.rows)].into(),
+            targets: BTreeMap::new(),
+            rows,
+        };
+        Some(receipt(&of.run, fact).to_message())
+    }
+}
+
+impl Identity {
+    fn of(headers: &Headers) -> Result<Self, Invalid> {
+        Ok(Self {
+            run: headers.run()?,
+            batch: headers.batch_id()?,
+            shard: headers.shard()?,
+            rows: u64::from(headers.rows()?),
+        })
+    }
+}
+
+/// All rows of a body as one record batch.
+fn decode(stream: &Stream) -> Result<RecordBatch, Invalid> {
+    let mut batches = stream.decode()?;
+    if batches.len() == 1 {
+        return Ok(batches.remove(0));
+    }
+    let schema: SchemaRef = batches
+        .first()
+        .map_or_else(|| stream.schema.clone(), RecordBatch::schema);
+    concat_batches(&schema, &batches).map_err(|error| {
+        let detail = format!("the batch's parts do not go together: {error}");
+        Invalid::new(Reason::NotReadable, detail)
+    })
+}
+
+fn receipt(run: &RunId, fact: Fact) -> Receipt {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Receipt {
+        run: run.clone(),
+        at_ms: since.map_or(0, |since| since.as_millis() as i64),
+        fact,
+    }
+}
+
+fn check_indices(indices: &[IndexSettings]) -> Result<(), String> {
+    if indices.is_empty() {
+        return Err("elasticsearch.indices names no index to write to".to_owned());
+    }
+    for (n, index) in indices.iter().enumerate() {
+        if index.name.is_empty() {
+            return Err(format!("elasticsearch.indices[{n}] has no name"));
+        }
+        if indices[..n].iter().any(|other| other.name == index.name) {
+            let name = &index.name;
+            return Err(format!("elasticsearch.indices names {name} twice"));
+        }
+    }
+    Ok(())
+}
