@@ -31,13 +31,13 @@ enum Source {
 /// A secret's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("{key}: cannot read {}: {error}; it must be a file with the secret alone", path.display())]
+    #[error("{key}: cannot read the file {}: {error}; it must hold the secret alone", path.display())]
     Unreadable {
         key: String,
         path: PathBuf,
         error: std::io::Error,
     },
-    #[error("{key}: {} is empty; it must hold the secret", path.display())]
+    #[error("{key}: the file {} is empty; it must hold the secret", path.display())]
     Empty { key: String, path: PathBuf },
 }
 
@@ -162,14 +162,14 @@ mod tests {
         let secret = Secret::in_file(&path, "broker.password_file");
         let missing = secret.reveal().unwrap_err().to_string();
         assert!(missing.starts_with(&format!(
-            "broker.password_file: cannot read {}",
+            "broker.password_file: cannot read the file {}",
             path.display()
         )));
         std::fs::write(&path, "\n").unwrap();
         assert_eq!(
             secret.reveal().unwrap_err().to_string(),
             format!(
-                "broker.password_file: {} is empty; it must hold the secret",
+                "broker.password_file: the file {} is empty; it must hold the secret",
                 path.display()
             )
         );

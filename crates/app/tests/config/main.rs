@@ -296,7 +296,7 @@ fn the_errors_of_a_secret_file_name_its_key() {
     let broker = load(&loader).settings.broker;
     let error = broker.password.unwrap().reveal().unwrap_err().to_string();
     assert!(
-        error.starts_with("broker.password_file: cannot read /nowhere/password: "),
+        error.starts_with("broker.password_file: cannot read the file /nowhere/password: "),
         "{error}"
     );
 }

@@ -1,0 +1,19 @@
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The shell; its manual says where the completions go
+    shell: Shell,
+}
+
+pub fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "fleet", &mut script);
+    context.output.text(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Ok)
+}

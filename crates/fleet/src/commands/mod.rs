@@ -1,0 +1,48 @@
+//! The commands. Each is a module with its arguments and one `run(arguments, &Context)`.
+
+pub mod completions;
+pub mod config;
+pub mod run;
+
+use app::LogSettings;
+
+use crate::context::Context;
+use crate::exit::Exit;
+
+/// A new command is a line here and one in [`run`].
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run one of the fleet's programs, until it is told to stop
+    Run(run::Arguments),
+    /// Check, show and explain the settings
+    #[command(subcommand)]
+    Config(config::Action),
+    /// Print the completions for a shell
+    Completions(completions::Arguments),
+}
+
+/// Carries out a command. An error is printed by the caller.
+pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(arguments) => run::run(arguments, context),
+        Command::Config(action) => as_operator(|| config::run(action, context)),
+        Command::Completions(arguments) => completions::run(&arguments, context),
+    }
+}
+
+/// A command that is not a program of the fleet logs only what is wrong: its answer says the rest.
+fn as_operator(command: impl FnOnce() -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    app::start_logs(&LogSettings {
+        level: "warn".to_owned(),
+        ..LogSettings::default()
+    })?;
+    command()
+}
+
+/// Runs the future of a command. Not every command needs a runtime; those that print help do not.
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}

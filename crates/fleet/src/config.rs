@@ -1,0 +1,97 @@
+use std::collections::BTreeMap;
+
+use app::config::{Problem, Problems, Process};
+use app::{DeploymentSettings, HealthSettings, LogSettings, Secret, Settings, StatsSettings};
+use pipeline::BrokerSettings;
+use pipeline::broker::RabbitMq;
+use pipeline::topology::{Catalog, PipelineSettings};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
+use stores::elasticsearch;
+
+/// Every setting that there is, by the crates that they belong to.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub deployment: DeploymentSettings,
+    pub log: LogSettings,
+    pub stats: StatsSettings,
+    pub health: HealthSettings,
+    pub broker: BrokerSettings,
+    pub pipeline: PipelineSettings,
+    pub source: SourceSettings,
+    pub clickhouse: TargetSettings,
+    pub elasticsearch: elasticsearch::Settings,
+    /// Processes that run a role under another name, or with settings of their own.
+    pub processes: BTreeMap<String, Process>,
+}
+
+impl Config {
+    /// What the frame of a program needs.
+    pub fn app(&self) -> Settings {
+        Settings {
+            deployment: self.deployment.clone(),
+            log: self.log.clone(),
+            stats: self.stats.clone(),
+            health: self.health.clone(),
+        }
+    }
+
+    /// Refuses what each value alone allows but what cannot work. Reads no file and connects to nothing.
+    pub fn check(&self) -> Result<(), Problems> {
+        all([self.broker.ladder().map(drop), self.pipeline.check()])
+    }
+
+    /// Reads the files that the settings name, those of secrets and the pipelines', and builds the
+    /// clients of broker and stores, connecting to nothing: what a program of any role would fail at.
+    pub fn try_out(&self) -> Result<(), Problems> {
+        let broker = self.broker.url.reveal().map_err(message).and_then(|url| {
+            RabbitMq::new(&url)
+                .map(drop)
+                .map_err(|error| format!("broker.url is not an AMQP address: {error}"))
+        });
+        all([
+            broker,
+            readable(self.broker.management_url.as_ref()),
+            readable(self.source.password.as_ref()),
+            readable(self.clickhouse.password.as_ref()),
+            Catalog::load(self.pipeline.file.as_deref())
+                .map(drop)
+                .map_err(message),
+            Cluster::new(&self.source.connection())
+                .map(drop)
+                .map_err(message),
+            Cluster::new(&self.clickhouse.connection())
+                .map(drop)
+                .map_err(message),
+            elasticsearch::Client::new(&self.elasticsearch)
+                .map(drop)
+                .map_err(message),
+        ])
+    }
+}
+
+fn readable(secret: Option<&Secret>) -> Result<(), String> {
+    secret.map_or(Ok(()), |secret| secret.reveal().map(drop).map_err(message))
+}
+
+fn message(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn all<const N: usize>(checks: [Result<(), String>; N]) -> Result<(), Problems> {
+    let problems: Vec<_> = checks
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|message| Problem {
+            origin: None,
+            path: String::new(),
+            message,
+        })
+        .collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Problems(problems)),
+    }
+}

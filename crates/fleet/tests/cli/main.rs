@@ -1,0 +1,162 @@
+//! What the commands answer that need no services. The texts are in `tests/golden`.
+
+mod golden;
+
+use golden::{Folder, repository, same_as};
+
+#[test]
+fn help_needs_neither_broker_nor_configuration() {
+    let folder = Folder::new();
+    folder.write("fleet.toml", "this is not a configuration");
+    for (arguments, name) in [
+        (&["--help"][..], "help.txt"),
+        (&["config", "--help"], "help-config.txt"),
+        (&["config", "show", "--help"], "help-config-show.txt"),
+    ] {
+        let answer = folder.fleet(arguments, &[]);
+        assert_eq!(answer.code, Some(0));
+        answer.must_be(name);
+    }
+}
+
+#[test]
+fn a_word_that_is_no_command_is_a_wrong_call() {
+    Folder::new()
+        .fleet(&["confg"], &[])
+        .must_be("usage-unknown-command.txt");
+}
+
+#[test]
+fn completions_exist_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let answer = Folder::new().fleet(&["completions", shell], &[]);
+        assert_eq!(answer.code, Some(0));
+        assert!(answer.stdout.contains("reference"), "{shell}");
+    }
+}
+
+#[test]
+fn every_mistake_in_the_settings_is_told_at_once() {
+    let folder = Folder::new();
+    folder.write(
+        "fleet.toml",
+        "[stats]\nhosst = \"x\"\nport = 70000\n\n[brocker]\nurl = \"x\"\n\n[processes.w.log]\nformat = \"xml\"\n",
+    );
+    let variables = [
+        ("FLEET__LOG__FORMAT", "yaml"),
+        ("FLEET__BROKER__GIVE_UP", "5"),
+    ];
+    folder
+        .fleet(
+            &["config", "check", "--set", "stats.style=dots"],
+            &variables,
+        )
+        .must_be("config-mistakes.txt");
+    folder
+        .fleet(&["--json", "config", "check"], &[])
+        .must_be("config-mistakes-json.txt");
+}
+
+#[test]
+fn values_that_cannot_work_together_are_refused() {
+    Folder::new()
+        .fleet(
+            &[
+                "config",
+                "check",
+                "--set",
+                "broker.retry_delays_seconds=60,10",
+            ],
+            &[("FLEET__PIPELINE__DELIVERY_LIMIT", "0")],
+        )
+        .must_be("config-cannot-work.txt");
+}
+
+#[test]
+fn checking_reads_the_files_of_secrets() {
+    let folder = Folder::new();
+    folder.write("empty", "\n").write(
+        "fleet.toml",
+        "broker.url_file = \"empty\"\nsource.password_file = \"none\"\n",
+    );
+    folder
+        .fleet(&["config", "check"], &[])
+        .must_be("config-secret-files.txt");
+}
+
+#[test]
+fn a_valid_configuration_is_called_so() {
+    let folder = Folder::new();
+    folder.write("a.toml", "stats.host = \"statsd\"\n");
+    folder
+        .fleet(&["config", "check"], &[])
+        .must_be("config-valid-without-file.txt");
+    folder
+        .fleet(&["config", "check"], &[("FLEET_CONFIG", "a.toml")])
+        .must_be("config-valid.txt");
+    folder
+        .fleet(&["config", "check", "--json", "--config", "a.toml"], &[])
+        .must_be("config-valid-json.txt");
+}
+
+#[test]
+fn a_file_that_is_named_must_exist() {
+    Folder::new()
+        .fleet(&["config", "check", "--config", "none.toml"], &[])
+        .must_be("config-missing-file.txt");
+}
+
+#[test]
+fn what_is_in_effect_is_shown_with_its_origin() {
+    let folder = Folder::new();
+    folder.write(
+        "fleet.toml",
+        "[stats]\nhost = \"statsd\"\n\n[broker]\nurl = \"amqp://user:hunter2@broker/%2f\"\n\
+         [processes.fetcher-2.stats]\nport = 9125\n",
+    );
+    let variables = [("FLEET__DEPLOYMENT__NAME", "production")];
+    let answer = folder.fleet(&["config", "show", "--process", "fetcher-2"], &variables);
+    assert!(!answer.stdout.contains("hunter2"));
+    for line in [
+        "name = \"production\"  # environment variable FLEET__DEPLOYMENT__NAME\n",
+        "url = \"***\"  # fleet.toml:5\n",
+        "port = 9125  # fleet.toml:7\n",
+    ] {
+        assert!(
+            answer.stdout.contains(line),
+            "{line} is not in\n{}",
+            answer.stdout
+        );
+    }
+    let general = folder.fleet(&["config", "show"], &variables);
+    assert!(
+        general.stdout.contains("port = 8125\n"),
+        "{}",
+        general.stdout
+    );
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_with_the_same_effect() {
+    let folder = Folder::new();
+    let first = folder.fleet(&["config", "show"], &[]);
+    let without_secrets: Vec<_> = first
+        .stdout
+        .lines()
+        .filter(|line| !line.contains("\"***\""))
+        .collect();
+    folder.write("shown.toml", &without_secrets.join("\n"));
+    let effect = |arguments: &[&str]| folder.fleet(arguments, &[]).stdout;
+    assert_eq!(
+        effect(&["config", "show", "--json"]),
+        effect(&["config", "show", "--json", "--config", "shown.toml"])
+    );
+}
+
+/// `UPDATE_GOLDEN=1 cargo test -p fleet` writes the page anew.
+#[test]
+fn the_reference_page_is_what_the_command_prints() {
+    let answer = Folder::new().fleet(&["config", "reference"], &[]);
+    assert_eq!(answer.code, Some(0));
+    same_as(&repository().join("docs/CONFIGURATION.md"), &answer.stdout);
+}

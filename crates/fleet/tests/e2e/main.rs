@@ -1,0 +1,6 @@
+//! The whole fleet on real services: every program its own process, as an operator runs it.
+
+mod bad_input;
+mod cycle;
+mod failures;
+mod support;
