@@ -322,8 +322,8 @@ impl Framer {
                 self.schema = Some((Arc::new(schema), bytes));
                 Ok(None)
             }
-            (MessageHeader::RecordBatch, Some(_)) => {
-                let (rows, decoded_bytes) = measure(&message, &bytes[metadata.end..])?;
+            (MessageHeader::RecordBatch, Some((schema, _))) => {
+                let (rows, decoded_bytes) = measure(&message, &bytes[metadata.end..], schema)?;
                 if rows > self.limits.rows || decoded_bytes > self.limits.decoded_bytes {
                     return Err(bomb(rows, decoded_bytes, &self.limits));
                 }
@@ -345,7 +345,11 @@ impl Framer {
 
 /// Rows and decompressed bytes of a record batch, as its metadata and buffer prefixes say.
 /// The decoder holds every buffer to what its prefix says, so this bounds what decoding allocates.
-fn measure(message: &arrow_ipc::Message<'_>, body: &[u8]) -> Result<(u64, u64), Invalid> {
+fn measure(
+    message: &arrow_ipc::Message<'_>,
+    body: &[u8],
+    schema: &Schema,
+) -> Result<(u64, u64), Invalid> {
     let broken = |what: &str| Invalid::new(Reason::NotReadable, format!("record batch {what}"));
     let header = message
         .header_as_record_batch()
@@ -369,13 +373,36 @@ fn measure(message: &arrow_ipc::Message<'_>, body: &[u8]) -> Result<(u64, u64), 
         };
         decoded = decoded.saturating_add(size);
     }
-    // A null or empty column takes no bytes, but the decoder allocates by the row all the same.
-    for node in header.nodes().into_iter().flatten() {
-        if node.length() != header.length() || node.null_count() < 0 {
-            return Err(broken("has a column of another length"));
+    // A null or empty column takes no bytes, but the decoder allocates by the row all the same: a column
+    // has the batch's rows, and what is nested in one no more values than there are bits.
+    let mut nodes = header.nodes().into_iter().flatten();
+    for field in schema.fields() {
+        for nested in 0..nodes_of(field.data_type()) {
+            let node = nodes.next().ok_or_else(|| broken("lacks a column"))?;
+            let length = u64::try_from(node.length()).ok();
+            let right = match nested {
+                0 => length == Some(rows),
+                _ => length.is_some_and(|n| n <= rows.max(decoded.saturating_mul(8))),
+            };
+            if !right || node.null_count() < 0 {
+                return Err(broken("has a column of another length"));
+            }
         }
     }
     Ok((rows, decoded))
+}
+
+/// Nodes that a column takes in a record batch: its own, and those of what is nested in it.
+fn nodes_of(data_type: &DataType) -> usize {
+    let of = |field: &Arc<Field>| nodes_of(field.data_type());
+    1 + match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => of(item),
+        DataType::Struct(fields) => fields.iter().map(of).sum(),
+        _ => 0,
+    }
 }
 
 fn bomb(rows: u64, decoded: u64, limits: &Limits) -> Invalid {
@@ -435,7 +462,8 @@ fn encoding(error: ArrowError) -> Invalid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{BinaryArray, Int64Array, StringArray};
+    use arrow_array::builder::{ListBuilder, StringBuilder};
+    use arrow_array::{ArrayRef, BinaryArray, Int64Array, StringArray};
     use proptest::prelude::*;
 
     fn sample(rows: usize) -> (Schema, RecordBatch) {
@@ -522,6 +550,21 @@ mod tests {
         lying[at..at + 8].copy_from_slice(&16u64.to_le_bytes());
         let stream = Stream::parse(&Bytes::from(lying), &Limits::default()).unwrap();
         assert_eq!(stream.decode().unwrap_err().reason, Reason::NotReadable);
+    }
+
+    #[test]
+    fn lists_are_columns_whose_values_are_more_or_fewer_than_the_rows() {
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        for texts in [&["a", "b", "c", "d"][..], &[], &["e"]] {
+            lists.append_value(texts.iter().map(Some));
+        }
+        let lists: ArrayRef = Arc::new(lists.finish());
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let columns = [("texts", lists), ("number", numbers)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let body = encode(&batch.schema(), std::slice::from_ref(&batch)).unwrap();
+        let stream = Stream::parse(&body, &Limits::default()).unwrap();
+        assert_eq!(stream.decode().unwrap()[0], batch);
     }
 
     #[test]
