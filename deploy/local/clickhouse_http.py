@@ -10,6 +10,7 @@ SIGTERM once the requests in hand are answered.
 """
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -86,6 +87,7 @@ def main():
     parser.add_argument("--data", required=True, help="data folder, used by this process alone")
     parser.add_argument("--spool", help="folder for INSERT bodies while they are read")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     os.makedirs(options.data, exist_ok=True)
     spool = options.spool or choose_spool(options.data)
@@ -99,17 +101,16 @@ def main():
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    print(
-        f"ClickHouse {server.engine.version} on http://{options.host}:{options.port} "
-        f"data={options.data} spool={spool}",
-        flush=True,
-    )
+    logging.info(
+        "ClickHouse %s on http://%s:%s, data in %s, bodies in %s",
+        server.engine.version, options.host, options.port, options.data, spool,
+    )  # fmt: skip
     server.serve_forever(poll_interval=0.1)
     server.server_close()
     server.drain()
     server.engine.close()
     shutil.rmtree(spool, ignore_errors=True)
-    print("stopped", flush=True)
+    logging.info("stopped")
     # Threads of clients that keep an idle connection must not hold the exit up.
     os._exit(0)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import random
 import socket
@@ -50,6 +51,7 @@ _STATUS_BY_ERROR = {
     }.items()
     for name in names.split()
 }
+_log = logging.getLogger(__name__)
 _SPOOL_NUMBERS = itertools.count()
 
 
@@ -133,7 +135,7 @@ class Exchange:
         in_url = request.parameters.get("query", b"")
         statement = parse(in_url)
         if statement.takes_data:
-            with open(self._spool, "wb", buffering=0) as spool:
+            with open(self._spool, "wb") as spool:
                 spool.write(statement.data())
                 self._read_body_into(spool.write)
             return statement, self._spool
@@ -148,16 +150,16 @@ class Exchange:
         statement = parse(bytes(body) or in_url)
         if not statement.takes_data:
             return statement, ""
-        with open(self._spool, "wb", buffering=0) as spool:
+        with open(self._spool, "wb") as spool:
             spool.write(statement.data())
         return statement, self._spool
 
     def _read_body_into(self, sink):
         request = self._request
         native = request.text("decompress") in ("1", "true")
-        decode = decoder(request.headers.get("content-encoding", ""), native)
         pieces = body_pieces(request, self._rfile)
         try:
+            decode = decoder(request.headers.get("content-encoding", ""), native)
             for piece in pieces:
                 sink(decode.feed(piece))
             if native or not isinstance(decode, Identity):
@@ -175,9 +177,7 @@ class Exchange:
             raise EngineError("Code: 62. DB::Exception: Empty query. (SYNTAX_ERROR)")
         default_format = request.text("default_format", "x-clickhouse-format")
         if statement.takes_data:
-            sql = statement.reading_from(
-                data_file, statement.format or default_format or "Values"
-            )
+            sql = statement.reading_from(data_file, statement.format or default_format or "Values")
             output_format = "Null"
         else:
             output_format = statement.format or default_format or "TabSeparated"
@@ -189,27 +189,32 @@ class Exchange:
             parameters = self._query_parameters()
             join = joiner(output_format) if self._may_stream(statement) else None
             if join:
-                self._send_stream(session.stream(sql, output_format, parameters), join, output_format)
+                parts = session.stream(sql, output_format, parameters)
+                self._send_stream(parts, join, output_format)
                 return
             output, result = session.query(sql, output_format, parameters)
             self._counters.add(result, statement.kind.startswith("insert"))
         self._send_output(output, output_format)
 
     def _settings(self) -> dict[str, str]:
-        return {
+        settings = {
             name: value.decode("utf-8", "replace")
             for name, value in self._request.parameters.items()
             if name not in _OWN_PARAMETERS and not name.startswith("param_")
         }
+        for name in settings:
+            # It becomes part of a SET statement.
+            if not name.isidentifier():
+                raise EngineError(
+                    f"Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)",
+                    self._engine.version,
+                )
+        return settings
 
     def _query_parameters(self) -> dict[str, str]:
         # The engine reads values in escaped form, in which any byte can be written.
         return {
-            name[len("param_") :]: "".join(
-                chr(byte) if byte < 0x80 else f"\\x{byte:02x}" for byte in value
-            )
-            if not value.isascii() and not _is_utf8(value)
-            else value.decode()
+            name[len("param_") :]: _escaped(value)
             for name, value in self._request.parameters.items()
             if name.startswith("param_")
         }
@@ -292,6 +297,7 @@ class Exchange:
 
     def _send_error(self, error: EngineError):
         text = f"{error}\n".encode("utf-8", "replace")
+        _log.info("%s %s", self._query_id, error)
         if self._head_sent:
             # Too late for a status: say it in the body and leave out the last
             # chunk, so that nobody takes the result for complete.
@@ -331,9 +337,8 @@ class Exchange:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
-def _is_utf8(value: bytes) -> bool:
+def _escaped(value: bytes) -> str:
     try:
-        value.decode()
+        return value.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return "".join(chr(byte) if byte < 0x80 else f"\\x{byte:02x}" for byte in value)

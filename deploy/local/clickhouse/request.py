@@ -1,7 +1,7 @@
 """Reads HTTP/1.1 requests. The parser of the standard library spends more time
 on the headers than the engine does on a small query."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 MAX_HEAD_LINE = 1 << 20
@@ -20,7 +20,6 @@ class Request:
     parameters: dict[str, bytes]
     headers: dict[str, str]
     keep_alive: bool
-    roles: list[bytes] = field(default_factory=list)
 
     def text(self, name: str, header: str = "", default: str = "") -> str:
         if name in self.parameters:

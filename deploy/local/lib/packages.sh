@@ -8,19 +8,22 @@ require_apt() {
 
 apt_updated=""
 
-# apt_install COMMAND-OR-WHAT PACKAGE...
+# apt_install WHAT PACKAGE...
 apt_install() {
   local what=$1 log=$LOG_DIR/install.log
   shift
   require_apt "$what"
   say "installing $* (log: $log)"
-  if [ -z "$apt_updated" ]; then
-    step "$log" "apt-get update" "check the network and /etc/apt/sources.list" \
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q
-    apt_updated=yes
-  fi
+  apt_update
   step "$log" "apt-get install $*" "read the log, then run: $SELF install" \
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+apt_update() {
+  [ -z "$apt_updated" ] || return 0
+  step "$LOG_DIR/install.log" "apt-get update" "check the network and /etc/apt/sources.list" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q
+  apt_updated=yes
 }
 
 # Debian starts and enables the services of a new package. Ours run as nodes of
@@ -71,11 +74,22 @@ require_curl() { have curl || apt_install curl curl ca-certificates; }
 require_java() {
   JAVA_HOME_FOUND=$(java_home)
   if [ -z "$JAVA_HOME_FOUND" ]; then
-    apt_install "Java $JAVA_MINIMUM" "openjdk-$JAVA_MINIMUM-jre-headless"
+    require_apt "Java $JAVA_MINIMUM"
+    apt_update
+    apt_install "Java $JAVA_MINIMUM" "$(java_package)"
     JAVA_HOME_FOUND=$(java_home)
     [ -n "$JAVA_HOME_FOUND" ] || die "no Java $JAVA_MINIMUM or newer was found" "" \
       "install one and set JAVA_HOME"
   fi
+}
+
+# Each release of a distribution carries some of these.
+java_package() {
+  local package
+  for package in openjdk-17-jre-headless openjdk-21-jre-headless default-jre-headless; do
+    if apt-cache show "$package" >/dev/null 2>&1; then break; fi
+  done
+  echo "$package"
 }
 
 java_home() {

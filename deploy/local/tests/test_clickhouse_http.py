@@ -33,7 +33,7 @@ def tearDownModule():
 def start_server():
     data = os.path.join(folder.name, "data")
     process = subprocess.Popen(
-        [sys.executable, SERVER, "--port", str(PORT), "--data", data], stdout=subprocess.DEVNULL
+        [sys.executable, SERVER, "--port", str(PORT), "--data", data], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -161,7 +161,9 @@ class Errors(unittest.TestCase):
             self.assert_refused(call("POST", "/", sql), status, code, name)
 
     def test_an_unknown_setting_is_refused(self):
-        self.assert_refused(call("POST", "/", "SELECT 1", nope="1"), 404, 115, "nope")
+        for name in ("nope", "a = 1; SELECT"):
+            response = call("POST", "/", "SELECT 1", **{name: "1"})
+            self.assert_refused(response, 404, 115, name)
         self.assertEqual(post("SELECT 1"), "1\n")
 
     def test_get_only_reads(self):
@@ -186,7 +188,8 @@ class Results(unittest.TestCase):
         post("CREATE TABLE t.many (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
         select = f"SELECT number AS n, toString(number) AS s FROM numbers({self.ROWS})"
         for name in (
-            "ArrowStream", "Native", "RowBinary", "RowBinaryWithNames", "RowBinaryWithNamesAndTypes",
+            "ArrowStream", "Native", "RowBinary",
+            "RowBinaryWithNames", "RowBinaryWithNamesAndTypes",
             "TSV", "TSVWithNames", "TSVWithNamesAndTypes", "CSV", "CSVWithNames", "JSONEachRow",
             "JSONCompactEachRowWithNamesAndTypes", "Parquet", "JSON",
         ):  # fmt: skip
@@ -266,6 +269,15 @@ class Inserts(unittest.TestCase):
         self.assertEqual((response.status, self.count()), (200, 1))
         response = self.insert("INSERT INTO t.rows FORMAT TSV", body[:-4], headers)
         self.assertEqual((response.status, self.count()), (500, 1))
+
+    def test_an_unknown_encoding_is_refused_and_the_connection_goes_on(self):
+        connection = http.client.HTTPConnection("127.0.0.1", PORT)
+        for encoding, status in (("snappy", 500), ("identity", 200)):
+            connection.request("POST", "/", b"SELECT 1", {"Content-Encoding": encoding})
+            response = connection.getresponse()
+            response.read()
+            self.assertEqual(response.status, status)
+        connection.close()
 
     def test_a_body_that_breaks_off_inserts_nothing(self):
         with socket.create_connection(("127.0.0.1", PORT)) as client:

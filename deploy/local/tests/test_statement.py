@@ -61,7 +61,8 @@ class Inserts(unittest.TestCase):
         self.assertTrue(statement.takes_data)
         self.assertEqual(
             statement.reading_from("/f", "CSV"),
-            b"INSERT INTO t SELECT a + 1 FROM file('/f', 'CSV', 'a UInt8, b String') WHERE b != ')' ",
+            b"INSERT INTO t SELECT a + 1"
+            b" FROM file('/f', 'CSV', 'a UInt8, b String') WHERE b != ')' ",
         )
 
     def test_insert_select_without_input_takes_no_data(self):
