@@ -1,10 +1,16 @@
 use std::collections::BTreeMap;
 
-use app::config::{Problem, Problems, Process};
+use app::config::{Problems, Process};
 use app::{DeploymentSettings, HealthSettings, LogSettings, Secret, Settings, StatsSettings};
+use ch_writer::ChWriterSettings;
+use ch_writer::ChWriterSettings;
+use fetcher::FetcherSettings;
+use fetcher::FetcherSettings;
 use pipeline::BrokerSettings;
 use pipeline::broker::RabbitMq;
 use pipeline::topology::{Catalog, PipelineSettings};
+use queuer::QueuerSettings;
+use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
@@ -23,6 +29,14 @@ pub struct Config {
     pub source: SourceSettings,
     pub clickhouse: TargetSettings,
     pub elasticsearch: elasticsearch::Settings,
+    pub queuer: QueuerSettings,
+    pub fetcher: FetcherSettings,
+    pub ch_writer: ChWriterSettings,
+    pub es_writer: es_writer::Settings,
+    pub queuer: QueuerSettings,
+    pub fetcher: FetcherSettings,
+    pub ch_writer: ChWriterSettings,
+    pub es_writer: es_writer::Settings,
     /// Processes that run a role under another name, or with settings of their own.
     pub processes: BTreeMap<String, Process>,
 }
@@ -40,19 +54,30 @@ impl Config {
 
     /// Refuses what each value alone allows but what cannot work. Reads no file and connects to nothing.
     pub fn check(&self) -> Result<(), Problems> {
-        all([self.broker.ladder().map(drop), self.pipeline.check()])
+        all([
+            self.broker.ladder().map(drop),
+            self.pipeline.check(),
+            self.queuer.check(),
+            self.fetcher.check("fetcher"),
+            self.ch_writer.check("ch_writer"),
+            self.es_writer.check("es_writer"),
+        ])
+    }
+
+    /// Reads the broker's address, which may be in a file, and checks it.
+    pub fn try_broker(&self) -> Result<(), Problems> {
+        all([self.broker.url.reveal().map_err(message).and_then(|url| {
+            RabbitMq::new(&url)
+                .map(drop)
+                .map_err(|error| format!("broker.url is not an AMQP address: {error}"))
+        })])
     }
 
     /// Reads the files that the settings name, those of secrets and the pipelines', and builds the
     /// clients of broker and stores, connecting to nothing: what a program of any role would fail at.
     pub fn try_out(&self) -> Result<(), Problems> {
-        let broker = self.broker.url.reveal().map_err(message).and_then(|url| {
-            RabbitMq::new(&url)
-                .map(drop)
-                .map_err(|error| format!("broker.url is not an AMQP address: {error}"))
-        });
-        all([
-            broker,
+        let broker = self.try_broker();
+        let others = all([
             readable(self.broker.management_url.as_ref()),
             readable(self.source.password.as_ref()),
             readable(self.clickhouse.password.as_ref()),
@@ -68,7 +93,8 @@ impl Config {
             elasticsearch::Client::new(&self.elasticsearch)
                 .map(drop)
                 .map_err(message),
-        ])
+        ]);
+        Problems::join([broker, others])
     }
 }
 
@@ -81,17 +107,5 @@ fn message(error: impl std::fmt::Display) -> String {
 }
 
 fn all<const N: usize>(checks: [Result<(), String>; N]) -> Result<(), Problems> {
-    let problems: Vec<_> = checks
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|message| Problem {
-            origin: None,
-            path: String::new(),
-            message,
-        })
-        .collect();
-    match problems.is_empty() {
-        true => Ok(()),
-        false => Err(Problems(problems)),
-    }
+    Problems::join(checks.map(|check| check.map_err(|message| Problems::one("", message))))
 }

@@ -2,6 +2,7 @@ use app::SecretError;
 use app::config::Problems;
 use pipeline::ProducerError;
 use pipeline::broker::BrokerError;
+use pipeline::management::ManagementError;
 use pipeline::topology::TopologyError;
 use stores::{ConfigureError, clickhouse, elasticsearch};
 
@@ -61,6 +62,14 @@ impl Exit {
         if let Some(error) = cause.downcast_ref::<BrokerError>() {
             return Self::of_broker(error);
         }
+        if let Some(error) = cause.downcast_ref::<ManagementError>() {
+            return Self::of_management(error);
+        }
+        match cause.downcast_ref::<queuer::Error>() {
+            Some(queuer::Error::Producer(ProducerError::Broker(e))) => return Self::of_broker(e),
+            Some(queuer::Error::Config(_)) => return Some(Self::Configuration),
+            _ => {}
+        }
         match cause.downcast_ref::<ConfigureError>() {
             Some(ConfigureError::ClickHouse(error)) => return Self::of_clickhouse(error),
             Some(ConfigureError::Elasticsearch(error)) => return Self::of_elasticsearch(error),
@@ -78,6 +87,19 @@ impl Exit {
         match error {
             BrokerError::Refused { .. } | BrokerError::Unreachable { .. } => Some(Self::Broker),
             BrokerError::Object { .. } => None,
+        }
+    }
+
+    fn of_management(error: &ManagementError) -> Option<Self> {
+        use ManagementError as Error;
+        match error {
+            Error::Address { .. } | Error::Secret(_) => Some(Self::Configuration),
+            Error::Unreachable { .. }
+            | Error::PluginOff { .. }
+            | Error::NotManagement { .. }
+            | Error::Refused { .. }
+            | Error::NoVirtualHost { .. } => Some(Self::Broker),
+            _ => None,
         }
     }
 

@@ -57,7 +57,7 @@ mod tests {
         let words = |arguments: &[&str]| by_role_name(arguments.iter().map(OsString::from));
         assert_eq!(words(&["./fleet", "config"]), ["./fleet", "config"]);
         let roles = commands::run::roles();
-        let Some(role) = roles.first() else { return };
+        let role = roles.first().expect("there are roles");
         let path = format!("/usr/bin/{role}");
         assert_eq!(
             words(&[&path, "--name", "x"]),

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod config;
+pub mod pipeline;
 pub mod run;
 
 use app::LogSettings;
@@ -17,6 +18,9 @@ pub enum Command {
     /// Check, show and explain the settings
     #[command(subcommand)]
     Config(config::Action),
+    /// Declare, check, show and remove pipelines
+    #[command(subcommand)]
+    Pipeline(pipeline::Action),
     /// Print the completions for a shell
     Completions(completions::Arguments),
 }
@@ -26,6 +30,7 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
     match command {
         Command::Run(arguments) => run::run(arguments, context),
         Command::Config(action) => as_operator(|| config::run(action, context)),
+        Command::Pipeline(action) => as_operator(|| pipeline::run(action, context)),
         Command::Completions(arguments) => completions::run(&arguments, context),
     }
 }

@@ -20,7 +20,10 @@ fn headers(shard: u32, rows: u64) -> Headers {
 fn good_batch(stack: &Stack) -> Message {
     let fetcher = stack.fleet.start("fetcher");
     let run = publish(stack, &[]);
-    assert!(eventually(|| progress(stack, &run)["rows_fetched"].as_u64().unwrap_or(0) > 0));
+    assert!(eventually(|| progress(stack, &run)["rows_fetched"]
+        .as_u64()
+        .unwrap_or(0)
+        > 0));
     drop(fetcher);
     let taken = take(stack, "es-writer-in");
     take(stack, "ch-writer-in");
@@ -33,7 +36,11 @@ async fn take(stack: &Stack, queue: &str) -> Message {
     let mut subscription = session.subscribe(queue, 1).await.unwrap();
     let delivery = subscription.deliveries.recv().await.unwrap();
     session.close().await;
-    stack.host.api("DELETE", &format!("queues/{}/{queue}/contents", stack.host.name()), "");
+    stack.host.api(
+        "DELETE",
+        &format!("queues/{}/{queue}/contents", stack.host.name()),
+        "",
+    );
     delivery.message
 }
 
@@ -46,7 +53,13 @@ async fn connect(stack: &Stack) -> pipeline::broker::Session {
 async fn send(stack: &Stack, queue: &str, message: Message) {
     let session = connect(stack).await;
     let publication = Publication::to_queue(queue.to_owned(), message);
-    let confirm = session.publisher.publish(publication).await.unwrap().await.unwrap();
+    let confirm = session
+        .publisher
+        .publish(publication)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     assert_eq!(confirm, Confirm::Stored);
     session.close().await;
 }
@@ -77,19 +90,36 @@ fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
     let stack = configured(1_000, limits);
     let good = good_batch(&stack);
     let cases = [
-        ("not-readable", with(&good, |m| m.body = Bytes::from_static(b"<html>502 Bad Gateway</html>"))),
-        ("truncated", with(&good, |m| m.body = m.body.slice(..m.body.len() / 2))),
+        (
+            "not-readable",
+            with(&good, |m| {
+                m.body = Bytes::from_static(b"<html>502 Bad Gateway</html>")
+            }),
+        ),
+        (
+            "truncated",
+            with(&good, |m| m.body = m.body.slice(..m.body.len() / 2)),
+        ),
         ("truncated", with(&good, |m| m.body = Bytes::new())),
         ("wrong-schema", Message::new(headers(0, 3), other_columns())),
         ("unknown-version", set(&good, header::SCHEMA, 99)),
         ("bad-header", set(&good, header::ROWS, -5)),
         ("bad-header", set(&good, header::ROWS, i64::MAX)),
         ("bad-header", set(&good, header::SHARD, "zero")),
-        ("bad-header", with(&good, |m| drop(m.headers.remove(header::TASK)))),
-        ("oversized", with(&good, |m| m.body = vec![0; 1_000_001].into())),
+        (
+            "bad-header",
+            with(&good, |m| drop(m.headers.remove(header::TASK))),
+        ),
+        (
+            "oversized",
+            with(&good, |m| m.body = vec![0; 1_000_001].into()),
+        ),
         ("unknown-shard", set(&good, header::SHARD, 77)),
     ];
-    let mut workers = [stack.fleet.start("ch-writer"), stack.fleet.start("es-writer")];
+    let mut workers = [
+        stack.fleet.start("ch-writer"),
+        stack.fleet.start("es-writer"),
+    ];
     for (worker, process) in ["ch-writer", "es-writer"].into_iter().zip(&mut workers) {
         let mut wanted: Vec<&str> = Vec::new();
         for (reason, message) in &cases {
@@ -103,22 +133,38 @@ fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
         send(&stack, &format!("{worker}-in"), good.clone());
         let queue = format!("{worker}-quar");
         let quarantined = |n: usize| eventually(|| peek(&stack, &queue).len() >= n);
-        assert!(quarantined(wanted.len()), "{worker}: {} of {}: {}", peek(&stack, &queue).len(), wanted.len(), process.log());
+        assert!(
+            quarantined(wanted.len()),
+            "{worker}: {} of {}: {}",
+            peek(&stack, &queue).len(),
+            wanted.len(),
+            process.log()
+        );
         let mut found: Vec<String> = peek(&stack, &queue)
             .iter()
-            .filter_map(|m| m["properties"]["headers"]["fleet-reason"].as_str().map(str::to_owned))
+            .filter_map(|m| {
+                m["properties"]["headers"]["fleet-reason"]
+                    .as_str()
+                    .map(str::to_owned)
+            })
             .filter(|reason| reason != "refused-rows")
             .collect();
         found.sort();
         wanted.sort_unstable();
         assert_eq!(found, wanted, "{worker}");
-        assert!(process.ended().is_none(), "{worker} goes on: {}", process.log());
+        assert!(
+            process.ended().is_none(),
+            "{worker} goes on: {}",
+            process.log()
+        );
     }
     // The good batch after the bad ones is stored.
     let rows = good.headers.rows().unwrap();
     let stored = || -> u64 {
         let sql = "SELECT count() FROM {db}.keywords_metrics_local FINAL";
-        (0..2).map(|shard| stack.database.run(shard, sql).parse::<u64>().unwrap()).sum()
+        (0..2)
+            .map(|shard| stack.database.run(shard, sql).parse::<u64>().unwrap())
+            .sum()
     };
     assert!(eventually(|| stored() > 0), "{rows} rows should be stored");
     let [all, _] = stack.index_names();
@@ -136,7 +182,10 @@ fn an_index_that_does_not_exist_is_named_in_quarantine() {
     assert!(eventually(|| !peek(&stack, "es-writer-quar").is_empty()));
     let message = &peek(&stack, "es-writer-quar")[0]["properties"]["headers"];
     assert_eq!(message["fleet-reason"], "missing-target", "{message:#}");
-    assert!(message["fleet-history"].as_str().unwrap().contains(&all), "{message:#}");
+    assert!(
+        message["fleet-history"].as_str().unwrap().contains(&all),
+        "{message:#}"
+    );
 }
 
 #[test]
@@ -151,7 +200,12 @@ fn a_task_that_is_no_task_is_named_in_quarantine() {
     assert!(eventually(|| peek(&stack, "fetcher-quar").len() == 3));
     let mut reasons: Vec<_> = peek(&stack, "fetcher-quar")
         .iter()
-        .map(|m| m["properties"]["headers"]["fleet-reason"].as_str().unwrap().to_owned())
+        .map(|m| {
+            m["properties"]["headers"]["fleet-reason"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
     reasons.sort();
     assert_eq!(reasons, ["not-readable", "not-readable", "unknown-version"]);

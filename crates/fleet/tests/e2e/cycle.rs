@@ -23,19 +23,29 @@ fn every_row_reaches_both_stores_and_the_refused_ones_quarantine() {
     fields_are_the_same_in_both_stores(&stack);
     for worker in &mut workers {
         let ended = worker.terminate(std::time::Duration::from_secs(40));
-        assert!(ended.is_some_and(|status| status.success()), "{}", worker.log());
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{}",
+            worker.log()
+        );
     }
 }
 
 fn every_refused_row_says_why(stack: &Stack) {
     let quarantined = peek(stack, "es-writer-quar");
     let header = |message: &Value, name: &str| message["properties"]["headers"][name].clone();
-    let rows: u64 = quarantined.iter().filter_map(|m| header(m, "fleet-rows").as_u64()).sum();
+    let rows: u64 = quarantined
+        .iter()
+        .filter_map(|m| header(m, "fleet-rows").as_u64())
+        .sum();
     assert_eq!(rows, Hub::REFUSED);
     for message in &quarantined {
         assert_eq!(header(message, "fleet-reason"), "refused-rows");
         let history = header(message, "fleet-history");
-        assert!(history.as_str().is_some_and(|h| h.contains("volume")), "{history}");
+        assert!(
+            history.as_str().is_some_and(|h| h.contains("volume")),
+            "{history}"
+        );
     }
     assert_eq!(peek(stack, "ch-writer-quar").len(), 0);
 }
@@ -54,9 +64,19 @@ fn fields_are_the_same_in_both_stores(stack: &Stack) {
              AND processed_volume < 9223372036854775808
              ORDER BY changed_at DESC LIMIT 1 BY country, keyword");
         for row in source {
-            let key = format!("hex(keyword) = '{}' AND country = '{}'", hex(&row["keyword"]), row["country"].as_str().unwrap());
-            let stored = rows(stack, shard, &format!("SELECT * REPLACE (toUnixTimestamp(updated) AS updated)
-                 FROM {{db}}.keywords_metrics_local FINAL WHERE {key}"));
+            let key = format!(
+                "hex(keyword) = '{}' AND country = '{}'",
+                hex(&row["keyword"]),
+                row["country"].as_str().unwrap()
+            );
+            let stored = rows(
+                stack,
+                shard,
+                &format!(
+                    "SELECT * REPLACE (toUnixTimestamp(updated) AS updated)
+                 FROM {{db}}.keywords_metrics_local FINAL WHERE {key}"
+                ),
+            );
             assert_eq!(stored.len(), 1, "{row}");
             let document = find(stack, &all, &row);
             for (field, value) in row.as_object().unwrap() {
@@ -65,7 +85,13 @@ fn fields_are_the_same_in_both_stores(stack: &Stack) {
                 }
                 assert_same(&stored[0][field], value, field, "ClickHouse", &row);
                 if field != "version" {
-                    assert_same(&document["_source"][field], value, field, "Elasticsearch", &row);
+                    assert_same(
+                        &document["_source"][field],
+                        value,
+                        field,
+                        "Elasticsearch",
+                        &row,
+                    );
                 }
             }
             assert_eq!(document["_version"], row["version"], "{row}");
@@ -82,17 +108,28 @@ fn assert_same(found: &Value, wanted: &Value, field: &str, store: &str, row: &Va
         // A field without a value may be absent from a document.
         _ => found == wanted,
     };
-    assert!(same, "{field} in {store} is {found}, not {wanted}, of {row}");
+    assert!(
+        same,
+        "{field} in {store} is {found}, not {wanted}, of {row}"
+    );
 }
 
 fn rows(stack: &Stack, shard: usize, sql: &str) -> Vec<Value> {
-    let sql = format!("{sql} SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT JSONEachRow");
+    let sql =
+        format!("{sql} SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT JSONEachRow");
     let printed = stack.database.run(shard, &sql);
-    printed.lines().map(|line| serde_json::from_str(line).expect("a row as JSON")).collect()
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a row as JSON"))
+        .collect()
 }
 
 fn hex(text: &Value) -> String {
-    text.as_str().unwrap().bytes().map(|b| format!("{b:02X}")).collect()
+    text.as_str()
+        .unwrap()
+        .bytes()
+        .map(|b| format!("{b:02X}"))
+        .collect()
 }
 
 fn find(stack: &Stack, index: &str, row: &Value) -> Value {
@@ -103,8 +140,13 @@ fn find(stack: &Stack, index: &str, row: &Value) -> Value {
             {"term": {"keyword": row["keyword"]}},
         ]}},
     });
-    let answer = stack.indices.api("GET", &format!("{index}/_search"), &body.to_string());
-    let hits = answer["hits"]["hits"].as_array().cloned().unwrap_or_default();
+    let answer = stack
+        .indices
+        .api("GET", &format!("{index}/_search"), &body.to_string());
+    let hits = answer["hits"]["hits"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     assert_eq!(hits.len(), 1, "documents of {row}: {answer:#}");
     hits[0].clone()
 }
@@ -143,7 +185,10 @@ fn the_same_run_again_changes_nothing() {
 
 pub fn store(progress: &Value, name: &str) -> Value {
     let stores = progress["stores"].as_array().cloned().unwrap_or_default();
-    stores.into_iter().find(|store| store["store"] == name).unwrap_or_default()
+    stores
+        .into_iter()
+        .find(|store| store["store"] == name)
+        .unwrap_or_default()
 }
 
 #[test]
@@ -154,7 +199,9 @@ fn followers_get_what_their_leader_gets() {
     for leader in [&all, &lite] {
         let mapping = stack.indices.api("GET", &format!("{leader}/_mapping"), "");
         let body = serde_json::json!({"mappings": mapping[leader.as_str()]["mappings"], "settings": {"number_of_replicas": 0}});
-        stack.indices.api("PUT", &format!("{leader}-follower-eu"), &body.to_string());
+        stack
+            .indices
+            .api("PUT", &format!("{leader}-follower-eu"), &body.to_string());
     }
     let _workers = start_workers(&stack);
     let run = publish(&stack, &[]);
@@ -162,7 +209,11 @@ fn followers_get_what_their_leader_gets() {
     assert_stores_agree(&stack);
     for leader in [&all, &lite] {
         let follower = format!("{leader}-follower-eu");
-        assert_eq!(documents(&stack, &follower), documents(&stack, leader), "{follower}");
+        assert_eq!(
+            documents(&stack, &follower),
+            documents(&stack, leader),
+            "{follower}"
+        );
     }
 }
 

@@ -9,7 +9,9 @@ fn in_the_middle(stack: &Stack, run: &str) {
     let reached = eventually(|| {
         let progress = progress(stack, run);
         let stores = progress["stores"].as_array().cloned().unwrap_or_default();
-        stores.iter().any(|store| store["rows_accounted"].as_u64().unwrap_or(0) > 0)
+        stores
+            .iter()
+            .any(|store| store["rows_accounted"].as_u64().unwrap_or(0) > 0)
     });
     assert!(reached, "nothing is stored: {:#}", progress(stack, run));
 }
@@ -34,7 +36,12 @@ fn a_broker_that_restarts_loses_no_row() {
     let _turn = one_at_a_time();
     let broker = PrivateBroker::start(23_000);
     let host = VirtualHost::on(broker.services());
-    let stack = Stack::on(host, BINARY, 60_000, "[fetcher]\nconcurrency = 1\nprefetch = 1\n");
+    let stack = Stack::on(
+        host,
+        BINARY,
+        60_000,
+        "[fetcher]\nconcurrency = 1\nprefetch = 1\n",
+    );
     configure(&stack);
     let mut workers = start_workers(&stack);
     let run = publish(&stack, &[]);
@@ -43,7 +50,11 @@ fn a_broker_that_restarts_loses_no_row() {
     complete(&stack, &run);
     assert_stores_agree(&stack);
     for worker in &mut workers {
-        assert!(worker.ended().is_none(), "a worker gave up: {}", worker.log());
+        assert!(
+            worker.ended().is_none(),
+            "a worker gave up: {}",
+            worker.log()
+        );
     }
 }
 
@@ -59,11 +70,25 @@ fn a_replica_that_is_down_is_done_without() {
     let options = ["--set", &source, "--set", &target];
     let _workers: Vec<Background> = WORKERS
         .iter()
-        .map(|role| Background(stack.fleet.command(&[&options[..], &["run", role]].concat()).spawn().unwrap()))
+        .map(|role| {
+            Background(
+                stack
+                    .fleet
+                    .command(&[&options[..], &["run", role]].concat())
+                    .spawn()
+                    .unwrap(),
+            )
+        })
         .collect();
-    stack.fleet.run(&[&options[..], &["run", "queuer"]].concat());
+    stack
+        .fleet
+        .run(&[&options[..], &["run", "queuer"]].concat());
     let runs = stack.fleet.json(&["runs", "list"]);
-    let runs = runs["runs"].as_array().or(runs.as_array()).cloned().unwrap();
+    let runs = runs["runs"]
+        .as_array()
+        .or(runs.as_array())
+        .cloned()
+        .unwrap();
     let run = runs[0]["run"].as_str().unwrap().to_owned();
     complete(&stack, &run);
     assert_stores_agree(&stack);
@@ -87,7 +112,11 @@ fn a_worker_told_to_stop_ends_well_and_leaves_the_rest_to_the_next() {
     in_the_middle(&stack, &run);
     for (worker, role) in workers.iter_mut().zip(WORKERS) {
         let ended = worker.terminate(std::time::Duration::from_secs(40));
-        assert!(ended.is_some_and(|status| status.success()), "{role}: {}", worker.log());
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{role}: {}",
+            worker.log()
+        );
         *worker = stack.fleet.start(role);
     }
     complete(&stack, &run);
@@ -100,7 +129,10 @@ fn an_index_blocked_for_writing_pauses_the_writer_and_nothing_is_quarantined() {
     let stack = configured(5_000, "");
     let [all, _] = stack.index_names();
     let block = |on: bool| {
-        let body = format!(r#"{{"index.blocks.read_only_allow_delete": {}}}"#, if on { "true" } else { "null" });
+        let body = format!(
+            r#"{{"index.blocks.read_only_allow_delete": {}}}"#,
+            if on { "true" } else { "null" }
+        );
         stack.indices.api("PUT", &format!("{all}/_settings"), &body);
     };
     block(true);
@@ -115,5 +147,8 @@ fn an_index_blocked_for_writing_pauses_the_writer_and_nothing_is_quarantined() {
         .iter()
         .map(|message| message["properties"]["headers"]["fleet-reason"].clone())
         .collect();
-    assert!(reasons.iter().all(|reason| reason == "refused-rows"), "{reasons:?}");
+    assert!(
+        reasons.iter().all(|reason| reason == "refused-rows"),
+        "{reasons:?}"
+    );
 }

@@ -26,7 +26,9 @@ pub fn configured(rows: u64, more: &str) -> Stack {
 pub fn configure(stack: &Stack) {
     stack.fleet.run(&["clickhouse", "configure"]);
     stack.fleet.run(&["elasticsearch", "configure"]);
-    stack.fleet.run(&["pipeline", "configure", "--type", "direct"]);
+    stack
+        .fleet
+        .run(&["pipeline", "configure", "--type", "direct"]);
 }
 
 pub fn start_workers(stack: &Stack) -> Vec<Process> {
@@ -37,7 +39,11 @@ pub fn start_workers(stack: &Stack) -> Vec<Process> {
 pub fn publish(stack: &Stack, options: &[&str]) -> String {
     stack.fleet.run(&[&["run", "queuer"], options].concat());
     let runs = stack.fleet.json(&["runs", "list"]);
-    let runs = runs["runs"].as_array().or(runs.as_array()).cloned().unwrap_or_default();
+    let runs = runs["runs"]
+        .as_array()
+        .or(runs.as_array())
+        .cloned()
+        .unwrap_or_default();
     let names = runs.iter().filter_map(|run| run["run"].as_str());
     names.max().expect("the run is on the ledger").to_owned()
 }
@@ -50,7 +56,11 @@ pub fn progress(stack: &Stack, run: &str) -> Value {
 /// Waits until the run is complete; answers with what the ledger says of it.
 pub fn complete(stack: &Stack, run: &str) -> Value {
     let progress = || progress(stack, run);
-    let done = eventually(|| progress()["state"].as_str().is_some_and(|s| s.starts_with("complete")));
+    let done = eventually(|| {
+        progress()["state"]
+            .as_str()
+            .is_some_and(|s| s.starts_with("complete"))
+    });
     let last = progress();
     assert!(done, "run {run} is not complete: {last:#}");
     last
@@ -83,7 +93,10 @@ pub fn expected(stack: &Stack) -> Expected {
     };
     let sum = |what: &str| shards.clone().map(|shard| count(shard, what)).sum();
     Expected {
-        keys: shards.clone().map(|shard| count(shard, "count()")).collect(),
+        keys: shards
+            .clone()
+            .map(|shard| count(shard, "count()"))
+            .collect(),
         refused: sum("countIf(volume > 9223372036854775807)"),
         lite: sum("countIf(volume BETWEEN 100 AND 9223372036854775807)"),
     }
@@ -91,7 +104,9 @@ pub fn expected(stack: &Stack) -> Expected {
 
 pub fn documents(stack: &Stack, index: &str) -> u64 {
     stack.indices.api("POST", &format!("{index}/_refresh"), "");
-    stack.indices.api("GET", &format!("{index}/_count"), "")["count"].as_u64().expect("a count")
+    stack.indices.api("GET", &format!("{index}/_count"), "")["count"]
+        .as_u64()
+        .expect("a count")
 }
 
 /// Counts in both stores and compares with the source.
@@ -99,11 +114,19 @@ pub fn assert_stores_agree(stack: &Stack) {
     let expected = expected(stack);
     for (shard, keys) in expected.keys.iter().enumerate() {
         let sql = "SELECT count() FROM {db}.keywords_metrics_local FINAL";
-        assert_eq!(stack.database.run(shard, sql), keys.to_string(), "ClickHouse shard {shard}");
+        assert_eq!(
+            stack.database.run(shard, sql),
+            keys.to_string(),
+            "ClickHouse shard {shard}"
+        );
     }
     let [all, lite] = stack.index_names();
     let keys: u64 = expected.keys.iter().sum();
-    assert_eq!(documents(stack, &all), keys - expected.refused, "index {all}");
+    assert_eq!(
+        documents(stack, &all),
+        keys - expected.refused,
+        "index {all}"
+    );
     assert_eq!(documents(stack, &lite), expected.lite, "index {lite}");
 }
 

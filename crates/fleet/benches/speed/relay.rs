@@ -1,0 +1,165 @@
+//! The worker loop with a role that does nothing, against RabbitMQ's own PerfTest.
+//!
+//! Both move the same number of messages once into and once out of quorum queues: PerfTest's producer and
+//! consumer over one queue, the loop from one queue to the next. Both publish persistent messages
+//! with confirms and take them with the same prefetch.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pipeline::broker::{Broker, Publication, RabbitMq};
+use pipeline::{Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names};
+use testkit::{Services, VirtualHost, repository};
+
+use crate::figure::{Figure, median};
+
+/// Confirms outstanding and prefetch of both.
+const WINDOW: u16 = 200;
+const ROUNDS: usize = 3;
+
+pub fn run() -> Vec<Figure> {
+    let sizes = [("4 KiB", 4 << 10, 60_000), ("66 KB", 66_000, 15_000)];
+    let figures = sizes.map(|(label, bytes, messages)| {
+        let mut ours = Vec::new();
+        let mut limits = Vec::new();
+        // In turn, so that both see the machine in the same state.
+        for _ in 0..ROUNDS {
+            limits.push(perf_test(bytes, messages));
+            ours.push(relay(bytes, messages));
+        }
+        Figure::against(
+            format!("relay, {label} bodies"),
+            "messages/s",
+            median(ours),
+            median(limits),
+            ">=0.9",
+        )
+    });
+    figures.into()
+}
+
+fn perf_test(bytes: usize, messages: usize) -> f64 {
+    let host = VirtualHost::create();
+    let output = Command::new(repository().join("deploy/local/perf-test"))
+        .args([
+            "-h",
+            host.url(),
+            "-x",
+            "1",
+            "-y",
+            "1",
+            "-f",
+            "persistent",
+            "-qq",
+            "-u",
+            "perf-test",
+        ])
+        .args(["-C", &messages.to_string(), "-D", &messages.to_string()])
+        .args([
+            "-c",
+            &WINDOW.to_string(),
+            "-q",
+            &WINDOW.to_string(),
+            "-s",
+            &bytes.to_string(),
+        ])
+        .output()
+        .expect("deploy/local/perf-test can be run");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let rate = printed.lines().find_map(|line| {
+        line.split("receiving rate avg: ")
+            .nth(1)?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    });
+    rate.unwrap_or_else(|| {
+        panic!(
+            "perf-test says no rate: {printed}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Messages a second from `relay-in` to `end`, producer included: as PerfTest's figure includes its own.
+fn relay(bytes: usize, messages: usize) -> f64 {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    runtime.block_on(async {
+        let host = VirtualHost::create();
+        declare(&host);
+        let broker = Broker::RabbitMq(RabbitMq::new(host.url()).expect("an AMQP address"));
+        fill(&broker, bytes, messages).await;
+        let app = app::App::detached("relay");
+        let options = LoopOptions::sized(WINDOW, usize::from(WINDOW));
+        let program = Program::with_broker(&app, broker.clone(), &options, Ladder::default());
+        let started = Instant::now();
+        let running = tokio::spawn(async move { pipeline::run_worker(&program, Relay).await });
+        let session = broker.connect("bench").await.expect("the broker is there");
+        while session
+            .queue_length("end")
+            .await
+            .expect("the queue is there")
+            < messages as u64
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let rate = messages as f64 / started.elapsed().as_secs_f64();
+        app.shutdown.trigger();
+        running
+            .await
+            .expect("it does not panic")
+            .expect("it ends well");
+        rate
+    })
+}
+
+struct Relay;
+
+impl Worker for Relay {
+    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+        job.send("next", job.message().clone()).await?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn declare(host: &VirtualHost) {
+    let vhost = host.name();
+    for queue in ["relay-in", "end"] {
+        let quorum = r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#;
+        host.api("PUT", &format!("queues/{vhost}/{queue}"), quorum);
+    }
+    for exchange in ["relay-out", names::CONFIGURED] {
+        host.api(
+            "PUT",
+            &format!("exchanges/{vhost}/{exchange}"),
+            r#"{"type":"direct","durable":true}"#,
+        );
+    }
+    host.api(
+        "POST",
+        &format!("bindings/{vhost}/e/relay-out/q/end"),
+        r#"{"routing_key":"next"}"#,
+    );
+}
+
+async fn fill(broker: &Broker, bytes: usize, messages: usize) {
+    let session = broker.connect("bench").await.expect("the broker is there");
+    let headers = batch::Headers::of_run(&"bench-1".parse().expect("a name of a run"));
+    let message = batch::Message::new(headers, vec![b'x'; bytes]);
+    let mut confirms = Vec::with_capacity(messages);
+    for _ in 0..messages {
+        let publication = Publication::to_queue("relay-in".into(), message.clone());
+        confirms.push(
+            session
+                .publisher
+                .publish(publication)
+                .await
+                .expect("the session lasts"),
+        );
+    }
+    for confirm in confirms {
+        confirm.await.expect("the session lasts");
+    }
+    session.close().await;
+}

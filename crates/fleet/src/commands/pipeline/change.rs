@@ -1,0 +1,144 @@
+use pipeline::management::{Action, Change, Discards, Management, Object};
+use serde_json::json;
+
+use super::{Choice, Discard, Pipelines, not_configured};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::{Tone, table};
+
+pub async fn configure(
+    pipelines: &Pipelines<'_>,
+    pipeline: &str,
+    discard: Discard,
+    context: &Context,
+) -> anyhow::Result<Exit> {
+    let desired = pipelines.desired(&pipelines.topology(pipeline)?)?;
+    let management = pipelines.management()?;
+    if !context.output.is_json() && removes(&management.diff(&desired).await?) {
+        patience();
+    }
+    let discards = Discards::from_iter(discard.discard);
+    let changes = management.configure(&desired, &discards).await?;
+    let vhost = management.vhost();
+    let done = format!("Pipeline {pipeline} is configured in virtual host {vhost:?}");
+    report(context, &done, pipeline, vhost, &changes)?;
+    Ok(Exit::Ok)
+}
+
+pub async fn diff(
+    pipelines: &Pipelines<'_>,
+    choice: Choice,
+    context: &Context,
+) -> anyhow::Result<Exit> {
+    let management = pipelines.management()?;
+    let vhost = management.vhost();
+    let Some(topology) = pipelines.chosen(choice).await? else {
+        return not_configured(context, vhost);
+    };
+    let changes = management.diff(&pipelines.desired(&topology)?).await?;
+    let pipeline = &topology.name;
+    let title = match changes.is_empty() {
+        true => format!("Virtual host {vhost:?} is as pipeline {pipeline} wants it"),
+        false => format!("To configure pipeline {pipeline} in virtual host {vhost:?}"),
+    };
+    report(context, &title, pipeline, vhost, &changes)?;
+    Ok(match changes.is_empty() {
+        true => Exit::Ok,
+        false => Exit::Differs,
+    })
+}
+
+pub async fn delete(
+    management: &Management,
+    pipeline: &str,
+    discard: Discard,
+    context: &Context,
+) -> anyhow::Result<Exit> {
+    if !context.output.is_json() {
+        patience();
+    }
+    let discards = Discards::from_iter(discard.discard);
+    let changes = management.delete_pipeline(pipeline, &discards).await?;
+    let kept = changes.iter().any(|change| change.action == Action::Keep);
+    let vhost = management.vhost();
+    let done = match kept {
+        true => format!(
+            "Pipeline {pipeline} is removed from virtual host {vhost:?}, but for what holds messages"
+        ),
+        false => format!("Pipeline {pipeline} is removed from virtual host {vhost:?}"),
+    };
+    report(context, &done, pipeline, vhost, &changes)?;
+    Ok(match kept {
+        true => Exit::Differs,
+        false => Exit::Ok,
+    })
+}
+
+/// Whether queues are to go, for which the broker has to count their messages first.
+fn removes(changes: &[Change]) -> bool {
+    let goes = |change: &Change| matches!(change.action, Action::Remove | Action::Replace);
+    changes
+        .iter()
+        .any(|change| change.object == Object::Queue && goes(change))
+}
+
+fn patience() {
+    eprintln!("Waiting for the broker to count messages before a queue is removed (up to 30 s) …");
+}
+
+fn report(
+    context: &Context,
+    title: &str,
+    pipeline: &str,
+    vhost: &str,
+    changes: &[Change],
+) -> anyhow::Result<()> {
+    let output = context.output;
+    if output.is_json() {
+        let answer = json!({ "type": pipeline, "virtual_host": vhost, "changes": changes });
+        return Ok(output.json(&answer)?);
+    }
+    if changes.is_empty() {
+        return Ok(output.line(format!("{title}; nothing to change."))?);
+    }
+    let rows = changes.iter().map(|change| {
+        let (tone, action) = match change.action {
+            Action::Create => (Tone::Good, "create"),
+            Action::Update => (Tone::Good, "update"),
+            Action::Replace => (Tone::Bad, "replace"),
+            Action::Remove => (Tone::Bad, "remove"),
+            Action::Keep => (Tone::Warning, "keep"),
+        };
+        let object = format!("{:?}", change.object).to_lowercase();
+        [
+            output.cell(tone, action),
+            object.into(),
+            change.name.as_str().into(),
+            change.detail.as_str().into(),
+        ]
+    });
+    let rows = table(&["action", "object", "name", "detail"], &[], rows);
+    Ok(output.text(&format!("{rows}\n{title}: {}.\n", summary(changes)))?)
+}
+
+/// `12 to create, 3 kept`, in words that fit what was done as well as what would be.
+fn summary(changes: &[Change]) -> String {
+    let count = |action| {
+        changes
+            .iter()
+            .filter(|change| change.action == action)
+            .count()
+    };
+    let parts = [
+        (count(Action::Create), "create"),
+        (count(Action::Update), "update"),
+        (count(Action::Replace), "replace"),
+        (count(Action::Remove), "remove"),
+        (count(Action::Keep), "keep"),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts
+        .map(|(count, action)| format!("{action} {count}"))
+        .collect();
+    parts.join(", ")
+}
