@@ -145,7 +145,9 @@ impl Error {
 
 /// The status that a gateway's page names, where the transport does not tell it; 0 when there is none.
 fn gateway_status(page: &str) -> u16 {
-    const PHRASES: [(&str, u16); 7] = [
+    const PHRASES: [(&str, u16); 9] = [
+        ("unauthorized", 401),
+        ("forbidden", 403),
         ("bad gateway", 502),
         ("service unavailable", 503),
         ("upstream connect error", 503),
@@ -177,6 +179,11 @@ pub fn classify(error: &Error) -> Class {
             status: 408 | 425 | 429 | 502..=504,
             ..
         } => Class::RetryNow,
+        // A proxy that wants credentials: the data is not to blame.
+        Error::UnexpectedAnswer {
+            status: 401 | 403 | 407,
+            ..
+        } => Class::Pause,
         Error::UnexpectedAnswer { .. } => Class::Quarantine(Reason::UnexpectedAnswer),
         Error::UnreadableRow { .. } => Class::Quarantine(Reason::WrongSchema),
         // A fault of the program or its settings: the data waits until that is mended.
@@ -227,6 +234,7 @@ mod tests {
             let error = answer(status, None, text);
             assert_eq!(classify(&error), Class::RetryNow, "{error}");
         }
+        assert_eq!(classify(&answer(0, None, "403 Forbidden")), Class::Pause);
     }
 
     #[test]

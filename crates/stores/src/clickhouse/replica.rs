@@ -77,6 +77,10 @@ impl Replica {
 
     /// The answer of a query in ArrowStream, as it comes. Returns when the answer has begun, so that
     /// an exception, a proxy's page or a dead server is an error here and not in the stream.
+    ///
+    /// A server before 25.11 writes an exception in mid-stream among the data, and a network may cut
+    /// it in two so that it is not recognised: whatever follows that is not a complete Arrow stream
+    /// is a failed attempt, not bad data.
     pub async fn stream(&self, query: &Query) -> Result<ByteStream, Error> {
         let (first, rest) = self.begin(query, "ArrowStream").await?;
         let Some(first) = first else {

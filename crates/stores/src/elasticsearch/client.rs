@@ -133,23 +133,27 @@ impl Client {
         Ok(followers)
     }
 
-    /// What keeps `index` from being written to, such as `read_only_allow_delete`, if anything does.
+    /// What keeps `index` from being written to, if anything does: `write`, `read_only` and
+    /// `read_only_allow_delete` (the disk's flood stage) are its blocks, `closed` its state.
     pub async fn write_block(&self, index: &str) -> Result<Option<String>, Error> {
-        let path = format!("/{index}/_settings/index.blocks.*");
+        const BLOCKS: [(&str, &str); 4] = [
+            ("index.blocks.write", "write"),
+            ("index.blocks.read_only", "read_only"),
+            (
+                "index.blocks.read_only_allow_delete",
+                "read_only_allow_delete",
+            ),
+            ("index.verified_before_close", "closed"),
+        ];
+        let path = format!("/{index}/_settings/index.blocks.*,index.verified_before_close");
         let settings: Value = self.get(&path, &[("flat_settings", "true")]).await?;
-        let blocks = ["write", "read_only", "read_only_allow_delete"];
-        let set = |block: &&str| {
-            let key = format!("index.blocks.{block}");
-            settings
-                .as_object()
-                .into_iter()
-                .flat_map(|indices| indices.values())
-                .any(|index| index["settings"][&key] == "true")
-        };
-        Ok(blocks
-            .iter()
-            .find(|block| set(block))
-            .map(|b| (*b).to_owned()))
+        let indices: Vec<&Value> = settings
+            .as_object()
+            .map(|indices| indices.values().collect())
+            .unwrap_or_default();
+        let set = |key: &str| indices.iter().any(|index| index["settings"][key] == "true");
+        let block = BLOCKS.iter().find(|(key, _)| set(key));
+        Ok(block.map(|(_, name)| (*name).to_owned()))
     }
 
     /// Documents that can be searched in an index or an alias.

@@ -91,6 +91,8 @@ impl ItemVerdict {
 
 const INDEX_NOT_FOUND: &str = "index_not_found_exception";
 const CLUSTER_BLOCK: &str = "cluster_block_exception";
+/// As an operator does before maintenance.
+const INDEX_CLOSED: &str = "index_closed_exception";
 
 /// Judges one item of a bulk answer: `kind` and `reason` are empty where there is no error.
 pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
@@ -100,7 +102,7 @@ pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
         (409, "version_conflict_engine_exception") => ItemVerdict::Unchanged,
         // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster that
         // has no master for a moment.
-        (400..=499, CLUSTER_BLOCK) => ItemVerdict::Blocked {
+        (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => ItemVerdict::Blocked {
             reason: reason.to_owned(),
         },
         (408 | 429 | 500..=599, _) => ItemVerdict::Again {
@@ -123,10 +125,15 @@ pub fn classify(error: &Error) -> Class {
             status: 408 | 425 | 429 | 502..=504,
             ..
         } => Class::RetryNow,
+        // A proxy that wants credentials: the data is not to blame.
+        Error::UnexpectedAnswer {
+            status: 401 | 403 | 407,
+            ..
+        } => Class::Pause,
         Error::UnexpectedAnswer { .. } => Class::Quarantine(Reason::UnexpectedAnswer),
         Error::MissingIndex { .. } => Class::Quarantine(Reason::MissingTarget),
         Error::Exception { status, kind, .. } => match (*status, kind.as_str()) {
-            (400..=499, CLUSTER_BLOCK) => Class::Pause,
+            (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => Class::Pause,
             (401 | 403, _) => Class::Pause,
             (404, INDEX_NOT_FOUND) => Class::Quarantine(Reason::MissingTarget),
             // Malformed, or more than `http.max_content_length`: fewer documents at once may do.
@@ -163,7 +170,8 @@ mod tests {
                 ItemVerdict::Unchanged,
             ),
             (403, "cluster_block_exception", blocked.clone()),
-            (429, "cluster_block_exception", blocked),
+            (429, "cluster_block_exception", blocked.clone()),
+            (400, "index_closed_exception", blocked),
             (503, "cluster_block_exception", again(503)),
             (429, "es_rejected_execution_exception", again(429)),
             (429, "circuit_breaking_exception", again(429)),
@@ -226,6 +234,7 @@ mod tests {
             (exception(403, "security_exception"), Class::Pause),
             (exception(403, "cluster_block_exception"), Class::Pause),
             (exception(429, "cluster_block_exception"), Class::Pause),
+            (exception(400, "index_closed_exception"), Class::Pause),
             (exception(503, "cluster_block_exception"), Class::RetryLater),
             (
                 exception(429, "circuit_breaking_exception"),
@@ -239,6 +248,7 @@ mod tests {
                 Class::Quarantine(Reason::MissingTarget),
             ),
             (page(200), Class::Quarantine(Reason::UnexpectedAnswer)),
+            (page(403), Class::Pause),
             (page(502), Class::RetryNow),
         ] {
             assert_eq!(classify(&error), class, "{error}");

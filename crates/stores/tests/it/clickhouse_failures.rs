@@ -254,3 +254,42 @@ async fn a_wrong_answer_of_one_replica_sends_the_request_to_the_next() {
         .unwrap();
     assert_eq!(rows[0]["x"], 7);
 }
+
+#[tokio::test]
+async fn a_large_insert_that_is_refused_before_it_is_read_still_says_why() {
+    let database = Database::create();
+    let cluster = cluster(&[database.shards()[0].clone()]);
+    let insert = Query::new(format!(
+        "INSERT INTO {}.missing FORMAT TSV",
+        database.name()
+    ));
+    let body = vec![Bytes::from(vec![b'1'; 1 << 20]); 32];
+    let error = cluster
+        .shard(0)
+        .unwrap()
+        .insert(&insert, body)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some(60), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_insert_says_how_long_it_is_and_asks_to_be_done_at_once() {
+    let (address, request) = fakes::recording().await;
+    let cluster = cluster(&[url(address)]);
+    let insert = Query::new("INSERT INTO t FORMAT TSV")
+        .param("x", "a b")
+        .query_id("q");
+    let body = vec![Bytes::from_static(b"1\n"), Bytes::from_static(b"2\n")];
+    let shard = cluster.shard(0).unwrap();
+    shard.insert(&insert, body).await.unwrap_err();
+    let request = request.await.unwrap();
+    assert!(
+        request.starts_with(
+            "POST /?query=INSERT+INTO+t+FORMAT+TSV&async_insert=0&param_x=a+b&query_id=q HTTP/1.1"
+        ),
+        "{request}"
+    );
+    assert!(request.contains("content-length: 4\r\n"), "{request}");
+    assert!(!request.contains("transfer-encoding"), "{request}");
+}

@@ -111,6 +111,27 @@ async fn an_index_that_is_shut_for_writing_blocks_each_document_and_says_how() {
 }
 
 #[tokio::test]
+async fn a_closed_index_is_shut_for_writing_and_not_the_documents_fault() {
+    let prefix = IndexPrefix::create();
+    let index = create_strict(&prefix, "a");
+    prefix.api("POST", &format!("{index}/_close"), "");
+    let client = client(&[prefix.url()]);
+    let verdicts = client
+        .bulk(&index, vec![action("1", 1, json!({ "n": 1 }))])
+        .await
+        .unwrap();
+    assert!(
+        matches!(verdicts[0], ItemVerdict::Blocked { .. }),
+        "{verdicts:?}"
+    );
+    assert_eq!(client.followers(&index).await.unwrap(), [""; 0]);
+    let block = client.write_block(&index).await.unwrap();
+    assert_eq!(block.as_deref(), Some("closed"));
+    prefix.api("POST", &format!("{index}/_open"), "");
+    assert_eq!(client.write_block(&index).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn followers_are_the_open_indices_named_after_their_leader() {
     let prefix = IndexPrefix::create();
     let client = client(&[prefix.url()]);
@@ -182,7 +203,8 @@ async fn a_request_that_elasticsearch_refuses_whole_says_why() {
 async fn a_page_of_somebody_else_is_an_unexpected_answer() {
     for (status, class) in [
         ("200 OK", Class::Quarantine(Reason::UnexpectedAnswer)),
-        ("403 Forbidden", Class::Quarantine(Reason::UnexpectedAnswer)),
+        ("404 Not Found", Class::Quarantine(Reason::UnexpectedAnswer)),
+        ("403 Forbidden", Class::Pause),
         ("503 Service Unavailable", Class::RetryNow),
     ] {
         let fake = fakes::answering(&fakes::page(status)).await;

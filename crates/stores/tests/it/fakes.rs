@@ -70,3 +70,16 @@ pub fn page(status: &str) -> String {
         body.len()
     )
 }
+
+/// Hands over the beginning of the first request, and answers it with nothing.
+pub async fn recording() -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let request = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 64 << 10];
+        let read = connection.read(&mut request).await.unwrap();
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    });
+    (address, request)
+}
