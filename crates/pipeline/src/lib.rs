@@ -9,6 +9,7 @@ pub mod broker;
 mod conformance;
 mod job;
 mod ladder;
+pub mod management;
 pub mod names;
 mod options;
 mod outcome;

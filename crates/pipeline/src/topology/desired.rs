@@ -132,6 +132,11 @@ impl Desired {
             },
         }
     }
+
+    /// Whether it is the desire to have no pipeline: every type has at least one reader, hence a queue.
+    pub fn is_nothing(&self) -> bool {
+        self.queues.is_empty()
+    }
 }
 
 fn classes(program: &Program, ladder: &Ladder) -> Vec<QueueClass> {

@@ -35,4 +35,4 @@ pub const LEDGER: Role = Role {
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

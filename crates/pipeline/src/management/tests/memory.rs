@@ -1,0 +1,206 @@
+use std::cell::RefCell;
+use std::time::Duration;
+
+use crate::management::ManagementError;
+use crate::management::objects::Objects;
+use crate::management::present::{
+    Present, PresentBinding, PresentExchange, PresentPolicy, PresentQueue,
+};
+use crate::topology::{Binding, Exchange, Policy, Queue};
+
+/// A virtual host in memory, whose figures may be as old as a broker's.
+#[derive(Default)]
+pub struct Host {
+    present: RefCell<Present>,
+    /// What the figures say; the present itself while they are fresh.
+    figures: RefCell<Option<Present>>,
+    age: Duration,
+    /// Every change made, in its order.
+    pub log: RefCell<Vec<String>>,
+}
+
+impl Host {
+    /// Figures become right only after this time.
+    pub fn with_old_figures(age: Duration) -> Self {
+        Self {
+            age,
+            ..Self::default()
+        }
+    }
+
+    /// From now on the figures are those of now, until `refresh`.
+    pub fn freeze_figures(&self) {
+        *self.figures.borrow_mut() = Some(self.present.borrow().clone());
+    }
+
+    pub fn refresh_figures(&self) {
+        *self.figures.borrow_mut() = None;
+    }
+
+    pub fn state(&self) -> Present {
+        self.present.borrow().clone()
+    }
+
+    pub fn change<T>(&self, change: impl FnOnce(&mut Present) -> T) -> T {
+        change(&mut self.present.borrow_mut())
+    }
+
+    pub fn put_messages(&self, queue: &str, messages: u64) {
+        self.change(|present| {
+            let queue = present.queues.iter_mut().find(|found| found.name == queue);
+            let queue = queue.expect("the queue exists");
+            queue.messages = Some(messages);
+            queue.messages_ready = Some(messages);
+        });
+    }
+
+    pub fn put_consumers(&self, queue: &str, consumers: u64) {
+        self.change(|present| {
+            let queue = present.queues.iter_mut().find(|found| found.name == queue);
+            queue.expect("the queue exists").consumers = Some(consumers);
+        });
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.present
+            .borrow()
+            .queues
+            .iter()
+            .map(PresentQueue::held)
+            .sum()
+    }
+
+    fn did(&self, what: String) -> Result<(), ManagementError> {
+        self.log.borrow_mut().push(what);
+        Ok(())
+    }
+}
+
+impl Objects for Host {
+    fn figures_age(&self) -> Duration {
+        self.age
+    }
+
+    /// Objects are listed as they are; counts as old as the figures.
+    async fn present(&self) -> Result<Present, ManagementError> {
+        let mut present = self.present.borrow().clone();
+        if let Some(figures) = &*self.figures.borrow() {
+            for queue in &mut present.queues {
+                let old = figures.queue(&queue.name).cloned().unwrap_or_default();
+                queue.messages = old.messages;
+                queue.messages_ready = old.messages_ready;
+                queue.consumers = old.consumers;
+            }
+        }
+        Ok(present)
+    }
+
+    async fn put_policy(&self, policy: &Policy) -> Result<(), ManagementError> {
+        self.change(|present| {
+            present.policies.retain(|found| found.name != policy.name);
+            present.policies.push(PresentPolicy {
+                name: policy.name.clone(),
+                pattern: policy.pattern.clone(),
+                apply_to: "queues".to_owned(),
+                priority: policy.priority,
+                definition: policy.definition.clone(),
+            });
+        });
+        self.did(format!("put policy {}", policy.name))
+    }
+
+    async fn put_queue(&self, queue: &Queue) -> Result<(), ManagementError> {
+        self.change(|present| {
+            assert!(
+                present.queue(&queue.name).is_none(),
+                "{} exists",
+                queue.name
+            );
+            present.queues.push(PresentQueue {
+                name: queue.name.clone(),
+                arguments: queue.arguments.clone(),
+                ..PresentQueue::default()
+            });
+        });
+        self.did(format!("put queue {}", queue.name))
+    }
+
+    async fn put_exchange(&self, exchange: &Exchange) -> Result<(), ManagementError> {
+        self.change(|present| {
+            assert!(
+                present.exchange(&exchange.name).is_none(),
+                "{} exists",
+                exchange.name
+            );
+            present.exchanges.push(PresentExchange {
+                name: exchange.name.clone(),
+                kind: exchange.kind.to_owned(),
+                arguments: exchange.arguments.clone(),
+            });
+        });
+        self.did(format!("put exchange {}", exchange.name))
+    }
+
+    async fn bind(&self, binding: &Binding) -> Result<(), ManagementError> {
+        self.change(|present| {
+            assert!(
+                present.exchange(&binding.exchange).is_some(),
+                "{}",
+                binding.exchange
+            );
+            assert!(present.queue(&binding.queue).is_some(), "{}", binding.queue);
+            if !present
+                .bindings
+                .iter()
+                .any(|found| found.plain().as_ref() == Some(binding))
+            {
+                present.bindings.push(PresentBinding {
+                    source: binding.exchange.clone(),
+                    destination: binding.queue.clone(),
+                    destination_type: "queue".to_owned(),
+                    routing_key: binding.output.clone(),
+                    properties_key: binding.output.clone(),
+                });
+            }
+        });
+        self.did(format!("bind {} -> {}", binding.exchange, binding.queue))
+    }
+
+    async fn unbind(&self, binding: &Binding) -> Result<(), ManagementError> {
+        self.change(|present| {
+            present
+                .bindings
+                .retain(|found| found.plain().as_ref() != Some(binding));
+        });
+        self.did(format!("unbind {} -> {}", binding.exchange, binding.queue))
+    }
+
+    async fn delete_policy(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|present| present.policies.retain(|policy| policy.name != name));
+        self.did(format!("delete policy {name}"))
+    }
+
+    async fn delete_queue(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|present| {
+            present.queues.retain(|queue| queue.name != name);
+            present
+                .bindings
+                .retain(|binding| binding.destination != name);
+        });
+        self.did(format!("delete queue {name}"))
+    }
+
+    async fn delete_exchange(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|present| {
+            present.exchanges.retain(|exchange| exchange.name != name);
+            present.bindings.retain(|binding| binding.source != name);
+        });
+        self.did(format!("delete exchange {name}"))
+    }
+
+    async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError> {
+        let present = self.present.borrow();
+        let queue = present.queue(queue);
+        Ok(queue.and_then(|queue| queue.messages_ready).unwrap_or(0) > 0)
+    }
+}
