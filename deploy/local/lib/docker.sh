@@ -32,6 +32,7 @@ docker_install() {
 }
 
 docker_up() {
+  require_curl
   docker_install || die "the images are not there" "$LOG_DIR/docker.log" "or run: FLEET_SERVICES=local $SELF up"
   compose up -d --wait "${NAMES[@]}" >>"$LOG_DIR/docker.log" 2>&1 ||
     die "docker compose up failed" "$LOG_DIR/docker.log" "see: $SELF logs ${NAMES[*]}"
