@@ -1,11 +1,9 @@
 //! Against the real Elasticsearch.
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::{Counts, Row, Writer, batch, row};
 use batch::{Column, Message, Reason, header};
-use common::{Row, Writer, batch, row};
 use es_writer::Settings;
 use pipeline::{BatchWorker, Outcome};
 use serde_json::{Value, json};
@@ -85,7 +83,7 @@ impl Store {
 }
 
 /// The index names of a receipt without their prefix.
-fn short(targets: Vec<(String, common::Counts)>) -> Vec<(String, common::Counts)> {
+fn short(targets: Vec<(String, Counts)>) -> Vec<(String, Counts)> {
     let cut = |name: String| {
         name.rsplit_once("all")
             .map_or("lite".to_owned(), |(_, rest)| format!("all{rest}"))

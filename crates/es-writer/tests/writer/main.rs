@@ -1,0 +1,6 @@
+//! Whole batches through the writer, against the real Elasticsearch and against one that misbehaves.
+
+mod common;
+mod fake;
+mod faults;
+mod store;
