@@ -66,10 +66,14 @@ pub fn http(method: &str, url: &str, body: &str) -> (bool, String) {
 
 impl Drop for IndexPrefix {
     fn drop(&mut self) {
-        self.call(
-            "DELETE",
-            &format!("{}-*?expand_wildcards=all", self.prefix),
-            "",
+        let list = format!(
+            "_cat/indices/{}-*?h=index&expand_wildcards=all",
+            self.prefix
         );
+        // Elasticsearch deletes by name alone (`action.destructive_requires_name`).
+        let (ok, names) = self.call("GET", &list, "");
+        for name in names.lines().filter(|_| ok) {
+            self.call("DELETE", name.trim(), "");
+        }
     }
 }
