@@ -3,13 +3,10 @@ use std::collections::BTreeMap;
 use app::config::{Problems, Process};
 use app::{DeploymentSettings, HealthSettings, LogSettings, Secret, Settings, StatsSettings};
 use ch_writer::ChWriterSettings;
-use ch_writer::ChWriterSettings;
-use fetcher::FetcherSettings;
 use fetcher::FetcherSettings;
 use pipeline::BrokerSettings;
 use pipeline::broker::RabbitMq;
 use pipeline::topology::{Catalog, PipelineSettings};
-use queuer::QueuerSettings;
 use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,10 +26,6 @@ pub struct Config {
     pub source: SourceSettings,
     pub clickhouse: TargetSettings,
     pub elasticsearch: elasticsearch::Settings,
-    pub queuer: QueuerSettings,
-    pub fetcher: FetcherSettings,
-    pub ch_writer: ChWriterSettings,
-    pub es_writer: es_writer::Settings,
     pub queuer: QueuerSettings,
     pub fetcher: FetcherSettings,
     pub ch_writer: ChWriterSettings,

@@ -37,6 +37,16 @@ impl Problems {
             message: message.into(),
         }])
     }
+
+    /// All that several checks found.
+    pub fn join(checks: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let found = checks.into_iter().filter_map(Result::err);
+        let problems: Vec<_> = found.flat_map(|Self(problems)| problems).collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Self(problems)),
+        }
+    }
 }
 
 impl fmt::Display for Problems {

@@ -34,13 +34,22 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The pipeline of a dry run where none is configured.
 const NO_PIPELINE: &str = "dry-run";
 
+/// In a role's help, the place of what every role has.
+const AFTER_OWN_OPTIONS: usize = 500;
+
 #[derive(Debug, clap::Args)]
+#[command(subcommand_value_name = "ROLE", subcommand_help_heading = "Roles")]
 pub struct Arguments {
     #[command(subcommand)]
     role: Role,
     /// Name of the process, where it is not its role's: its queues, its stats and its settings in
     /// [processes.PROCESS] have it
-    #[arg(long, global = true, value_name = "PROCESS")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PROCESS",
+        display_order = AFTER_OWN_OPTIONS
+    )]
     name: Option<String>,
 }
 

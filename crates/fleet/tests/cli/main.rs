@@ -1,6 +1,8 @@
-//! What the commands answer that need no services. The texts are in `tests/golden`.
+//! What commands answer and how programs begin and end. The texts are in `tests/golden`.
 
 mod golden;
+mod pipeline;
+mod programs;
 
 use golden::{Folder, repository, same_as};
 

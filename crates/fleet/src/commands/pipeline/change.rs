@@ -21,7 +21,7 @@ pub async fn configure(
     let changes = management.configure(&desired, &discards).await?;
     let vhost = management.vhost();
     let done = format!("Pipeline {pipeline} is configured in virtual host {vhost:?}");
-    report(context, &done, pipeline, vhost, &changes)?;
+    report(context, &done, Tense::Done, pipeline, vhost, &changes)?;
     Ok(Exit::Ok)
 }
 
@@ -41,7 +41,7 @@ pub async fn diff(
         true => format!("Virtual host {vhost:?} is as pipeline {pipeline} wants it"),
         false => format!("To configure pipeline {pipeline} in virtual host {vhost:?}"),
     };
-    report(context, &title, pipeline, vhost, &changes)?;
+    report(context, &title, Tense::ToDo, pipeline, vhost, &changes)?;
     Ok(match changes.is_empty() {
         true => Exit::Ok,
         false => Exit::Differs,
@@ -54,7 +54,8 @@ pub async fn delete(
     discard: Discard,
     context: &Context,
 ) -> anyhow::Result<Exit> {
-    if !context.output.is_json() {
+    let present = management.configured().await?;
+    if !context.output.is_json() && present.as_deref() == Some(pipeline) {
         patience();
     }
     let discards = Discards::from_iter(discard.discard);
@@ -67,7 +68,7 @@ pub async fn delete(
         ),
         false => format!("Pipeline {pipeline} is removed from virtual host {vhost:?}"),
     };
-    report(context, &done, pipeline, vhost, &changes)?;
+    report(context, &done, Tense::Done, pipeline, vhost, &changes)?;
     Ok(match kept {
         true => Exit::Differs,
         false => Exit::Ok,
@@ -86,9 +87,17 @@ fn patience() {
     eprintln!("Waiting for the broker to count messages before a queue is removed (up to 30 s) …");
 }
 
+/// Whether changes are told of or announced.
+#[derive(Clone, Copy)]
+enum Tense {
+    Done,
+    ToDo,
+}
+
 fn report(
     context: &Context,
     title: &str,
+    tense: Tense,
     pipeline: &str,
     vhost: &str,
     changes: &[Change],
@@ -118,27 +127,28 @@ fn report(
         ]
     });
     let rows = table(&["action", "object", "name", "detail"], &[], rows);
-    Ok(output.text(&format!("{rows}\n{title}: {}.\n", summary(changes)))?)
+    Ok(output.text(&format!("{rows}\n{title}: {}.\n", summary(changes, tense)))?)
 }
 
-/// `12 to create, 3 kept`, in words that fit what was done as well as what would be.
-fn summary(changes: &[Change]) -> String {
-    let count = |action| {
-        changes
+/// `12 created, 3 kept`, or `12 to create, 3 to keep`.
+fn summary(changes: &[Change], tense: Tense) -> String {
+    let actions = [
+        (Action::Create, "created", "to create"),
+        (Action::Update, "updated", "to update"),
+        (Action::Replace, "replaced", "to replace"),
+        (Action::Remove, "removed", "to remove"),
+        (Action::Keep, "kept", "to keep"),
+    ];
+    let parts = actions.into_iter().filter_map(|(action, done, to_do)| {
+        let count = changes
             .iter()
             .filter(|change| change.action == action)
-            .count()
-    };
-    let parts = [
-        (count(Action::Create), "create"),
-        (count(Action::Update), "update"),
-        (count(Action::Replace), "replace"),
-        (count(Action::Remove), "remove"),
-        (count(Action::Keep), "keep"),
-    ];
-    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
-    let parts: Vec<String> = parts
-        .map(|(count, action)| format!("{action} {count}"))
-        .collect();
-    parts.join(", ")
+            .count();
+        let words = match tense {
+            Tense::Done => done,
+            Tense::ToDo => to_do,
+        };
+        (count > 0).then(|| format!("{count} {words}"))
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
