@@ -1,13 +1,13 @@
 use std::io::IsTerminal;
 
-use anyhow::{Context, anyhow};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::Problems;
 use crate::{LogFormat, LogSettings};
 
 /// Starts logging to the standard error; does nothing when logging was started before.
 /// Fails when `RUST_LOG` or `log.level` is not a filter.
-pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
+pub fn start(settings: &LogSettings) -> Result<(), Problems> {
     let from_environment = std::env::var("RUST_LOG").ok().filter(|f| !f.is_empty());
     let filter = match &from_environment {
         Some(filter) => parse("RUST_LOG", filter)?,
@@ -28,7 +28,14 @@ pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse(source: &str, filter: &str) -> anyhow::Result<EnvFilter> {
+impl LogSettings {
+    /// Refuses a level that is none.
+    pub fn check(&self) -> Result<(), Problems> {
+        parse("log.level", &self.level).map(drop)
+    }
+}
+
+fn parse(source: &str, filter: &str) -> Result<EnvFilter, Problems> {
     let level_known = |directive: &str| {
         let level = directive.rsplit('=').next().unwrap_or_default().trim();
         level.parse::<tracing::level_filters::LevelFilter>().is_ok()
@@ -37,11 +44,13 @@ fn parse(source: &str, filter: &str) -> anyhow::Result<EnvFilter> {
     if let Some(word) = filter.split(',').find(|word| {
         !word.contains(['=', '[', ':']) && !word.trim().is_empty() && !level_known(word)
     }) {
-        return Err(anyhow!(
-            "{source}: {word:?} is no level; use off, error, warn, info, debug or trace, or module=level"
-        ));
+        let message = format!(
+            "{word:?} is no level; use off, error, warn, info, debug or trace, or module=level"
+        );
+        return Err(Problems::one(source, message));
     }
-    EnvFilter::try_new(filter).with_context(|| format!("{source}: {filter:?} is not a log filter"))
+    EnvFilter::try_new(filter)
+        .map_err(|error| Problems::one(source, format!("{filter:?} is not a log filter: {error}")))
 }
 
 fn colours() -> bool {
@@ -55,10 +64,11 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {
-        let error = parse("log.level", "verbose").unwrap_err().to_string();
+        let Problems(problems) = parse("log.level", "verbose").unwrap_err();
+        let problem = problems[0].to_string();
         assert!(
-            error.starts_with(r#"log.level: "verbose" is no level"#),
-            "{error}"
+            problem.starts_with(r#"log.level: "verbose" is no level"#),
+            "{problem}"
         );
     }
 

@@ -136,7 +136,17 @@ fn what_is_left_out_is_counted() {
 #[test]
 fn a_second_later_it_is_sent_without_being_asked_for() {
     let server = Server::start();
-    server.stats(StatsStyle::Equals).count("rows", &[], 1);
+    let stats = server.stats(StatsStyle::Equals);
+    stats.count("rows", &[], 1);
+    assert_eq!(server.datagram(), "test.keyword-fleet.es-writer.rows:1|c");
+}
+
+#[test]
+fn what_is_left_when_the_last_handle_goes_is_sent() {
+    let server = Server::start();
+    let stats = server.stats(StatsStyle::Equals);
+    stats.count("rows", &[], 1);
+    drop(stats);
     assert_eq!(server.datagram(), "test.keyword-fleet.es-writer.rows:1|c");
 }
 

@@ -47,14 +47,15 @@ impl Config {
 
     /// Refuses what each value alone allows but what cannot work. Reads no file and connects to nothing.
     pub fn check(&self) -> Result<(), Problems> {
-        all([
+        let others = all([
             self.broker.ladder().map(drop),
             self.pipeline.check(),
             self.queuer.check(),
             self.fetcher.check("fetcher"),
             self.ch_writer.check("ch_writer"),
             self.es_writer.check("es_writer"),
-        ])
+        ]);
+        Problems::join([self.log.check(), others])
     }
 
     /// Reads the broker's address, which may be in a file, and checks it.

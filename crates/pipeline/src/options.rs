@@ -70,7 +70,8 @@ impl LoopOptions {
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerSettings {
     /// AMQP address with user, password and virtual host: `amqp://user:password@host:5672/%2f`, or
-    /// `amqps://…` for TLS. One virtual host holds one deployment of one pipeline.
+    /// `amqps://…` for TLS. One virtual host holds one deployment of one pipeline. By default the broker on
+    /// this machine, as `guest`.
     pub url: app::Secret,
     /// Address of the management plugin, with user and password: `http://user:password@host:15672`.
     /// Only `fleet pipeline` needs it.

@@ -110,13 +110,14 @@ impl Loader {
             builder = builder.add_source(layer.clone());
             set = set.add_source(layer);
         }
+        let tree = set
+            .build()
+            .map_err(|error| Problems::of(error, None))?
+            .cache;
         let settings = builder.build().and_then(|merged| merged.try_deserialize());
         Ok(Loaded {
-            settings: settings.map_err(|error| Problems::one("", error.to_string()))?,
-            tree: set
-                .build()
-                .map_err(|error| Problems::one("", error.to_string()))?
-                .cache,
+            settings: settings.map_err(|error| Problems::of(error, Some(&tree)))?,
+            tree,
         })
     }
 

@@ -1,5 +1,6 @@
 use std::fmt;
 
+use config::{ConfigError, Value, ValueKind};
 use serde::Serialize;
 
 /// Something wrong with one key, or with one place that keys come from.
@@ -38,6 +39,27 @@ impl Problems {
         }])
     }
 
+    /// What serde found wrong with values of the right shape; `set` are the values with their origins.
+    pub(super) fn of(error: ConfigError, set: Option<&Value>) -> Self {
+        let (key, message) = match error {
+            ConfigError::At {
+                error,
+                key: Some(key),
+                ..
+            } => (key, error.to_string()),
+            ConfigError::NotFound(key) => (key, "must be set".to_owned()),
+            other => (String::new(), other.to_string()),
+        };
+        // The config crate leaves the dot after an index out.
+        let path = key.replace(']', "].").replace("..", ".");
+        let path = path.trim_end_matches('.').to_owned();
+        Self(vec![Problem {
+            origin: set.and_then(|set| origin(set, &path)),
+            path,
+            message,
+        }])
+    }
+
     /// All that several checks found.
     pub fn join(checks: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
         let found = checks.into_iter().filter_map(Result::err);
@@ -63,3 +85,21 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// Where the value at `path` was set; for one that is missing, where that around it was.
+fn origin(set: &Value, path: &str) -> Option<String> {
+    let mut value = set;
+    let parts = path.split(['.', '[', ']']).filter(|part| !part.is_empty());
+    for part in parts {
+        let inner = match &value.kind {
+            ValueKind::Table(entries) => entries.get(part),
+            ValueKind::Array(items) => part.parse().ok().and_then(|n: usize| items.get(n)),
+            _ => None,
+        };
+        match inner {
+            Some(inner) => value = inner,
+            None => break,
+        }
+    }
+    value.origin().map(str::to_owned)
+}

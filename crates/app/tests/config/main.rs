@@ -1,52 +1,12 @@
 //! What a configuration may be, and what is said of one that it may not be.
 
+mod files;
 mod settings;
 
-use std::path::{Path, PathBuf};
+use app::config::{Loader, reference};
 
-use app::config::{Loaded, Loader, Problems, reference};
-use tempfile::TempDir;
-
+use files::{Files, load, problems, variables};
 use settings::{Order, Root, Target};
-
-struct Files(TempDir);
-
-impl Files {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let owned = pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    owned.collect()
-}
-
-fn load(loader: &Loader) -> Loaded<Root> {
-    loader
-        .load()
-        .unwrap_or_else(|problems| panic!("{problems}"))
-}
-
-/// The problems, with the names of files in place of their paths.
-fn problems(loader: &Loader, files: &Files) -> Vec<String> {
-    let Problems(problems) = loader.load::<Root>().expect_err("no problem was found");
-    let folder = format!("{}/", files.path().display());
-    let lines = problems.iter().map(|p| p.to_string().replace(&folder, ""));
-    lines.collect()
-}
 
 #[test]
 fn without_any_source_everything_has_its_default() {

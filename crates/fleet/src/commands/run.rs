@@ -9,24 +9,16 @@ use clap::Subcommand;
 use es_writer::EsWriter;
 use fetcher::Fetcher;
 use pipeline::management::Management;
-use pipeline::topology::{Catalog, LEDGER};
+use pipeline::topology::Catalog;
 use pipeline::{LoopOptions, Program, run_batch_worker, run_worker};
 use queuer::{Finished, Published};
 use serde_json::json;
 
+use super::pipeline::ROLES;
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{Output, number};
-
-/// Every role, as the topology knows it.
-pub const ROLES: &[pipeline::Role] = &[
-    queuer::ROLE,
-    fetcher::ROLE,
-    ch_writer::ROLE,
-    es_writer::ROLE,
-    LEDGER,
-];
 
 /// How often a queuer looks whether a pipeline is configured by now.
 const LOOK: Duration = Duration::from_secs(1);
@@ -236,7 +228,7 @@ async fn pipeline_of(
 /// What the queuer must know of the pipeline type.
 fn fed_by(app: &App, config: &Config, pipeline: &str) -> anyhow::Result<queuer::Pipeline> {
     let topology = Catalog::load(config.pipeline.file.as_deref())?
-        .topology(pipeline, ROLES)
+        .topology(pipeline, &ROLES)
         .with_context(|| format!("the broker is configured for pipeline type {pipeline}"))?;
     let fed = queuer::Pipeline::of(&topology, &app.name);
     if fed.task_queues.is_empty() {
@@ -254,6 +246,8 @@ fn fed_by(app: &App, config: &Config, pipeline: &str) -> anyhow::Result<queuer::
 
 #[cfg(test)]
 mod tests {
+    use pipeline::topology::LEDGER;
+
     use super::*;
 
     #[test]

@@ -75,6 +75,24 @@ fn values_that_cannot_work_together_are_refused() {
 }
 
 #[test]
+fn what_only_the_program_itself_can_judge_has_its_key_and_place_too() {
+    let folder = Folder::new();
+    folder.write(
+        "fleet.toml",
+        "\n[[elasticsearch.indices]]\nname = \"x\"\nminimum.field = \"volume\"\n",
+    );
+    folder
+        .fleet(&["config", "check"], &[])
+        .must_be("config-missing-value.txt");
+    Folder::new()
+        .fleet(&["config", "check"], &[("FLEET__HEALTH__ADDRESS", "8080")])
+        .must_be("config-address.txt");
+    Folder::new()
+        .fleet(&["run", "fetcher", "--set", "log.level=verbose"], &[])
+        .must_be("config-log-level.txt");
+}
+
+#[test]
 fn checking_reads_the_files_of_secrets() {
     let folder = Folder::new();
     folder.write("empty", "\n").write(
