@@ -15,6 +15,7 @@ mod options;
 mod outcome;
 mod producer;
 mod program;
+pub mod quarantine;
 mod role;
 pub mod testing;
 pub mod topology;

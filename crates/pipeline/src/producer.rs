@@ -64,11 +64,13 @@ impl Sender {
             routing_key: output.to_owned(),
             message,
         };
-        if let Err(Lost) = self
-            .unconfirmed
-            .publish(&self.session.publisher, publication)
-            .await
-        {
+        let shutdown = self.program.app.shutdown.clone();
+        // Waits while too many confirms are outstanding: during an alarm, without end.
+        let published = tokio::select! {
+            published = self.unconfirmed.publish(&self.session.publisher, publication) => published,
+            () = shutdown.triggered() => return Err(ProducerError::Stopped),
+        };
+        if let Err(Lost) = published {
             self.begin_again().await?;
         }
         Ok(())
@@ -76,14 +78,18 @@ impl Sender {
 
     /// Waits until everything sent is stored.
     pub async fn flush(&mut self) -> Result<(), ProducerError> {
-        while let Err(Lost) = self
-            .unconfirmed
-            .settle(&self.session.publisher, &self.program.app)
-            .await
-        {
-            self.begin_again().await?;
+        let app = self.program.app.clone();
+        loop {
+            let settled = tokio::select! {
+                biased;
+                settled = self.unconfirmed.settle(&self.session.publisher, &app) => settled,
+                () = app.shutdown.triggered() => return Err(ProducerError::Stopped),
+            };
+            match settled {
+                Ok(()) => return Ok(()),
+                Err(Lost) => self.begin_again().await?,
+            }
         }
-        Ok(())
     }
 
     /// All messages of the ledger, from its beginning to the end that it has now.

@@ -127,6 +127,12 @@ impl PrivateBroker {
         );
     }
 
+    /// Runs RabbitMQ's own tool on this node and answers with what it printed.
+    pub fn rabbitmqctl(&self, arguments: &[&str]) -> String {
+        let environment = Self::environment(&self.folder, self.port_base);
+        script(&environment, &[&["rabbitmqctl"], arguments].concat())
+    }
+
     pub fn restart(&self) {
         self.run("restart");
     }

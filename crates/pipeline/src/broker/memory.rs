@@ -160,6 +160,17 @@ impl Memory {
         self.ready(stream)
     }
 
+    /// The message at place `n` of a stream, once there is one.
+    pub(super) async fn stream_message(&self, stream: &str, n: usize) -> Message {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(message) = self.ready(stream).get(n) {
+                return message.clone();
+            }
+            changed.await;
+        }
+    }
+
     pub(super) async fn connect(&self) -> Result<Session, BrokerError> {
         let link = Link::new();
         {

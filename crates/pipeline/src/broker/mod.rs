@@ -5,6 +5,7 @@
 mod memory;
 mod rabbitmq;
 mod session;
+mod stream;
 
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
@@ -12,6 +13,7 @@ pub use session::{
     AckBook, Acknowledgement, Confirm, Delivery, Publication, Publisher, Session, Subscription,
 };
 pub(crate) use session::{Link, Request};
+pub use stream::Follower;
 
 use batch::Message;
 
@@ -49,11 +51,26 @@ impl Broker {
         }
     }
 
-    /// All messages of a stream from its beginning to the end that it has now.
+    /// All messages of a stream, from its beginning: at least those confirmed before the call.
     pub async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
         match self {
             Self::RabbitMq(broker) => broker.read_stream(stream).await,
             Self::Memory(broker) => Ok(broker.read_stream(stream)),
+        }
+    }
+
+    /// As [`Self::read_stream`], then the messages that are added, each once.
+    pub async fn follow_stream(
+        &self,
+        stream: &str,
+    ) -> Result<(Vec<Message>, Follower), BrokerError> {
+        match self {
+            Self::RabbitMq(broker) => broker.follow_stream(stream).await,
+            Self::Memory(broker) => {
+                let messages = broker.read_stream(stream);
+                let follower = Follower::of_memory(broker, stream, messages.len());
+                Ok((messages, follower))
+            }
         }
     }
 }

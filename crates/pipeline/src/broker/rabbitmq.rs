@@ -78,7 +78,7 @@ impl RabbitMq {
         })
     }
 
-    async fn open(&self, program: &str) -> Result<Connection, BrokerError> {
+    pub(super) async fn open(&self, program: &str) -> Result<Connection, BrokerError> {
         // Without automatic recovery: after one a delivery tag may be of another life of the
         // connection, and a confirm may never come. A lost session is lost as a whole.
         let properties = ConnectionProperties::default().with_connection_name(program.into());
@@ -112,48 +112,15 @@ impl RabbitMq {
         }
     }
 
-    fn unreachable(&self, error: &lapin::Error) -> BrokerError {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn unreachable(&self, error: &lapin::Error) -> BrokerError {
         BrokerError::Unreachable {
             address: self.address.to_string(),
             detail: error.to_string(),
         }
-    }
-
-    pub(super) async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
-        /// Deliveries in flight: a stream hands out chunks, so few credits make it slow.
-        const PREFETCH: u16 = 2000;
-        let object = |e: lapin::Error| object("stream", stream, &e);
-        let connection = self.open("fleet-ledger").await?;
-        let channel = connection.create_channel().await.map_err(object)?;
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let declared = channel.queue_declare(stream.into(), passive, FieldTable::default());
-        let mut left = declared.await.map_err(object)?.message_count();
-        let mut messages = Vec::new();
-        if left > 0 {
-            let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-            qos.await.map_err(object)?;
-            let mut consumer = consume(&channel, stream, Some("first"))
-                .await
-                .map_err(object)?;
-            while let Some(delivery) = consumer.next().await {
-                let delivery = delivery.map_err(object)?;
-                let tag = delivery.delivery_tag;
-                messages.push(receive(delivery).message);
-                left -= 1;
-                if left == 0 {
-                    break;
-                }
-                if tag % u64::from(PREFETCH / 4) == 0 {
-                    let options = BasicAckOptions { multiple: true };
-                    channel.basic_ack(tag, options).await.map_err(object)?;
-                }
-            }
-        }
-        let _ = connection.close(200, "done".into()).await;
-        Ok(messages)
     }
 }
 
@@ -173,7 +140,10 @@ impl Connected {
         let channel = self.connection.create_channel().await.map_err(unusable)?;
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         qos.await.map_err(unusable)?;
-        let consumer = consume(&channel, queue, None).await.map_err(unusable)?;
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        let consumer = consumer.await.map_err(unusable)?;
         let tag = consumer.tag().to_string();
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
         let (answers, receiver) = mpsc::unbounded_channel();
@@ -246,20 +216,6 @@ fn object(object: &'static str, name: &str, error: &lapin::Error) -> BrokerError
 fn is_not_found(error: &lapin::Error) -> bool {
     const NOT_FOUND: u16 = 404;
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == NOT_FOUND)
-}
-
-async fn consume(channel: &Channel, queue: &str, offset: Option<&str>) -> lapin::Result<Consumer> {
-    let mut arguments = FieldTable::default();
-    if let Some(offset) = offset {
-        arguments.insert(
-            "x-stream-offset".into(),
-            AMQPValue::LongString(offset.into()),
-        );
-    }
-    let options = BasicConsumeOptions::default();
-    channel
-        .basic_consume(queue.into(), "".into(), options, arguments)
-        .await
 }
 
 async fn watch_connection(events: impl futures_util::Stream<Item = Event>, link: Link) {
@@ -463,7 +419,7 @@ fn send(
     })
 }
 
-fn to_table(headers: &Headers) -> FieldTable {
+pub(super) fn to_table(headers: &Headers) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in headers.iter() {
         let value = match value {

@@ -1,10 +1,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use batch::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::Lost;
+
+/// How long an end in good order is waited for. From a connection that publishes during a resource alarm the
+/// broker reads nothing, this included, and takes back what is unanswered when the connection is gone.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A message on its way to the broker.
 #[derive(Debug, Clone)]
@@ -135,7 +140,7 @@ impl Subscription {
     pub async fn close(self) {
         let (done, flushed) = oneshot::channel();
         if self.answers.send(Answer::Close(done)).is_ok() {
-            let _ = flushed.await;
+            let _ = tokio::time::timeout(FAREWELL, flushed).await;
         }
     }
 }
@@ -238,7 +243,7 @@ impl Session {
     pub async fn close(&self) {
         self.link.lose("closed");
         if let Backend::RabbitMq(connected) = &self.backend {
-            connected.close().await;
+            let _ = tokio::time::timeout(FAREWELL, connected.close()).await;
         }
     }
 }

@@ -1,0 +1,321 @@
+//! Reading a stream to its end, and on from there.
+//!
+//! Over AMQP 0-9-1 the broker does not say where a stream ends. The count of a passive declare is seconds
+//! old, differs from node to node, and past a cut by retention counts messages that are gone (RabbitMQ 3.10.8
+//! gives 0 for 100 messages confirmed just before, and 4,465 where 4,461 can be read). The offset
+//! `last` is that of the nearest copy, which may lag behind what a majority has confirmed. So a reader leaves a
+//! mark: it publishes a message of its own, waits for the confirm, and reads from the beginning up to it.
+//! Whatever was confirmed before stands in front of the mark. Marks are known by a header and shown to nobody.
+//!
+//! No mark can be left while the broker has a resource alarm, or by a user that may only read. Then the end is
+//! where nothing more comes for a while.
+
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use batch::{Headers, Message};
+use futures_util::{Stream, StreamExt};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, Event};
+
+use super::rabbitmq::{RabbitMq, receive, to_table};
+use super::{BrokerError, Memory};
+
+/// Header of a reader's mark; its value is the reader's own.
+pub(super) const MARK: &str = "fleet-reader-mark";
+/// Deliveries in flight. The broker hands out whole chunks: more makes it no faster, fewer make it slower.
+const PREFETCH: u16 = 1000;
+/// Deliveries for each acknowledgement, while there are many.
+const PART: u64 = 250;
+/// A broker that answers nothing for so long is taken for unreachable.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Without a mark: a pause after which nothing more is expected. Chunks of a stream follow each other within
+/// milliseconds, on a busy machine within tenths of a second.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Messages added to a stream after what was read of it, as they come.
+pub struct Follower(Source);
+
+enum Source {
+    RabbitMq(Box<Reading>),
+    Memory {
+        broker: Memory,
+        stream: String,
+        read: usize,
+    },
+}
+
+impl Follower {
+    pub(super) fn of_memory(broker: &Memory, stream: &str, read: usize) -> Self {
+        Self(Source::Memory {
+            broker: broker.clone(),
+            stream: stream.to_owned(),
+            read,
+        })
+    }
+
+    /// The next message, waiting for it as long as it takes. Nothing is lost when the wait is cut off. After an
+    /// error the follower is of no more use: begin again with [`super::Broker::follow_stream`].
+    pub async fn next(&mut self) -> Result<Message, BrokerError> {
+        match &mut self.0 {
+            Source::RabbitMq(reading) => reading.next_added().await,
+            Source::Memory {
+                broker,
+                stream,
+                read,
+            } => {
+                let message = broker.stream_message(stream, *read).await;
+                *read += 1;
+                Ok(message)
+            }
+        }
+    }
+}
+
+impl RabbitMq {
+    pub(super) async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
+        let (messages, reading) = self.read_to_end(stream).await?;
+        reading.close().await;
+        Ok(messages)
+    }
+
+    pub(super) async fn follow_stream(
+        &self,
+        stream: &str,
+    ) -> Result<(Vec<Message>, Follower), BrokerError> {
+        let (messages, reading) = self.read_to_end(stream).await?;
+        Ok((messages, Follower(Source::RabbitMq(Box::new(reading)))))
+    }
+
+    async fn read_to_end(&self, stream: &str) -> Result<(Vec<Message>, Reading), BrokerError> {
+        let connection = self.open("fleet-reader").await?;
+        let end = self.within_patience(self.mark(&connection, stream)).await?;
+        let connection = match &end {
+            End::Mark(_) => connection,
+            // From a connection that publishes during an alarm the broker reads no more, acknowledgements included.
+            End::Quiet => self.open("fleet-reader").await?,
+        };
+        let reading = Reading::begin(self.clone(), connection, stream);
+        let mut reading = self.within_patience(reading).await?;
+        let messages = reading.read_to(&end).await?;
+        Ok((messages, reading))
+    }
+
+    /// Leaves a mark at the end of the stream.
+    async fn mark(&self, connection: &Connection, stream: &str) -> Result<End, BrokerError> {
+        let unusable = |error: lapin::Error| self.stream_error(stream, &error);
+        let events = connection.events_listener();
+        let channel = connection.create_channel().await.map_err(unusable)?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        // Says in plain words that there is no such stream.
+        let declared = channel.queue_declare(stream.into(), passive, FieldTable::default());
+        declared.await.map_err(unusable)?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        select.await.map_err(unusable)?;
+        let mark = std::hash::RandomState::new().hash_one(stream).to_string();
+        let confirmed = tokio::select! {
+            confirmed = publish_mark(&channel, stream, &mark) => confirmed,
+            () = blocked(events) => return Ok(End::Quiet),
+        };
+        match confirmed {
+            Ok(confirmation) if confirmation.is_ack() => {
+                let _ = channel.close(200, "done".into()).await;
+                Ok(End::Mark(mark))
+            }
+            Ok(_) => Ok(End::Quiet),
+            Err(error) if is_access_refused(&error) => Ok(End::Quiet),
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    async fn within_patience<T>(
+        &self,
+        doing: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        match tokio::time::timeout(PATIENCE, doing).await {
+            Ok(done) => done,
+            Err(_) => Err(self.silent("it answers nothing")),
+        }
+    }
+
+    fn silent(&self, what: &str) -> BrokerError {
+        BrokerError::Unreachable {
+            address: self.address().to_owned(),
+            detail: format!("{what} for {} s", PATIENCE.as_secs()),
+        }
+    }
+
+    /// What the broker says against the stream, or that it says nothing any more.
+    fn stream_error(&self, stream: &str, error: &lapin::Error) -> BrokerError {
+        match error.kind() {
+            ErrorKind::ProtocolError(_) => BrokerError::Object {
+                object: "stream",
+                name: stream.to_owned(),
+                detail: error.to_string(),
+            },
+            _ => self.unreachable(error),
+        }
+    }
+}
+
+/// Where a stream ends for a reader.
+enum End {
+    /// Behind everything that was confirmed before the reader came.
+    Mark(String),
+    /// Where nothing comes for [`QUIET`].
+    Quiet,
+}
+
+async fn publish_mark(channel: &Channel, stream: &str, mark: &str) -> lapin::Result<Confirmation> {
+    let mut headers = Headers::new();
+    headers.set(MARK, mark);
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_headers(to_table(&headers));
+    let options = BasicPublishOptions::default();
+    let published = channel.basic_publish("".into(), stream.into(), options, &[], properties);
+    published.await?.await
+}
+
+/// Resolves when the broker says that it takes nothing from this connection.
+async fn blocked(events: impl Stream<Item = Event>) {
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        if matches!(event, Event::ConnectionBlocked(_)) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+fn is_access_refused(error: &lapin::Error) -> bool {
+    const ACCESS_REFUSED: u16 = 403;
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == ACCESS_REFUSED)
+}
+
+/// A consumer that began at the beginning of a stream.
+struct Reading {
+    broker: RabbitMq,
+    stream: String,
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    /// Delivery tag of the last message received.
+    tag: u64,
+    /// Delivery tag up to which messages are acknowledged.
+    acknowledged: u64,
+    /// Received, and not yet given to the caller.
+    added: Option<Message>,
+}
+
+impl Reading {
+    async fn begin(
+        broker: RabbitMq,
+        connection: Connection,
+        stream: &str,
+    ) -> Result<Self, BrokerError> {
+        let unusable = |error: lapin::Error| broker.stream_error(stream, &error);
+        let channel = connection.create_channel().await.map_err(unusable)?;
+        let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+        qos.await.map_err(unusable)?;
+        let mut arguments = FieldTable::default();
+        let first = AMQPValue::LongString("first".into());
+        arguments.insert("x-stream-offset".into(), first);
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(stream.into(), "".into(), options, arguments);
+        let consumer = consumer.await.map_err(unusable)?;
+        Ok(Self {
+            broker,
+            stream: stream.to_owned(),
+            connection,
+            channel,
+            consumer,
+            tag: 0,
+            acknowledged: 0,
+            added: None,
+        })
+    }
+
+    async fn read_to(&mut self, end: &End) -> Result<Vec<Message>, BrokerError> {
+        let (mark, patience) = match end {
+            End::Mark(mark) => (Some(mark.as_str()), PATIENCE),
+            End::Quiet => (None, QUIET),
+        };
+        let mut messages = Vec::new();
+        loop {
+            let message = match tokio::time::timeout(patience, self.receive()).await {
+                Ok(message) => message?,
+                Err(_) if mark.is_none() => break,
+                Err(_) => {
+                    let what = format!("of stream {:?} it hands out nothing", self.stream);
+                    return Err(self.broker.silent(&what));
+                }
+            };
+            match message.headers.text(MARK) {
+                Some(found) if Some(found) == mark => break,
+                Some(_) => {}
+                None => messages.push(message),
+            }
+            if self.tag.is_multiple_of(PART) {
+                self.acknowledge().await?;
+            }
+        }
+        self.acknowledge().await?;
+        Ok(messages)
+    }
+
+    /// Acknowledges each message: the broker ends a consumer that leaves one unanswered for half an hour.
+    async fn next_added(&mut self) -> Result<Message, BrokerError> {
+        loop {
+            if self.added.is_none() {
+                self.added = Some(self.receive().await?);
+            }
+            // Still there for the next call if this one is cut off here.
+            self.acknowledge().await?;
+            let added = self.added.take();
+            if let Some(message) = added.filter(|message| message.headers.get(MARK).is_none()) {
+                return Ok(message);
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Message, BrokerError> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => {
+                self.tag = delivery.delivery_tag;
+                Ok(receive(delivery).message)
+            }
+            Some(Err(error)) => Err(self.broker.stream_error(&self.stream, &error)),
+            None => Err(BrokerError::Object {
+                object: "stream",
+                name: self.stream.clone(),
+                detail: "the broker ended the reading; the stream may be deleted".to_owned(),
+            }),
+        }
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), BrokerError> {
+        if self.acknowledged == self.tag {
+            return Ok(());
+        }
+        // Said first: when this is cut off the acknowledgement may be on its way, and to repeat one is an error. One
+        // that is not is made up for by the next.
+        self.acknowledged = self.tag;
+        let options = BasicAckOptions { multiple: true };
+        let acknowledged = self.channel.basic_ack(self.tag, options).await;
+        let acknowledged = acknowledged.map(drop);
+        acknowledged.map_err(|error| self.broker.stream_error(&self.stream, &error))
+    }
+
+    async fn close(self) {
+        // It may be gone already; then there is nothing to close.
+        let _ = self.connection.close(200, "done".into()).await;
+    }
+}

@@ -1,0 +1,287 @@
+//! Looking into quarantine without touching it.
+//!
+//! The messages are taken as any consumer takes them and never answered for: when the reader goes, however it
+//! goes, the broker takes them back. Each look counts as a delivery, so the delivery limit of a quarantine queue
+//! is out of reach (see [`crate::topology`]).
+//!
+//! A quorum queue hands out what came back first, and puts what comes back again behind all that did so
+//! earlier: a look at a part of it would move that part. So a look goes on until it has everything that ever
+//! came back, which the broker's count of deliveries tells, and gives all of it back in its order. Only a look
+//! that is killed, or two at once, can change the order.
+
+use std::time::Duration;
+
+use batch::{BatchId, Failure, Headers, Message, Reason, RunId, TaskHash, header};
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::broker::{Broker, BrokerError, Delivery, Session, Subscription};
+use crate::names;
+
+/// Messages taken at once beyond the limit of a look: few, for each look adds as many to those that came back.
+const BEYOND: u16 = 256;
+
+/// A pause after which nothing more is expected, though the queue should have more: another reader holds it.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The broker's own word for a message that was delivered too often.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+
+/// A message in quarantine. Headers that are absent or unusable are `None`; [`Self::headers`] has them as
+/// they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// Place in the queue, from 1: the same at every look until something is taken out.
+    pub position: u64,
+    /// The program whose quarantine it is in.
+    pub program: String,
+    pub reason: Option<Reason>,
+    pub run: Option<RunId>,
+    pub task: Option<TaskHash>,
+    /// Of a batch, and of the rows split off from one.
+    #[serde(serialize_with = "as_text")]
+    pub batch: Option<BatchId>,
+    pub rows: Option<u32>,
+    /// How often processing failed.
+    pub failures: u32,
+    /// What failed, oldest first.
+    pub history: Vec<Failure>,
+    /// Why the broker itself moved it here (`delivery_limit`), if it did.
+    pub death: Option<String>,
+    pub headers: Headers,
+    #[serde(skip)]
+    pub body: Bytes,
+}
+
+impl Quarantined {
+    fn new(program: &str, position: u64, message: Message, death: Option<String>) -> Self {
+        let Message { headers, body } = message;
+        // The broker's word is the later one: a program that quarantines a message publishes it anew.
+        let reason = match death.as_deref() {
+            Some(DELIVERY_LIMIT) => Some(Reason::DeliveryLimit),
+            _ => headers.text(header::REASON).and_then(Reason::parse),
+        };
+        Self {
+            position,
+            program: program.to_owned(),
+            reason,
+            run: headers.run().ok(),
+            task: headers.text(header::TASK).and_then(|t| t.parse().ok()),
+            batch: headers.batch_id().ok(),
+            rows: headers.rows().ok(),
+            failures: headers.failures(),
+            history: headers.history(),
+            death,
+            headers,
+            body,
+        }
+    }
+
+    /// When the first failure in its history happened, in milliseconds since the epoch. Of one that
+    /// was repeated, the latest time is known.
+    pub fn first_failed_ms(&self) -> Option<i64> {
+        self.history.iter().map(|failure| failure.when_ms).min()
+    }
+
+    /// When the last failure in its history happened, in milliseconds since the epoch.
+    pub fn last_failed_ms(&self) -> Option<i64> {
+        self.history.iter().map(|failure| failure.when_ms).max()
+    }
+}
+
+/// What a look into a quarantine found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Look<T> {
+    /// What the caller kept, in the order of the queue.
+    pub kept: Vec<T>,
+    /// How many messages were looked at, from the head of the queue.
+    pub seen: u64,
+    /// How many messages the queue had to give when the look began. More than `seen` when there are more than the
+    /// limit, or another reader holds some.
+    pub ready: u64,
+}
+
+/// Looks at the first `limit` messages in the quarantine of `program`. `keep` is given each and answers with
+/// what to keep of it: bodies can be large, so what is not needed should be let go.
+///
+/// Fails with [`BrokerError::Object`] when the program has no quarantine.
+pub async fn look<T>(
+    broker: &Broker,
+    program: &str,
+    limit: u16,
+    keep: impl FnMut(Quarantined) -> Option<T>,
+) -> Result<Look<T>, BrokerError> {
+    let session = broker.connect("fleet-quarantine").await?;
+    let looked = look_in(&session, program, limit, keep).await;
+    session.close().await;
+    looked
+}
+
+async fn look_in<T>(
+    session: &Session,
+    program: &str,
+    limit: u16,
+    mut keep: impl FnMut(Quarantined) -> Option<T>,
+) -> Result<Look<T>, BrokerError> {
+    let queue = names::quarantine_queue(program);
+    let ready = session.queue_length(&queue).await?;
+    let wanted = ready.min(u64::from(limit));
+    let mut look = Look {
+        kept: Vec::new(),
+        seen: 0,
+        ready,
+    };
+    let mut taken = Taken::new(session, &queue);
+    let mut next = wanted as u16;
+    while next > 0 {
+        let came_back = taken
+            .take(next, |n, message, death| {
+                if n <= wanted {
+                    look.seen = n;
+                    let quarantined = Quarantined::new(program, n, message, death);
+                    look.kept.extend(keep(quarantined));
+                }
+            })
+            .await?;
+        let left = ready - taken.count;
+        next = if came_back {
+            left.min(u64::from(BEYOND)) as u16
+        } else {
+            0
+        };
+    }
+    taken.give_back().await;
+    Ok(look)
+}
+
+/// Messages in the hands of a reader.
+struct Taken<'a> {
+    session: &'a Session,
+    queue: &'a str,
+    count: u64,
+    /// In the order of their messages.
+    subscriptions: Vec<Subscription>,
+}
+
+impl<'a> Taken<'a> {
+    fn new(session: &'a Session, queue: &'a str) -> Self {
+        Self {
+            session,
+            queue,
+            count: 0,
+            subscriptions: Vec::new(),
+        }
+    }
+
+    /// Takes `more` messages and shows each, with its place in the queue and the broker's reason for it.
+    /// Answers whether there are `more`, and the last one had been taken before and come back.
+    async fn take(
+        &mut self,
+        more: u16,
+        mut show: impl FnMut(u64, Message, Option<String>),
+    ) -> Result<bool, BrokerError> {
+        let mut subscription = self.session.subscribe(self.queue, more).await?;
+        let mut came_back = false;
+        for _ in 0..more {
+            match tokio::time::timeout(QUIET, subscription.deliveries.recv()).await {
+                Ok(Some(delivery)) => {
+                    let Delivery {
+                        message,
+                        delivery_count,
+                        death,
+                        ..
+                    } = delivery;
+                    self.count += 1;
+                    came_back = delivery_count > 0;
+                    show(self.count, message, death);
+                }
+                Ok(None) => {
+                    return Err(BrokerError::Object {
+                        object: "queue",
+                        name: self.queue.to_owned(),
+                        detail: self.session.lost().await,
+                    });
+                }
+                Err(_) => {
+                    came_back = false;
+                    break;
+                }
+            }
+        }
+        self.subscriptions.push(subscription);
+        Ok(came_back)
+    }
+
+    /// Gives everything back, in its order.
+    async fn give_back(self) {
+        for subscription in self.subscriptions {
+            subscription.close().await;
+        }
+    }
+}
+
+fn as_text<S: serde::Serializer>(id: &Option<BatchId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.collect_str(id),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quarantined(headers: Headers, death: Option<&str>) -> Quarantined {
+        let message = Message::new(headers, "body");
+        Quarantined::new("es-writer", 1, message, death.map(str::to_owned))
+    }
+
+    #[test]
+    fn what_a_program_wrote_is_read_back() {
+        let id = BatchId {
+            task: TaskHash::of([b"t".as_slice()]),
+            attempt: 2,
+            sequence: 3,
+        };
+        let mut headers = Headers::of_batch(&"r-1".parse().unwrap(), id, 0, 17);
+        headers.set(header::REASON, Reason::RefusedRows.as_str());
+        for (when_ms, what) in [(20, "refused"), (10, "timed out")] {
+            headers.add_failure(Failure {
+                who: "es-writer".into(),
+                host: "a".into(),
+                when_ms,
+                what: what.into(),
+                r#where: String::new(),
+                times: 1,
+            });
+        }
+        let read = quarantined(headers, None);
+        assert_eq!(read.reason, Some(Reason::RefusedRows));
+        assert_eq!((read.batch, read.task), (Some(id), Some(id.task)));
+        assert_eq!((read.rows, read.failures), (Some(17), 2));
+        assert_eq!(read.first_failed_ms(), Some(10));
+        assert_eq!(read.last_failed_ms(), Some(20));
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_are_absent_and_refuse_nothing() {
+        let mut headers = Headers::new();
+        headers.set(header::RUN, "\u{1b}[31m");
+        headers.set(header::ROWS, -4);
+        headers.set(header::HISTORY, "{");
+        headers.set(header::REASON, "of-a-later-release");
+        let read = quarantined(headers.clone(), None);
+        assert_eq!(read.first_failed_ms(), None);
+        assert_eq!((read.run, read.rows, read.reason), (None, None, None));
+        assert_eq!(read.headers, headers);
+    }
+
+    #[test]
+    fn a_message_that_the_broker_gave_up_has_that_for_its_reason() {
+        let mut headers = Headers::new();
+        headers.set(header::REASON, Reason::RefusedRows.as_str());
+        let read = quarantined(headers, Some("delivery_limit"));
+        assert_eq!(read.reason, Some(Reason::DeliveryLimit));
+        assert_eq!(quarantined(Headers::new(), Some("expired")).reason, None);
+    }
+}

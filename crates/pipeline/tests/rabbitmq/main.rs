@@ -1,0 +1,6 @@
+//! What only the real broker can prove: streams, looking into quarantine, restarts, alarms.
+
+mod broker_restart;
+mod quarantine;
+mod stream;
+mod support;

@@ -1,0 +1,153 @@
+use std::time::{Duration, Instant};
+
+use pipeline::broker::{Broker, BrokerError, RabbitMq};
+use testkit::VirtualHost;
+
+use crate::support::{Pipeline, numbered, numbers, publish};
+
+/// A virtual host with one stream, `ledger`.
+fn stream(arguments: &str) -> (VirtualHost, Broker) {
+    let host = VirtualHost::create();
+    let body = format!(r#"{{"durable":true,"arguments":{{"x-queue-type":"stream"{arguments}}}}}"#);
+    host.api("PUT", &format!("queues/{}/ledger", host.name()), &body);
+    let broker = Broker::RabbitMq(RabbitMq::new(host.url()).unwrap());
+    (host, broker)
+}
+
+async fn read(broker: &Broker) -> Vec<usize> {
+    numbers(&broker.read_stream("ledger").await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_has_everything_confirmed_before_it() {
+    let (_host, broker) = stream("");
+    let began = Instant::now();
+    assert_eq!(broker.read_stream("ledger").await.unwrap(), []);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "an empty stream is read at once"
+    );
+    let mut there = 0;
+    for total in [1, 5_000, 100_000] {
+        publish(&broker, "ledger", numbered(there, total)).await;
+        there = total;
+        let began = Instant::now();
+        let found = read(&broker).await;
+        println!("{total} messages read in {:?}", began.elapsed());
+        assert!(
+            found.iter().copied().eq(0..total),
+            "{} of {total} in order",
+            found.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_read_as_they_were_published() {
+    let (_host, broker) = stream("");
+    let messages: Vec<_> = numbered(0, 3).collect();
+    publish(&broker, "ledger", messages.clone()).await;
+    assert_eq!(broker.read_stream("ledger").await.unwrap(), messages);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_stream_cut_by_retention_the_rest_is_read() {
+    let (_host, broker) =
+        stream(r#","x-max-length-bytes":200000,"x-stream-max-segment-size-bytes":50000"#);
+    publish(&broker, "ledger", numbered(0, 10_000)).await;
+    let found = read(&broker).await;
+    let first = found[0];
+    assert!(first > 0, "the beginning is cut off");
+    assert!(found.into_iter().eq(first..10_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_ends_while_others_publish_and_read() {
+    let (_host, broker) = stream("");
+    publish(&broker, "ledger", numbered(0, 100)).await;
+    let publishing = tokio::spawn({
+        let broker = broker.clone();
+        async move { publish(&broker, "ledger", numbered(100, 5_000)).await }
+    });
+    let readings = (0..4).map(|_| {
+        let broker = broker.clone();
+        tokio::spawn(async move { read(&broker).await })
+    });
+    for reading in readings.collect::<Vec<_>>() {
+        let found = reading.await.unwrap();
+        assert!(found.len() >= 100);
+        assert!(
+            found.iter().copied().eq(0..found.len()),
+            "no gaps, and no reader's mark"
+        );
+    }
+    publishing.await.unwrap();
+    assert_eq!(read(&broker).await.len(), 5_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_has_what_comes_after_its_reading_each_once() {
+    let (_host, broker) = stream("");
+    publish(&broker, "ledger", numbered(0, 10)).await;
+    let (found, mut follower) = broker.follow_stream("ledger").await.unwrap();
+    assert_eq!(numbers(&found), (0..10).collect::<Vec<_>>());
+    // Another reader's mark is between.
+    read(&broker).await;
+    publish(&broker, "ledger", numbered(10, 2_000)).await;
+    for n in 10..2_000 {
+        // Waits that are cut off lose nothing.
+        let message = loop {
+            let short = Duration::from_micros(20);
+            if let Ok(message) = tokio::time::timeout(short, follower.next()).await {
+                break message.unwrap();
+            }
+        };
+        assert_eq!(numbers(&[message]), [n]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_says_that_its_stream_is_gone() {
+    let (host, broker) = stream("");
+    let (_, mut follower) = broker.follow_stream("ledger").await.unwrap();
+    host.api("DELETE", &format!("queues/{}/ledger", host.name()), "");
+    let error = follower.next().await.unwrap_err();
+    assert!(error.to_string().contains("ledger"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_does_not_exist_is_named() {
+    let host = VirtualHost::create();
+    let broker = Broker::RabbitMq(RabbitMq::new(host.url()).unwrap());
+    let error = broker.read_stream("ledger").await.unwrap_err();
+    assert!(matches!(error, BrokerError::Object { .. }), "{error:?}");
+    assert!(error.to_string().contains("no queue 'ledger'"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_read_reads_as_well() {
+    let (host, broker) = stream("");
+    publish(&broker, "ledger", numbered(0, 500)).await;
+    let user = testkit::unique("reader");
+    host.api(
+        "PUT",
+        &format!("users/{user}"),
+        r#"{"password":"reader","tags":""}"#,
+    );
+    let may = r#"{"configure":"^$","write":"^$","read":".*"}"#;
+    host.api("PUT", &format!("permissions/{}/{user}", host.name()), may);
+    let mut url = url::Url::parse(host.url()).unwrap();
+    url.set_username(&user).unwrap();
+    url.set_password(Some("reader")).unwrap();
+    let reader = Broker::RabbitMq(RabbitMq::new(url.as_str()).unwrap());
+    let found = reader.read_stream("ledger").await;
+    host.api("DELETE", &format!("users/{user}"), "");
+    assert_eq!(found.unwrap().len(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_of_a_configured_pipeline_can_be_read() {
+    let pipeline = Pipeline::create();
+    pipeline.publish("ledger", numbered(0, 3)).await;
+    assert_eq!(read(&pipeline.broker).await, [0, 1, 2]);
+}
