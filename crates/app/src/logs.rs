@@ -5,13 +5,17 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Problems;
 use crate::{LogFormat, LogSettings};
 
+/// Libraries that log their errors and return them too: here an error is logged once, where it is handled.
+/// A filter that names one of them shows what it has to say.
+const SAYS_TWICE: [&str; 1] = ["lapin"];
+
 /// Starts logging to the standard error; does nothing when logging was started before.
 /// Fails when `RUST_LOG` or `log.level` is not a filter.
 pub fn start(settings: &LogSettings) -> Result<(), Problems> {
     let from_environment = std::env::var("RUST_LOG").ok().filter(|f| !f.is_empty());
     let filter = match &from_environment {
         Some(filter) => parse("RUST_LOG", filter)?,
-        None => parse("log.level", &settings.level)?,
+        None => parse("log.level", &without_repetition(&settings.level))?,
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -33,6 +37,15 @@ impl LogSettings {
     pub fn check(&self) -> Result<(), Problems> {
         parse("log.level", &self.level).map(drop)
     }
+}
+
+fn without_repetition(level: &str) -> String {
+    let unnamed = SAYS_TWICE
+        .iter()
+        .filter(|library| !level.contains(*library));
+    unnamed.fold(level.to_owned(), |filter, library| {
+        format!("{filter},{library}=off")
+    })
 }
 
 fn parse(source: &str, filter: &str) -> Result<EnvFilter, Problems> {
@@ -70,6 +83,12 @@ mod tests {
             problem.starts_with(r#"log.level: "verbose" is no level"#),
             "{problem}"
         );
+    }
+
+    #[test]
+    fn what_a_library_returns_it_does_not_log_as_well_unless_asked_to() {
+        assert_eq!(without_repetition("info"), "info,lapin=off");
+        assert_eq!(without_repetition("info,lapin=debug"), "info,lapin=debug");
     }
 
     #[test]

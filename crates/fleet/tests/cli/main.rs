@@ -120,6 +120,26 @@ fn a_valid_configuration_is_called_so() {
 }
 
 #[test]
+fn the_configurations_in_the_repository_are_valid() {
+    let files = std::fs::read_dir(repository().join("deploy")).unwrap();
+    let configurations = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .filter(|path| !path.ends_with("pipelines.toml"));
+    let mut checked = 0;
+    for path in configurations {
+        let path = path.to_str().unwrap();
+        let answer = Folder::new().fleet(&["config", "show", "--config", path], &[]);
+        assert_eq!(answer.code, Some(0), "{path}: {}", answer.stderr);
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
 fn a_file_that_is_named_must_exist() {
     Folder::new()
         .fleet(&["config", "check", "--config", "none.toml"], &[])
