@@ -2,8 +2,10 @@
 
 pub mod completions;
 pub mod config;
+pub mod elasticsearch;
 pub mod pipeline;
 pub mod run;
+pub mod runs;
 
 use app::LogSettings;
 
@@ -21,6 +23,12 @@ pub enum Command {
     /// Declare, check, show and remove pipelines
     #[command(subcommand)]
     Pipeline(pipeline::Action),
+    /// What the ledger says of runs: list, show, watch
+    #[command(subcommand)]
+    Runs(runs::Action),
+    /// Configure the indices of Elasticsearch
+    #[command(subcommand)]
+    Elasticsearch(elasticsearch::Action),
     /// Print the completions for a shell
     Completions(completions::Arguments),
 }
@@ -31,6 +39,8 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Run(arguments) => run::run(arguments, context),
         Command::Config(action) => as_operator(|| config::run(action, context)),
         Command::Pipeline(action) => as_operator(|| pipeline::run(action, context)),
+        Command::Runs(action) => as_operator(|| runs::run(action, context)),
+        Command::Elasticsearch(action) => as_operator(|| elasticsearch::run(action, context)),
         Command::Completions(arguments) => completions::run(&arguments, context),
     }
 }

@@ -1,0 +1,176 @@
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use batch::{Receipt, RunMode};
+use indicatif::{ProgressBar, ProgressStyle};
+use ledger::{Ledger, Progress, Trouble};
+use pipeline::broker::Broker;
+use pipeline::names;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::exit::Exit;
+use crate::output::{Output, duration, number, time};
+
+/// How often the picture is drawn anew on a terminal, and a line is printed elsewhere.
+const DRAW: Duration = Duration::from_millis(200);
+const LINE: Duration = Duration::from_secs(2);
+
+pub async fn watch(
+    broker: &Broker,
+    name: &str,
+    timeout: Option<u64>,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let (messages, mut added) = broker.follow_stream(names::LEDGER).await?;
+    let (mut ledger, _) = Ledger::read(&messages);
+    let run = super::find(&ledger, name)?.progress().run;
+    let mut view = View::new(output);
+    let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut ticks = tokio::time::interval(view.interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let in_time = tokio::select! {
+            _ = ticks.tick() => true,
+            () = over => false,
+            message = added.next() => {
+                if let Ok(receipt) = Receipt::from_message(&message?) {
+                    ledger.apply(&receipt);
+                }
+                continue;
+            }
+        };
+        let progress = super::find(&ledger, run.as_str())?.progress();
+        if progress.state.is_unfinished() && in_time {
+            view.show(&progress)?;
+            continue;
+        }
+        view.end(&progress)?;
+        return Ok(match progress.state.is_complete() {
+            true => Exit::Ok,
+            false => Exit::Differs,
+        });
+    }
+}
+
+pub fn mode(mode: RunMode) -> String {
+    match mode {
+        RunMode::Full => "all rows".to_owned(),
+        RunMode::Since { since_ms } => format!("what changed since {}", time(since_ms)),
+    }
+}
+
+pub fn trouble(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Failed { attempt, error } => {
+            format!("attempt {attempt} failed, and it will be tried again: {error}")
+        }
+        Trouble::Quarantined {
+            program,
+            reason,
+            error,
+        } => {
+            let error = error
+                .as_deref()
+                .map(|e| format!(": {e}"))
+                .unwrap_or_default();
+            format!("in the quarantine of {program} ({reason}){error}")
+        }
+    }
+}
+
+/// The picture: a bar on a terminal, plain lines elsewhere, JSON lines with --json.
+struct View {
+    output: Output,
+    bar: Option<ProgressBar>,
+    since: Option<(Instant, u64)>,
+}
+
+impl View {
+    fn new(output: Output) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !output.is_json();
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}");
+            bar.set_style(style.expect("the template is sound"));
+            bar
+        });
+        Self {
+            output,
+            bar,
+            since: None,
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        if self.bar.is_some() { DRAW } else { LINE }
+    }
+
+    fn show(&mut self, progress: &Progress) -> anyhow::Result<()> {
+        if self.output.is_json() {
+            return Ok(self.output.json(progress)?);
+        }
+        let text = self.text(progress);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(expected(progress));
+                bar.set_position(accounted(progress));
+                bar.set_message(text);
+            }
+            None => self.output.line(text)?,
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, progress: &Progress) -> anyhow::Result<()> {
+        if self.output.is_json() {
+            return Ok(self.output.json(progress)?);
+        }
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        Ok(self.output.line(progress.summary())?)
+    }
+
+    /// Rows that every store has accounted for, of how many, how fast, and how long it will still take.
+    fn text(&mut self, progress: &Progress) -> String {
+        let (done, all) = (accounted(progress), expected(progress));
+        let (since, before) = *self.since.get_or_insert((Instant::now(), done));
+        let seconds = since.elapsed().as_secs_f64();
+        let rate = (done.saturating_sub(before)) as f64 / seconds.max(0.001);
+        let left = match rate {
+            rate if rate >= 1.0 && seconds >= 1.0 => {
+                let left = all.saturating_sub(done) as f64 / rate;
+                format!(", {} left", duration(Duration::from_secs_f64(left)))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{} of {} rows in all stores, {} rows/s{left}",
+            number(done),
+            number(all),
+            number(rate as u64)
+        )
+    }
+}
+
+/// Rows that the slowest store has accounted for.
+fn accounted(progress: &Progress) -> u64 {
+    progress.rows_fetched - progress.rows_outstanding().min(progress.rows_fetched)
+}
+
+/// Rows that the run will have: an estimate until all tasks are fetched.
+fn expected(progress: &Progress) -> u64 {
+    let all_fetched = progress
+        .tasks_planned
+        .is_some_and(|tasks| progress.tasks_fetched >= tasks);
+    match progress.estimated_rows {
+        Some(estimate) if !all_fetched => estimate.max(progress.rows_fetched),
+        _ => progress.rows_fetched,
+    }
+}
