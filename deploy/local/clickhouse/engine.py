@@ -180,6 +180,8 @@ class Session:
                     return
         except EngineError:
             finished = True
+            # What the statement had produced by then would precede the next result of the connection.
+            self.reusable = False
             raise
         finally:
             if not finished:

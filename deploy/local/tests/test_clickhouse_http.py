@@ -14,6 +14,8 @@ import time
 import unittest
 from urllib.parse import urlencode
 
+from clickhouse.formats import ARROW_END
+
 SERVER = os.path.join(os.path.dirname(__file__), "..", "clickhouse_http.py")
 PORT = int(os.environ.get("FLEET_TEST_PORT", "20990"))
 
@@ -179,6 +181,19 @@ class Errors(unittest.TestCase):
         self.assertIn(b"Code: 395. DB::Exception", answer)
         self.assertTrue(answer.endswith(b"\r\n__exception__\r\n\r\n"))
         self.assertFalse(answer.endswith(b"\r\n0\r\n\r\n"))
+
+    def test_a_failure_in_mid_stream_leaves_nothing_to_the_next_result(self):
+        post("CREATE TABLE t.failing (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
+        post("INSERT INTO t.failing SELECT number, repeat('x', 100) FROM numbers(25000)")
+        options = {"max_threads": "1", "max_block_size": "1000"}
+        for _ in range(20):
+            sql = "SELECT throwIf(n = 17000), * FROM t.failing FORMAT ArrowStream"
+            try:
+                self.assertNotEqual(call("POST", "/", sql, **options).status, 200)
+            except http.client.IncompleteRead:
+                pass
+            whole = call("POST", "/", "SELECT * FROM t.failing FORMAT ArrowStream", **options)
+            self.assertEqual(whole.body.count(ARROW_END), 1)
 
 
 class Results(unittest.TestCase):
