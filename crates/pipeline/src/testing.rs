@@ -6,7 +6,7 @@ use app::App;
 use batch::Message;
 
 use crate::broker::{Broker, Confirm, Memory, Publication, Publisher};
-use crate::{Job, Ladder, LoopOptions, Program};
+use crate::{Job, Ladder, LoopOptions, Lost, Program};
 
 /// What a detached job sent: output (or queue) and message, in order.
 #[derive(Clone, Default)]
@@ -44,4 +44,9 @@ pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
         }
     });
     (Job::new(message, attempt, program, publisher), sent)
+}
+
+/// Waits until everything that `job` sent is confirmed, and so in its [`Sent`].
+pub async fn confirmed(job: &mut Job) -> Result<(), Lost> {
+    job.confirmed().await
 }
