@@ -1,0 +1,91 @@
+use pipeline::LoopOptions;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cutter::BatchSize;
+
+/// How ranges are read from the hub; where it is stands in `[source]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct FetcherSettings {
+    /// `concurrency` is the number of ranges that are read at once.
+    #[serde(flatten)]
+    pub options: LoopOptions,
+    /// Rows that the source reads and sends in one piece. At most `batch_rows`: larger pieces would have
+    /// to be decoded to be divided.
+    pub scroll_rows: u64,
+    /// Rows of a batch, at most.
+    pub batch_rows: u64,
+    /// Bytes of a batch, as it travels: a batch of very long rows ends before it has `batch_rows`.
+    pub batch_bytes: usize,
+    /// Threads that the source may use for one range. With more than one a range is read in no order.
+    pub max_threads: u32,
+}
+
+impl Default for FetcherSettings {
+    fn default() -> Self {
+        Self {
+            // As many ranges as a hub shard's reader has always read at once; a range in waiting is of no
+            // use to this program and could be read by another one.
+            options: LoopOptions::sized(8, 8),
+            scroll_rows: 1000,
+            batch_rows: 1000,
+            // A quarter of what programs accept by default; 1,000 rows of ten columns take 66 KB.
+            batch_bytes: 4 << 20,
+            max_threads: 1,
+        }
+    }
+}
+
+impl FetcherSettings {
+    /// Refuses what cannot work; `section` names the settings in the error.
+    pub fn check(&self, section: &str) -> Result<(), String> {
+        self.options.check(section)?;
+        let most = batch::arrow::Limits::default().rows;
+        if !(1..=most).contains(&self.batch_rows) {
+            return Err(format!("{section}.batch_rows must be 1 to {most}"));
+        }
+        if !(1..=self.batch_rows).contains(&self.scroll_rows) {
+            return Err(format!(
+                "{section}.scroll_rows must be 1 to {section}.batch_rows, which is {}",
+                self.batch_rows
+            ));
+        }
+        if self.batch_bytes == 0 || self.batch_bytes > self.options.max_body_bytes {
+            return Err(format!(
+                "{section}.batch_bytes must be 1 to {section}.max_body_bytes, which is {}",
+                self.options.max_body_bytes
+            ));
+        }
+        if self.max_threads == 0 {
+            return Err(format!("{section}.max_threads must be at least 1"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn batch_size(&self) -> BatchSize {
+        BatchSize {
+            rows: self.batch_rows,
+            bytes: self.batch_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_and_what_cannot_is_named() {
+        FetcherSettings::default().check("fetcher").unwrap();
+        let refused = |change: fn(&mut FetcherSettings)| {
+            let mut settings = FetcherSettings::default();
+            change(&mut settings);
+            settings.check("fetcher").unwrap_err()
+        };
+        assert!(refused(|s| s.scroll_rows = 1001).contains("fetcher.scroll_rows"));
+        assert!(refused(|s| s.batch_rows = 0).contains("fetcher.batch_rows"));
+        assert!(refused(|s| s.batch_bytes = 1 << 30).contains("fetcher.batch_bytes"));
+        assert!(refused(|s| s.max_threads = 0).contains("fetcher.max_threads"));
+    }
+}

@@ -1,0 +1,280 @@
+//! Cuts the source's answer into batches without decoding it.
+
+use std::collections::VecDeque;
+
+use batch::Invalid;
+use batch::arrow::{self, Frame, Framer, Limits, Stream};
+use bytes::Bytes;
+
+/// How large a batch may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Rows of a batch, at most.
+    pub rows: u64,
+    /// Bytes of a batch's body as it travels. A single record batch may exceed them: it is not
+    /// divided for its bytes, and its own limit is that of [`Limits`].
+    pub bytes: usize,
+}
+
+/// One batch: a complete Arrow stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    pub body: Bytes,
+    pub rows: u64,
+}
+
+/// Joins the record batches of one answer, in their order, as long as they fit into one batch.
+/// A record batch with more rows than a batch may have is decoded, divided and encoded again: a
+/// server that keeps to `max_block_size` sends none.
+#[derive(Debug)]
+pub struct Cutter {
+    size: BatchSize,
+    limits: Limits,
+    framer: Framer,
+    /// Record batches that are not in a batch yet, after a large one was divided.
+    waiting: VecDeque<Frame>,
+    gathered: Gathered,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    frames: Vec<Frame>,
+    rows: u64,
+    bytes: usize,
+    decoded_bytes: u64,
+}
+
+impl Gathered {
+    fn add(&mut self, frame: Frame) {
+        self.rows += frame.rows;
+        self.bytes += frame.bytes().len();
+        self.decoded_bytes += frame.decoded_bytes;
+        self.frames.push(frame);
+    }
+}
+
+impl Cutter {
+    /// `limits` are those of the programs that read the batches.
+    pub fn new(size: BatchSize, limits: Limits) -> Self {
+        Self {
+            size,
+            limits,
+            framer: Framer::new(limits),
+            waiting: VecDeque::new(),
+            gathered: Gathered::default(),
+        }
+    }
+
+    /// Takes the next piece of the answer. Take every batch out before the next piece goes in.
+    pub fn push(&mut self, piece: Bytes) {
+        self.framer.push(piece);
+    }
+
+    /// The next full batch, or `None` when more of the answer is needed.
+    pub fn next_batch(&mut self) -> Result<Option<Cut>, Invalid> {
+        loop {
+            let Some(frame) = self.next_frame()? else {
+                return Ok(None);
+            };
+            if self.fits(&frame) {
+                self.gathered.add(frame);
+            } else {
+                let batch = self.cut();
+                self.gathered.add(frame);
+                return Ok(Some(batch));
+            }
+            if self.gathered.rows == self.size.rows {
+                return Ok(Some(self.cut()));
+            }
+        }
+    }
+
+    /// After the last piece: the batch that was not full yet, if the answer was complete.
+    pub fn finish(mut self) -> Result<Option<Cut>, Invalid> {
+        let last = (!self.gathered.frames.is_empty()).then(|| self.cut());
+        self.framer.finish()?;
+        Ok(last)
+    }
+
+    fn fits(&self, frame: &Frame) -> bool {
+        let gathered = &self.gathered;
+        gathered.frames.is_empty()
+            || (gathered.rows + frame.rows <= self.size.rows
+                && gathered.bytes + frame.bytes().len() <= self.size.bytes
+                && gathered.decoded_bytes + frame.decoded_bytes <= self.limits.decoded_bytes)
+    }
+
+    fn cut(&mut self) -> Cut {
+        let gathered = std::mem::take(&mut self.gathered);
+        let schema = self.framer.schema_bytes().expect("frames follow a schema");
+        Cut {
+            body: arrow::join_contiguous(schema, &gathered.frames),
+            rows: gathered.rows,
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Frame>, Invalid> {
+        loop {
+            if let Some(frame) = self.waiting.pop_front() {
+                return Ok(Some(frame));
+            }
+            match self.framer.next_frame()? {
+                None => return Ok(None),
+                Some(frame) if frame.rows == 0 => {}
+                Some(frame) if frame.rows <= self.size.rows => return Ok(Some(frame)),
+                Some(frame) => self.waiting = self.divide(frame)?.into(),
+            }
+        }
+    }
+
+    /// The rows of `frame` in record batches of at most `size.rows`. They follow the schema message of
+    /// the answer like any other: strings decode as Binary, whose buffers are those of Utf8.
+    fn divide(&self, frame: Frame) -> Result<Vec<Frame>, Invalid> {
+        let schema = self.framer.schema().expect("frames follow a schema");
+        let schema_bytes = self.framer.schema_bytes().expect("frames follow a schema");
+        let whole = Stream {
+            schema: schema.clone(),
+            schema_bytes: schema_bytes.clone(),
+            frames: vec![frame],
+        };
+        let mut divided = Vec::new();
+        for rows in whole.decode()? {
+            let step = self.size.rows as usize;
+            for from in (0..rows.num_rows()).step_by(step) {
+                let part = rows.slice(from, step.min(rows.num_rows() - from));
+                let body = arrow::encode(&part.schema(), &[part])?;
+                divided.extend(Stream::parse(&body, &self.limits)?.frames);
+            }
+        }
+        Ok(divided)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+    use batch::Reason;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIZE: BatchSize = BatchSize {
+        rows: 1000,
+        bytes: 4 << 20,
+    };
+
+    /// An answer with record batches of these numbers of rows; the keys count on through all of them.
+    fn answer(sizes: &[usize]) -> Bytes {
+        let mut from = 0;
+        let batches: Vec<_> = sizes
+            .iter()
+            .map(|rows| {
+                let keys = (from..from + rows).map(|n| format!("keyword {n}"));
+                let volumes = (from..from + rows).map(|n| (n % 3 > 0).then_some(n as i64));
+                from += rows;
+                let columns: [(&str, ArrayRef, bool); 2] = [
+                    (
+                        "keyword",
+                        Arc::new(StringArray::from_iter_values(keys)),
+                        false,
+                    ),
+                    ("volume", Arc::new(Int64Array::from_iter(volumes)), true),
+                ];
+                RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+            })
+            .collect();
+        arrow::encode(&batches[0].schema(), &batches).unwrap()
+    }
+
+    fn cut(answer: &Bytes, pieces: usize, size: BatchSize) -> Result<Vec<Cut>, Invalid> {
+        let mut cutter = Cutter::new(size, Limits::default());
+        let mut batches = Vec::new();
+        for piece in answer.chunks(pieces) {
+            cutter.push(Bytes::copy_from_slice(piece));
+            while let Some(batch) = cutter.next_batch()? {
+                batches.push(batch);
+            }
+        }
+        batches.extend(cutter.finish()?);
+        Ok(batches)
+    }
+
+    fn sizes(batches: &[Cut]) -> Vec<u64> {
+        batches.iter().map(|batch| batch.rows).collect()
+    }
+
+    /// The volumes of a body, and a check of each key against them.
+    fn rows(batch: &Cut) -> Vec<Option<i64>> {
+        let stream = Stream::parse(&batch.body, &Limits::default()).unwrap();
+        assert_eq!(stream.rows(), batch.rows);
+        let mut all = Vec::new();
+        for rows in stream.decode().unwrap() {
+            let volumes = rows.column(1).as_any().downcast_ref::<Int64Array>();
+            all.extend(volumes.unwrap().iter());
+        }
+        all
+    }
+
+    #[test]
+    fn full_record_batches_become_batches_as_they_are() {
+        let batches = cut(&answer(&[1000, 1000, 300]), 1 << 20, SIZE).unwrap();
+        assert_eq!(sizes(&batches), [1000, 1000, 300]);
+    }
+
+    #[test]
+    fn small_record_batches_are_joined_up_to_the_size_of_a_batch() {
+        let batches = cut(&answer(&[400, 600, 300, 0, 300, 500]), 1 << 20, SIZE).unwrap();
+        assert_eq!(sizes(&batches), [1000, 600, 500]);
+    }
+
+    #[test]
+    fn a_batch_ends_before_it_exceeds_its_bytes() {
+        let answer = answer(&[100; 10]);
+        let one = answer.len() / 10;
+        let size = BatchSize {
+            rows: 1000,
+            bytes: one * 3,
+        };
+        let batches = cut(&answer, 1 << 20, size).unwrap();
+        assert_eq!(sizes(&batches), [300, 300, 300, 100]);
+    }
+
+    #[test]
+    fn a_large_record_batch_is_divided_and_its_schema_stays() {
+        let answer = answer(&[400, 2500]);
+        let batches = cut(&answer, 1 << 20, SIZE).unwrap();
+        assert_eq!(sizes(&batches), [400, 1000, 1000, 500]);
+        let schema = |body| Stream::parse(body, &Limits::default()).unwrap().schema;
+        for batch in &batches {
+            assert_eq!(schema(&batch.body), schema(&answer));
+        }
+    }
+
+    #[test]
+    fn an_empty_answer_gives_no_batch() {
+        assert_eq!(cut(&answer(&[0]), 1 << 20, SIZE).unwrap(), []);
+    }
+
+    #[test]
+    fn the_last_batch_of_a_cut_answer_is_never_handed_out() {
+        let whole = answer(&[1000, 300]);
+        let error = cut(&whole.slice(..whole.len() - 1), 1 << 20, SIZE).unwrap_err();
+        assert_eq!(error.reason, Reason::Truncated);
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_comes_out_once_in_its_order_however_the_answer_is_cut(
+            blocks in proptest::collection::vec(0usize..2500, 1..6),
+            pieces in 1usize..5000,
+        ) {
+            let batches = cut(&answer(&blocks), pieces, SIZE).unwrap();
+            prop_assert!(batches.iter().all(|batch| (1..=SIZE.rows).contains(&batch.rows)));
+            let total: usize = blocks.iter().sum();
+            let expected: Vec<_> = (0..total).map(|n| (n % 3 > 0).then_some(n as i64)).collect();
+            prop_assert_eq!(batches.iter().flat_map(rows).collect::<Vec<_>>(), expected);
+        }
+    }
+}

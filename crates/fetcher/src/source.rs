@@ -1,0 +1,111 @@
+//! What a replica of the source must have before a run is read from it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use batch::{Column, RunId, Task};
+use serde::Deserialize;
+use stores::clickhouse::read::{ReadError, compare_columns};
+use stores::clickhouse::{Query, Replica};
+
+use crate::config::FetcherSettings;
+
+/// Replicas that were checked, by their addresses.
+#[derive(Default)]
+pub(crate) struct Sources {
+    checked: Mutex<HashMap<String, Arc<Source>>>,
+}
+
+/// A replica that has all columns of a run's plan.
+#[derive(Debug)]
+pub(crate) struct Source {
+    run: RunId,
+    /// Of [`OPTIONAL`], the settings that this server knows.
+    known_settings: Vec<String>,
+}
+
+/// Settings that a server may be too old for: it refuses the ones that it does not know.
+const OPTIONAL: [&str; 2] = [
+    // From 25.3 on: with it the source reads filtered rows in blocks of a whole granule, whatever
+    // `max_block_size` says, and remembers conditions that never come again.
+    "use_query_condition_cache",
+    // From 26.9 on: joins the few rows that a selective read leaves of each block.
+    "output_format_arrow_record_batch_size",
+];
+
+impl Sources {
+    /// Checks once for each run and replica that the replica has every column of the plan, with the
+    /// plan's type. Tasks that come in while the first check is under way check as well.
+    pub async fn check(&self, replica: &Replica, task: &Task) -> Result<Arc<Source>, ReadError> {
+        if let Some(source) = self.lock().get(replica.address())
+            && source.run == task.run
+        {
+            return Ok(source.clone());
+        }
+        let found = columns(replica, task).await?;
+        compare_columns(task.shard, &task.plan, &found)?;
+        let source = Arc::new(Source {
+            run: task.run.clone(),
+            known_settings: known_settings(replica).await?,
+        });
+        let address = replica.address().to_owned();
+        self.lock().insert(address, source.clone());
+        Ok(source)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Source>>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    /// `select`, with what makes the answer a stream of small, compressed record batches in the order of the key.
+    pub fn tuned(&self, select: Query, settings: &FetcherSettings) -> Query {
+        let query = select
+            // Plain columns: text as Utf8, no dictionaries.
+            .setting("output_format_arrow_string_as_string", 1)
+            .setting("output_format_arrow_low_cardinality_as_dictionary", 0)
+            .setting("output_format_arrow_compression_method", "lz4_frame")
+            // Blocks of exactly so many rows: otherwise their bytes decide too.
+            .setting("max_block_size", settings.scroll_rows)
+            .setting("preferred_block_size_bytes", 0)
+            .setting("max_threads", settings.max_threads)
+            .setting("output_format_parallel_formatting", 0)
+            // A fetcher that ends in mid-stream needs the rest no more.
+            .setting("cancel_http_readonly_queries_on_client_close", 1)
+            // The broker may hold the fetcher back for longer than the server's 30 s.
+            .setting("http_send_timeout", 300);
+        let optional = OPTIONAL
+            .into_iter()
+            .filter(|name| self.known_settings.iter().any(|known| known == name));
+        optional.fold(query, |query, name| {
+            let value = match name {
+                "use_query_condition_cache" => 0,
+                // Joined record batches have fewer than twice so many rows: never too many for a batch.
+                _ => (settings.batch_rows / 2).max(1),
+            };
+            query.setting(name, value)
+        })
+    }
+}
+
+async fn columns(replica: &Replica, task: &Task) -> Result<Vec<Column>, ReadError> {
+    let query = Query::new(
+        "SELECT name, type FROM system.columns \
+         WHERE database = {database:String} AND table = {table:String}",
+    )
+    .param("database", &task.plan.database)
+    .param("table", &task.plan.table);
+    Ok(replica.rows(&query).await?)
+}
+
+async fn known_settings(replica: &Replica) -> Result<Vec<String>, ReadError> {
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+    }
+    let names = OPTIONAL.map(|name| format!("'{name}'")).join(", ");
+    let sql = format!("SELECT name FROM system.settings WHERE name IN ({names})");
+    let rows: Vec<Row> = replica.rows(&Query::new(sql)).await?;
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}

@@ -1,0 +1,201 @@
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use app::App;
+use batch::{BatchId, Fact, Headers, Invalid, Message, Receipt, RunId, Task, header};
+use pipeline::{Job, Lost, Outcome, Worker};
+use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
+
+use crate::config::FetcherSettings;
+use crate::cutter::Cut;
+use crate::reading::{Broken, Reading};
+use crate::source::Sources;
+
+/// Replicas that one delivery of a task tries at most, and so the attempts that it may count.
+const MOST_TRIES: u32 = 8;
+
+/// Reads ranges of the hub and cuts them into batches.
+pub struct Fetcher {
+    app: App,
+    cluster: Cluster,
+    settings: FetcherSettings,
+    sources: Sources,
+}
+
+/// What one attempt has read.
+#[derive(Default)]
+struct Fetched {
+    batches: u32,
+    rows: u64,
+    bytes: u64,
+}
+
+impl Fetcher {
+    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
+    pub fn new(
+        app: &App,
+        source: &SourceSettings,
+        settings: &FetcherSettings,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            app: app.clone(),
+            cluster: Cluster::new(&source.connection())?,
+            settings: settings.clone(),
+            sources: Sources::default(),
+        })
+    }
+
+    /// Reads the whole range from one replica and sends its batches on as they come.
+    async fn fetch(
+        &self,
+        job: &mut Job,
+        task: &Task,
+        attempt: u32,
+        replica: &Replica,
+    ) -> Result<Result<Fetched, Broken>, Lost> {
+        let mut fetched = Fetched::default();
+        let reading = Reading::begin(replica, &self.sources, task, &self.settings).await;
+        let mut reading = match reading {
+            Ok(reading) => reading,
+            Err(broken) => return Ok(Err(broken)),
+        };
+        loop {
+            let batch = match reading.next_batch().await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return Ok(Ok(fetched)),
+                Err(broken) => return Ok(Err(broken)),
+            };
+            let id = BatchId {
+                task: task.task,
+                attempt,
+                sequence: fetched.batches,
+            };
+            fetched.batches += 1;
+            fetched.rows += batch.rows;
+            fetched.bytes += batch.body.len() as u64;
+            let message = batch_message(task, id, batch, &job.message().headers);
+            job.send("batches", message).await?;
+        }
+    }
+
+    async fn fetched(
+        &self,
+        job: &mut Job,
+        task: &Task,
+        attempt: u32,
+        fetched: Fetched,
+    ) -> Result<(), Lost> {
+        let stats = &self.app.stats;
+        let status = [("status", "fetched")];
+        stats.count("batches", &status, fetched.batches.into());
+        stats.count("rows", &status, fetched.rows);
+        let fact = Fact::Fetched {
+            task: task.task,
+            attempt,
+            shard: task.shard,
+            batches: fetched.batches,
+            rows: fetched.rows,
+            bytes: fetched.bytes,
+        };
+        job.send("receipts", receipt(&task.run, fact)).await
+    }
+}
+
+impl Worker for Fetcher {
+    /// Batches of a broken attempt may be out when it breaks, and stay so: the next replica's are of another
+    /// attempt, the ledger counts the batches of the one attempt that has read its range to the end, and a row
+    /// that is stored twice is stored once.
+    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+        let task = match Task::from_message(job.message()) {
+            Ok(task) => task,
+            Err(invalid) => return Ok(invalid.into()),
+        };
+        let shard = match self.cluster.shard(task.shard) {
+            Ok(shard) => shard,
+            Err(invalid) => return Ok(invalid.into()),
+        };
+        let mut failures = Vec::new();
+        for (attempt, replica) in attempts(job.attempt()).zip(shard.replicas()) {
+            let started = Instant::now();
+            let broken = match self.fetch(job, &task, attempt, replica).await? {
+                Ok(fetched) => {
+                    self.app.stats.time("read", &[], started.elapsed());
+                    self.fetched(job, &task, attempt, fetched).await?;
+                    return Ok(Outcome::Done);
+                }
+                Err(broken) => broken,
+            };
+            match broken {
+                Broken::Task(invalid) => return Ok(invalid.into()),
+                Broken::Answer { .. } => replica.mark_down(),
+                // Done already, if it is the replica's fault.
+                Broken::Replica(_) => {}
+            }
+            tracing::warn!(task = %task.task, attempt, error = %broken, "an attempt failed");
+            let fact = Fact::FetchFailed {
+                task: task.task,
+                attempt,
+                error: broken.to_string(),
+            };
+            job.send("receipts", receipt(&task.run, fact)).await?;
+            failures.push(broken);
+        }
+        Ok(given_up(task.shard, &failures))
+    }
+
+    fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
+        let headers = &message.headers;
+        let fact = Fact::TaskQuarantined {
+            task: headers.text(header::TASK)?.parse().ok()?,
+            program: self.app.name.to_string(),
+            reason: why.reason,
+        };
+        Some(receipt(&headers.run().ok()?, fact))
+    }
+}
+
+/// The attempts of one delivery of a task: each replica that it tries counts as one, so that no two have the
+/// same batches' names.
+fn attempts(delivery: u32) -> impl Iterator<Item = u32> {
+    let before = delivery.saturating_sub(1).saturating_mul(MOST_TRIES);
+    (1..=MOST_TRIES).map(move |n| before.saturating_add(n))
+}
+
+/// After the last replica: tried again later, unless the last one's fault is one that lasts.
+fn given_up(shard: u32, failures: &[Broken]) -> Outcome {
+    if let Some(invalid) = failures.last().and_then(Broken::lasting) {
+        return invalid.into();
+    }
+    let errors: Vec<_> = failures.iter().map(Broken::to_string).collect();
+    Outcome::retry(errors.join("; "), format!("shard {shard}"))
+}
+
+fn batch_message(task: &Task, id: BatchId, batch: Cut, of_task: &Headers) -> Message {
+    let mut headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
+    if let Some(trace) = of_task.text(header::TRACEPARENT) {
+        headers.set(header::TRACEPARENT, trace);
+    }
+    Message::new(headers, batch.body)
+}
+
+fn receipt(run: &RunId, fact: Fact) -> Message {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let receipt = Receipt {
+        run: run.clone(),
+        at_ms: since.map_or(0, |since| since.as_millis() as i64),
+        fact,
+    };
+    receipt.to_message()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_tries_of_any_two_deliveries_are_the_same_attempt() {
+        let of = |delivery| attempts(delivery).collect::<Vec<_>>();
+        assert_eq!(of(1), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(of(2)[0], 9);
+        assert_eq!(of(u32::MAX).last(), Some(&u32::MAX));
+    }
+}

@@ -1,0 +1,256 @@
+//! The fetcher against the real engine, with servers that fail on demand.
+
+mod support;
+
+use batch::{Fact, KeyRange, Reason};
+use pipeline::{Outcome, Worker};
+use support::{Done, Hub, ROWS, SentBatches, below, from, lines};
+use testkit::Proxy;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+/// An address where nothing listens: the port is reserved.
+const DEAD: &str = "http://127.0.0.1:1";
+
+fn all_lines(done: &Done) -> Vec<String> {
+    let batches = done.sent.rows_of_success();
+    batches.iter().flat_map(|b| lines(&b.stream)).collect()
+}
+
+fn failed_attempts(done: &Done) -> Vec<u32> {
+    let attempt = |fact: Fact| match fact {
+        Fact::FetchFailed { attempt, .. } => Some(attempt),
+        _ => None,
+    };
+    done.sent.facts().into_iter().filter_map(attempt).collect()
+}
+
+fn fetched(done: &Done) -> Option<(u32, u32, u64)> {
+    done.sent.facts().into_iter().find_map(|fact| match fact {
+        Fact::Fetched {
+            attempt,
+            batches,
+            rows,
+            ..
+        } => Some((attempt, batches, rows)),
+        _ => None,
+    })
+}
+
+fn quarantined(done: &Done) -> Reason {
+    match &done.outcome {
+        Outcome::Quarantine(invalid) => invalid.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_range_becomes_batches_with_every_row_of_the_source_in_its_order() {
+    let hub = Hub::create();
+    let task = hub.task(KeyRange::default());
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(all_lines(&done), hub.rows("1"));
+    let batches = done.sent.batches();
+    assert_eq!(fetched(&done), Some((1, batches.len() as u32, ROWS)));
+    let sequences: Vec<_> = batches.iter().map(|b| b.sequence as usize).collect();
+    assert_eq!(sequences, (0..batches.len()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn blocks_come_with_the_scrolled_rows_so_that_no_batch_has_to_be_decoded() {
+    let hub = Hub::create();
+    let task = hub.task(from("de", 700));
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    let batches = done.sent.batches();
+    // The range begins in the middle of a block; all others are whole.
+    assert!(batches.len() as u64 <= ROWS / 1000 + 2, "{}", batches.len());
+    for batch in &batches {
+        assert!(batch.rows <= 1000, "{}", batch.rows);
+        // A batch that was divided would have been encoded anew, with one record batch.
+        assert!(batch.stream.frames.iter().all(|frame| frame.rows <= 1000));
+    }
+    let whole = batches.iter().filter(|batch| batch.rows == 1000).count();
+    assert!(
+        whole as u64 >= ROWS / 1000 - 2,
+        "{whole} of {}",
+        batches.len()
+    );
+}
+
+#[tokio::test]
+async fn ranges_that_meet_have_each_row_once() {
+    let hub = Hub::create();
+    let mut all = Vec::new();
+    for range in [below("fr", 12_000), from("fr", 12_000)] {
+        let task = hub.task(range);
+        let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+        assert_eq!(done.outcome, Outcome::Done);
+        all.extend(all_lines(&done));
+    }
+    assert_eq!(all, hub.rows("1"));
+}
+
+#[tokio::test]
+async fn an_empty_range_is_fetched_without_a_batch() {
+    let hub = Hub::create();
+    let task = hub.task(from("zz", 0));
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(fetched(&done), Some((1, 0, 0)));
+    assert!(done.sent.batches().is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_replica_is_passed_over() {
+    let hub = Hub::create();
+    let cluster = format!("{DEAD}|{}", hub.database.shards()[0]);
+    let done = hub.fetch(&cluster, &hub.task(KeyRange::default()), 2).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(failed_attempts(&done), [9]);
+    assert_eq!(fetched(&done).unwrap().0, 10);
+    assert_eq!(all_lines(&done).len() as u64, ROWS);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_read_again_from_another_replica_as_an_attempt_of_its_own() {
+    let hub = Hub::create();
+    let proxy = Proxy::to(&hub.server()).await;
+    proxy.cut_after(400_000);
+    let cluster = format!("http://{}|{}", proxy.address(), hub.database.shards()[0]);
+    let done = hub.fetch(&cluster, &hub.task(KeyRange::default()), 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(failed_attempts(&done), [1]);
+    assert_eq!(fetched(&done).unwrap().0, 2);
+    assert_eq!(all_lines(&done), hub.rows("1"));
+    let broken = done.sent.batches();
+    let broken: u64 = broken
+        .iter()
+        .filter(|b| b.attempt == 1)
+        .map(|b| b.rows)
+        .sum();
+    assert!(
+        0 < broken && broken < ROWS,
+        "{broken} rows of the broken attempt"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_never_a_success() {
+    let hub = Hub::create();
+    let proxy = Proxy::to(&hub.server()).await;
+    let cluster = format!("http://{}", proxy.address());
+    let task = hub.task(KeyRange::default());
+    let whole = hub.fetch(&cluster, &task, 1).await;
+    assert_eq!(whole.outcome, Outcome::Done);
+    for bytes in [1_000, 5_000, 100_000, 500_000] {
+        proxy.cut_after(bytes);
+        let done = hub.fetch(&cluster, &task, 1).await;
+        assert!(
+            matches!(done.outcome, Outcome::Retry { .. }),
+            "{bytes}: {:?}",
+            done.outcome
+        );
+        assert_eq!(fetched(&done), None, "{bytes}");
+        assert_eq!(failed_attempts(&done), [1], "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_in_mid_stream_is_never_a_success() {
+    let hub = Hub::create();
+    let mut plan = hub.plan();
+    plan.columns.push(batch::Column {
+        name: "processed_bad".into(),
+        r#type: "UInt8".into(),
+    });
+    let task = hub.task_of(0, KeyRange::default(), plan);
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    let Outcome::Retry { error, .. } = &done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert!(error.contains("broken in mid-stream"), "{error}");
+    assert_eq!(fetched(&done), None);
+}
+
+#[tokio::test]
+async fn a_column_that_is_missing_or_of_another_type_is_named_and_nothing_is_sent() {
+    let hub = Hub::create();
+    for (name, r#type) in [
+        ("processed_gone", "UInt64"),
+        ("processed_clicks", "Float64"),
+    ] {
+        let mut plan = hub.plan();
+        plan.columns.retain(|column| column.name != name);
+        plan.columns.push(batch::Column {
+            name: name.into(),
+            r#type: r#type.into(),
+        });
+        let task = hub.task_of(0, KeyRange::default(), plan);
+        let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+        let Outcome::Quarantine(invalid) = &done.outcome else {
+            panic!("{:?}", done.outcome)
+        };
+        assert_eq!(invalid.reason, Reason::SourceChanged);
+        assert!(invalid.detail.contains(name), "{invalid}");
+        assert!(done.sent.batches().is_empty() && done.sent.facts().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_is_named() {
+    let hub = Hub::create();
+    let mut plan = hub.plan();
+    plan.table = "elsewhere".into();
+    let task = hub.task_of(0, KeyRange::default(), plan);
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(quarantined(&done), Reason::SourceChanged);
+}
+
+#[tokio::test]
+async fn a_shard_that_the_cluster_does_not_have_is_named() {
+    let hub = Hub::create();
+    let task = hub.task_of(7, KeyRange::default(), hub.plan());
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(quarantined(&done), Reason::UnknownShard);
+}
+
+#[tokio::test]
+async fn a_server_that_answers_with_a_page_is_named() {
+    let hub = Hub::create();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let page = "<html><body>Welcome to the portal</body></html>";
+            let length = page.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}"
+            );
+            let mut request = [0; 4096];
+            let _ = tokio::io::AsyncReadExt::read(&mut client, &mut request).await;
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    let task = hub.task(KeyRange::default());
+    let done = hub.fetch(&format!("http://{address}"), &task, 1).await;
+    assert_eq!(quarantined(&done), Reason::UnexpectedAnswer);
+}
+
+#[tokio::test]
+async fn the_ledger_hears_of_a_task_in_quarantine() {
+    let app = app::App::detached("fetcher-eu");
+    let fetcher = fetcher::Fetcher::new(&app, &Default::default(), &Default::default()).unwrap();
+    let hub = Hub::create();
+    let task = hub.task(KeyRange::default());
+    let why = batch::Invalid::new(Reason::TooManyRetries, "failed 11 times");
+    let receipt = fetcher.quarantined(&task.to_message(), &why).unwrap();
+    let receipt = batch::Receipt::from_message(&receipt).unwrap();
+    let expected = Fact::TaskQuarantined {
+        task: task.task,
+        program: "fetcher-eu".into(),
+        reason: Reason::TooManyRetries,
+    };
+    assert_eq!(receipt.fact, expected);
+}
