@@ -8,7 +8,7 @@ use super::plan::{self, Plan};
 use super::present::Present;
 use super::removal::{Kept, Removal, RemovalKind, Replacement};
 use super::{Action, Discards, Management, ManagementError};
-use crate::topology::Desired;
+use crate::topology::{Desired, Queue, QueueClass};
 
 /// One difference between the broker and the pipeline, and what was, or would be, done about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -238,11 +238,12 @@ impl<B: Objects> Engine<'_, B> {
             for binding in &replacement.bindings {
                 self.broker.unbind(binding).await?;
             }
-            if replacement.discard == 0 && self.broker.is_ready(name).await? {
-                obstacle = Some(replacement.holds(1));
-            } else {
-                self.broker.delete_queue(name).await?;
-                self.broker.put_queue(&replacement.queue).await?;
+            match self.came_late(replacement).await? {
+                0 => {
+                    self.broker.delete_queue(name).await?;
+                    self.broker.put_queue(&replacement.queue).await?;
+                }
+                messages => obstacle = Some(replacement.holds(messages)),
             }
             for binding in &replacement.bindings {
                 self.broker.bind(binding).await?;
@@ -251,6 +252,20 @@ impl<B: Objects> Engine<'_, B> {
         self.done
             .push(obstacle.unwrap_or_else(|| replacement.replaced()));
         Ok(())
+    }
+
+    /// Messages that came into a queue between the figures that call it empty and the cut.
+    async fn came_late(&self, replacement: &Replacement) -> Result<u64, ManagementError> {
+        let Queue { name, class, .. } = &replacement.queue;
+        if replacement.discard > 0 {
+            return Ok(0);
+        }
+        if *class != QueueClass::Stream {
+            return Ok(self.broker.is_ready(name).await?.into());
+        }
+        // Nothing can look into a stream but a consumer: count once more.
+        tokio::time::sleep(self.broker.figures_age()).await;
+        Ok(self.broker.present().await?.held(name))
     }
 
     async fn remove(

@@ -182,7 +182,7 @@ impl Removal {
             RemovalKind::Delay => {
                 "they go on when their time comes: configure again then".to_owned()
             }
-            RemovalKind::Quarantine => format!("look at them: fleet quarantine list {program}"),
+            RemovalKind::Quarantine => "look at them: fleet quarantine list".to_owned(),
             RemovalKind::Stream => "the record of all runs".to_owned(),
         };
         let detail = format!("{what}; {advice}; or give them up with --discard {queue}={messages}");

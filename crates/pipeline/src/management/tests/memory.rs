@@ -201,6 +201,8 @@ impl Objects for Host {
     async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError> {
         let present = self.present.borrow();
         let queue = present.queue(queue);
+        let stream = queue.is_some_and(|queue| queue.arguments["x-queue-type"] == "stream");
+        assert!(!stream, "a broker cannot look into a stream");
         Ok(queue.and_then(|queue| queue.messages_ready).unwrap_or(0) > 0)
     }
 }

@@ -127,7 +127,7 @@ async fn a_quarantine_with_messages_stays_while_the_program_goes() {
     assert_eq!(
         keep,
         [
-            "keep queue es-writer-quar (holds 1 message; look at them: fleet quarantine list es-writer; \
+            "keep queue es-writer-quar (holds 1 message; look at them: fleet quarantine list; \
           or give them up with --discard es-writer-quar=1)"
         ]
     );

@@ -201,6 +201,32 @@ async fn a_deleted_pipeline_leaves_nothing_but_what_holds_messages() {
 }
 
 #[tokio::test]
+async fn a_queue_that_the_broker_cannot_change_is_replaced_with_its_bindings() {
+    let host = VirtualHost::create();
+    let management = management(&host);
+    configure(&management, &objects_of("clickhouse-only")).await;
+    let mut topology = built_in("clickhouse-only");
+    for program in &mut topology.programs {
+        if program.name == "ch-writer" || program.name == "ledger" {
+            program.queues.replicas = Some(1);
+        }
+    }
+    let settings = PipelineSettings::default();
+    let wanted = desired(&topology, &settings, &Ladder::default());
+    let changes = configure(&management, &wanted).await;
+    assert!(
+        changes.iter().all(|c| c.action == Action::Replace),
+        "{:#?}",
+        shown(&changes)
+    );
+    // Quarantine, input, four delays; the ledger.
+    assert_eq!(changes.len(), 7);
+    assert_eq!(shown(&management.diff(&wanted).await.unwrap()), [""; 0]);
+    publish(&host, "fetcher-out", "batches");
+    figures_say(&management, "ch-writer-in", 1).await;
+}
+
+#[tokio::test]
 async fn a_full_quarantine_refuses_and_loses_nothing() {
     let host = VirtualHost::create();
     let management = management(&host);
