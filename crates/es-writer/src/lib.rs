@@ -23,8 +23,7 @@ mod sink;
 mod table;
 mod worker;
 
-use app::App;
-use pipeline::{BrokerSettings, Program, Role, RoleKind, run_batch_worker};
+use pipeline::{Role, RoleKind};
 
 pub use config::Settings;
 pub use worker::EsWriter;
@@ -37,16 +36,3 @@ pub const ROLE: Role = Role {
     kind: RoleKind::Worker,
     outputs: &[RECEIPTS],
 };
-
-/// Writes what comes in until the program is told to stop. Fails when a setting cannot work, or the
-/// broker refuses the program or cannot be reached.
-pub async fn run(
-    app: &App,
-    broker: &BrokerSettings,
-    elasticsearch: &stores::elasticsearch::Settings,
-    settings: &Settings,
-) -> anyhow::Result<()> {
-    let worker = EsWriter::new(app, elasticsearch, settings)?;
-    let program = Program::new(app, broker, &settings.options)?;
-    Ok(run_batch_worker(&program, worker).await?)
-}

@@ -138,6 +138,9 @@ impl Writer {
     }
 }
 
+/// Keyword of a row in quarantine, and why it is there.
+pub type Refused = (Vec<u8>, String);
+
 /// What became of one batch.
 pub struct Written {
     pub outcome: Outcome,
@@ -171,7 +174,7 @@ impl Written {
     }
 
     /// The rows in quarantine: headers, and keyword and reason of each.
-    pub fn quarantined(&self) -> Option<(Headers, Vec<(Vec<u8>, String)>)> {
+    pub fn quarantined(&self) -> Option<(Headers, Vec<Refused>)> {
         let mut messages = self.sent.to("es-writer-quar");
         assert!(messages.len() < 2);
         let message = messages.pop()?;
