@@ -26,6 +26,26 @@ struct Mappings {
     properties: Map<String, Value>,
 }
 
+/// What is done, or only found out.
+struct Work {
+    apply: bool,
+    changes: Vec<Change>,
+}
+
+impl Work {
+    fn new(apply: bool) -> Self {
+        Self {
+            apply,
+            changes: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, index: &str, what: String) {
+        let place = format!("index {index}");
+        self.changes.push(Change { place, what });
+    }
+}
+
 impl Client {
     /// Makes the configured indices what they have to be for documents of these columns: creates
     /// those that are missing, adds missing fields (to followers too), sets the alias and the
@@ -38,6 +58,28 @@ impl Client {
         key: &[Column],
         columns: &[Column],
     ) -> Result<Vec<Change>, ConfigureError> {
+        self.work_through(Work::new(true), settings, key, columns)
+            .await
+    }
+
+    /// What [`Client::configure`] would change, or refuse, now. Changes nothing.
+    pub async fn diff(
+        &self,
+        settings: &Settings,
+        key: &[Column],
+        columns: &[Column],
+    ) -> Result<Vec<Change>, ConfigureError> {
+        self.work_through(Work::new(false), settings, key, columns)
+            .await
+    }
+
+    async fn work_through(
+        &self,
+        mut work: Work,
+        settings: &Settings,
+        key: &[Column],
+        columns: &[Column],
+    ) -> Result<Vec<Change>, ConfigureError> {
         check_names(&settings.indices)?;
         let mapping = settings.mapping();
         let wanted = settings.indices.iter().map(|index| {
@@ -46,52 +88,47 @@ impl Client {
         });
         // All of them, before anything is changed.
         let wanted = wanted.collect::<Result<Vec<_>, ConfigureError>>()?;
-        let mut changes = Vec::new();
         for (index, fields) in wanted {
-            self.configure_index(index, &fields, &mut changes).await?;
+            self.configure_index(index, &fields, &mut work).await?;
         }
-        Ok(changes)
+        Ok(work.changes)
     }
 
     async fn configure_index(
         &self,
         wanted: &IndexSettings,
         fields: &[Field],
-        changes: &mut Vec<Change>,
+        work: &mut Work,
     ) -> Result<(), ConfigureError> {
+        let name = &wanted.name;
         self.check_alias(wanted).await?;
-        let Some(existing) = self.index(&wanted.name).await? else {
-            self.send_json(
-                Method::Put,
-                &path(&wanted.name, ""),
-                &creation(wanted, fields),
-            )
-            .await?;
-            changes.push(change(
-                &wanted.name,
-                format!("created with {} fields", fields.len()),
-            ));
+        let Some(existing) = self.index(name).await? else {
+            self.put(work, path(name, ""), creation(wanted, fields))
+                .await?;
+            work.note(name, format!("created with {} fields", fields.len()));
             return Ok(());
         };
         check_shards(wanted, &existing)?;
-        self.add_fields(&wanted.name, &existing, fields, changes)
-            .await?;
-        self.update_settings(wanted, &existing, changes).await?;
+        self.add_fields(name, &existing, fields, work).await?;
+        self.update_settings(wanted, &existing, work).await?;
         if !wanted.alias.is_empty() && !existing.aliases.contains_key(&wanted.alias) {
-            let alias = path(&wanted.name, &format!("/_alias/{}", wanted.alias));
-            self.send_json(Method::Put, &alias, &json!({})).await?;
-            changes.push(change(
-                &wanted.name,
-                format!("has alias {} now", wanted.alias),
-            ));
+            let alias = path(name, &format!("/_alias/{}", wanted.alias));
+            self.put(work, alias, json!({})).await?;
+            work.note(name, format!("has alias {} now", wanted.alias));
         }
-        for follower in self.followers(&wanted.name).await? {
+        for follower in self.followers(name).await? {
             if let Some(existing) = self.index(&follower).await? {
-                self.add_fields(&follower, &existing, fields, changes)
-                    .await?;
+                self.add_fields(&follower, &existing, fields, work).await?;
             }
         }
         Ok(())
+    }
+
+    async fn put(&self, work: &Work, path: String, body: Value) -> Result<(), Error> {
+        match work.apply {
+            true => self.send_json(Method::Put, &path, &body).await,
+            false => Ok(()),
+        }
     }
 
     /// The index of this name; `None` when there is none.
@@ -143,7 +180,7 @@ impl Client {
         index: &str,
         existing: &Index,
         fields: &[Field],
-        changes: &mut Vec<Change>,
+        work: &mut Work,
     ) -> Result<(), ConfigureError> {
         let (mut properties, mut said) = (Map::new(), Vec::new());
         for field in fields {
@@ -183,9 +220,8 @@ impl Client {
             return Ok(());
         }
         let body = json!({ "dynamic": "strict", "properties": properties });
-        self.send_json(Method::Put, &path(index, "/_mapping"), &body)
-            .await?;
-        changes.extend(said.into_iter().map(|what| change(index, what)));
+        self.put(work, path(index, "/_mapping"), body).await?;
+        said.into_iter().for_each(|what| work.note(index, what));
         Ok(())
     }
 
@@ -193,26 +229,20 @@ impl Client {
         &self,
         wanted: &IndexSettings,
         existing: &Index,
-        changes: &mut Vec<Change>,
+        work: &mut Work,
     ) -> Result<(), ConfigureError> {
         let mut different = Map::new();
         for (name, value) in changeable(wanted) {
             let there = existing.settings[&name].as_str().unwrap_or("unset");
             if there != value {
-                changes.push(change(
-                    &wanted.name,
-                    format!("{name} is {value} now; it was {there}"),
-                ));
+                let what = format!("{name} is {value} now; it was {there}");
+                work.note(&wanted.name, what);
                 different.insert(name, Value::String(value));
             }
         }
         if !different.is_empty() {
-            self.send_json(
-                Method::Put,
-                &path(&wanted.name, "/_settings"),
-                &Value::Object(different),
-            )
-            .await?;
+            let settings = path(&wanted.name, "/_settings");
+            self.put(work, settings, Value::Object(different)).await?;
         }
         Ok(())
     }
@@ -296,13 +326,6 @@ fn check_shards(wanted: &IndexSettings, existing: &Index) -> Result<(), Configur
 
 fn path(index: &str, rest: &str) -> String {
     format!("/{index}{rest}")
-}
-
-fn change(index: &str, what: String) -> Change {
-    Change {
-        place: format!("index {index}"),
-        what,
-    }
 }
 
 fn conflict(index: &str, what: String) -> ConfigureError {

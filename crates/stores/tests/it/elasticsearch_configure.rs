@@ -74,6 +74,26 @@ async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
 }
 
 #[tokio::test]
+async fn a_look_at_what_would_change_says_the_same_and_changes_nothing() {
+    let prefix = IndexPrefix::create();
+    let mut settings = settings(&prefix);
+    let client = Client::new(&settings).unwrap();
+    let key = [column("country", "String"), column("keyword", "String")];
+    let looked = client.diff(&settings, &key, &columns()).await.unwrap();
+    let again = client.diff(&settings, &key, &columns()).await.unwrap();
+    assert_eq!(looked, again);
+    let made = client.configure(&settings, &key, &columns()).await.unwrap();
+    assert_eq!(looked, made);
+
+    settings.indices[0].refresh_interval = Some("5s".to_owned());
+    let more = [columns(), vec![column("processed_cpc", "Float64")]].concat();
+    let looked = client.diff(&settings, &key, &more).await.unwrap();
+    assert_eq!(looked.len(), 2, "{looked:?}");
+    let made = client.configure(&settings, &key, &more).await.unwrap();
+    assert_eq!(looked, made);
+}
+
+#[tokio::test]
 async fn a_keyword_of_600_bytes_can_be_found() {
     let prefix = IndexPrefix::create();
     let settings = settings(&prefix);
