@@ -1,13 +1,17 @@
 //! The commands. Each is a module with its arguments and one `run(arguments, &Context)`.
 
+pub mod clickhouse;
 pub mod completions;
 pub mod config;
 pub mod elasticsearch;
 pub mod pipeline;
+pub mod quarantine;
 pub mod run;
 pub mod runs;
 
 use app::LogSettings;
+use serde_json::json;
+use stores::Change;
 
 use crate::context::Context;
 use crate::exit::Exit;
@@ -23,12 +27,18 @@ pub enum Command {
     /// Declare, check, show and remove pipelines
     #[command(subcommand)]
     Pipeline(pipeline::Action),
+    /// Create the ClickHouse tables that rows go to
+    #[command(subcommand)]
+    Clickhouse(clickhouse::Action),
     /// What the ledger says of runs: list, show, watch
     #[command(subcommand)]
     Runs(runs::Action),
     /// Configure the indices of Elasticsearch
     #[command(subcommand)]
     Elasticsearch(elasticsearch::Action),
+    /// Look at what the programs could not process
+    #[command(subcommand)]
+    Quarantine(quarantine::Action),
     /// Print the completions for a shell
     Completions(completions::Arguments),
 }
@@ -39,8 +49,10 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Run(arguments) => run::run(arguments, context),
         Command::Config(action) => as_operator(|| config::run(action, context)),
         Command::Pipeline(action) => as_operator(|| pipeline::run(action, context)),
+        Command::Clickhouse(action) => as_operator(|| clickhouse::run(action, context)),
         Command::Runs(action) => as_operator(|| runs::run(action, context)),
         Command::Elasticsearch(action) => as_operator(|| elasticsearch::run(action, context)),
+        Command::Quarantine(action) => as_operator(|| quarantine::run(action, context)),
         Command::Completions(arguments) => completions::run(&arguments, context),
     }
 }
@@ -60,4 +72,36 @@ pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
         .enable_all()
         .build()?;
     runtime.block_on(future)
+}
+
+/// Says what configuring a store changed, or would change; nothing is `all_well`.
+fn report_changes(
+    all_well: &str,
+    changes: &[Change],
+    dry_run: bool,
+    context: &Context,
+) -> anyhow::Result<Exit> {
+    if context.output.is_json() {
+        let list = changes
+            .iter()
+            .map(|change| json!({ "place": change.place, "what": change.what }));
+        let list: Vec<_> = list.collect();
+        context
+            .output
+            .json(&json!({ "dry_run": dry_run, "changes": list }))?;
+    } else {
+        let title = match (changes.is_empty(), dry_run) {
+            (true, _) => all_well,
+            (false, true) => "To be changed:",
+            (false, false) => "Changed:",
+        };
+        context.output.line(title)?;
+        for change in changes {
+            context.output.line(format!("  {change}"))?;
+        }
+    }
+    Ok(match dry_run && !changes.is_empty() {
+        true => Exit::Differs,
+        false => Exit::Ok,
+    })
 }

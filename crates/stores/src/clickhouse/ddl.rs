@@ -7,7 +7,7 @@ use batch::{Column, VERSION_COLUMN};
 use super::{Replication, TargetSettings, quote_identifier, quote_string};
 use crate::ConfigureError;
 
-pub use apply::configure_target;
+pub use apply::{configure_target, diff_target};
 
 /// Type of the version column: change times in milliseconds, negative before 1970.
 const VERSION_TYPE: &str = "Int64";

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::super::{Cluster, Error, Query, Replica, quote_identifier};
+use super::super::{Cluster, Error, Query, Replica, Shard, quote_identifier};
 use super::TargetTable;
 use crate::{Change, ConfigureError};
 
@@ -17,41 +17,55 @@ pub async fn configure_target(
     table: &TargetTable,
 ) -> Result<Vec<Change>, ConfigureError> {
     let mut changes = Vec::new();
-    for shard in cluster.shards() {
-        for replica in shard.replicas() {
-            configure_replica(replica, table, &mut changes).await?;
+    for replica in cluster.shards().flat_map(Shard::replicas) {
+        for Step { sql, change } in steps(replica, table).await? {
+            replica.execute(&Query::new(sql)).await?;
+            changes.push(change);
         }
     }
     Ok(changes)
 }
 
-async fn configure_replica(
-    replica: &Replica,
+/// What [`configure_target`] would change; changes nothing.
+pub async fn diff_target(
+    cluster: &Cluster,
     table: &TargetTable,
-    changes: &mut Vec<Change>,
-) -> Result<(), ConfigureError> {
-    let mut changed = |what: String| {
-        changes.push(Change {
-            place: replica.address().to_owned(),
-            what,
-        });
+) -> Result<Vec<Change>, ConfigureError> {
+    let mut changes = Vec::new();
+    for replica in cluster.shards().flat_map(Shard::replicas) {
+        let steps = steps(replica, table).await?;
+        changes.extend(steps.into_iter().map(|step| step.change));
+    }
+    Ok(changes)
+}
+
+/// A statement, and what it changes.
+struct Step {
+    sql: String,
+    change: Change,
+}
+
+async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<Step>, ConfigureError> {
+    let mut steps = Vec::new();
+    let mut step = |sql: String, what: String| {
+        let place = replica.address().to_owned();
+        let change = Change { place, what };
+        steps.push(Step { sql, change });
     };
     let Some(existing) = Existing::find(replica, table).await? else {
         if !database_exists(replica, table).await? {
-            replica
-                .execute(&Query::new(table.create_database()))
-                .await?;
-            changed(format!("database {} created", table.database));
+            let what = format!("database {} created", table.database);
+            step(table.create_database(), what);
         }
-        replica.execute(&Query::new(table.create_table())).await?;
-        changed(format!(
+        let what = format!(
             "table {}.{} created with {} columns, engine {}",
             table.database,
             table.name,
             table.columns.len(),
             table.engine_name()
-        ));
-        return Ok(());
+        );
+        step(table.create_table(), what);
+        return Ok(steps);
     };
     existing.check(replica, table)?;
     for column in &table.columns {
@@ -64,8 +78,10 @@ async fn configure_replica(
             quote_identifier(&column.name),
             column.r#type
         );
-        replica.execute(&Query::new(add)).await?;
-        changed(format!("column {} {} added", column.name, column.r#type));
+        step(
+            add,
+            format!("column {} {} added", column.name, column.r#type),
+        );
     }
     let setting = table.window_setting();
     let window = table.deduplication_window.to_string();
@@ -75,11 +91,10 @@ async fn configure_replica(
             "ALTER TABLE {} MODIFY SETTING {setting} = {window}",
             table.qualified_name()
         );
-        replica.execute(&Query::new(modify)).await?;
         let there = there.unwrap_or("unset");
-        changed(format!("{setting} is {window} now; it was {there}"));
+        step(modify, format!("{setting} set to {window}, from {there}"));
     }
-    Ok(())
+    Ok(steps)
 }
 
 async fn database_exists(replica: &Replica, table: &TargetTable) -> Result<bool, Error> {

@@ -1,0 +1,300 @@
+use std::fmt::Write;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, TimeUnit};
+use batch::arrow::{Limits, Stream};
+use batch::{Invalid, REASON_COLUMN, Reason};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+
+use super::printable::{lines, printable, shortened};
+use crate::output::{bytes, number, table};
+
+/// Characters of a value in a table: keywords of hundreds of bytes exist. A store's reason has more room.
+const VALUE_SHOWN: usize = 48;
+const REASON_SHOWN: usize = 200;
+/// Bytes shown of a body that cannot be read: enough for the beginning of an Arrow schema.
+const HEAD_SHOWN: usize = 256;
+/// Bytes in a line of them.
+const LINE: usize = 16;
+
+/// What a body holds.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Body {
+    Arrow {
+        rows: u64,
+        decoded_bytes: u64,
+        columns: Vec<Column>,
+        /// Of the first rows, each its values in the order of the columns; null for null.
+        values: Vec<Vec<Option<String>>>,
+    },
+    Json {
+        json: serde_json::Value,
+        #[serde(skip)]
+        text: String,
+    },
+    Unreadable {
+        reason: Reason,
+        detail: String,
+        /// The first bytes, in hexadecimal.
+        head: String,
+        #[serde(skip)]
+        dump: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+pub struct Column {
+    name: String,
+    #[serde(rename = "type")]
+    data_type: String,
+}
+
+impl Body {
+    /// Reads a body, and the first `rows` rows of it if it is a batch.
+    pub fn read(body: &bytes::Bytes, rows: usize) -> Self {
+        if matches!(body.first(), Some(b'{' | b'[')) {
+            return Self::of_json(body).unwrap_or_else(|invalid| Self::unreadable(body, invalid));
+        }
+        Self::of_arrow(body, rows).unwrap_or_else(|invalid| Self::unreadable(body, invalid))
+    }
+
+    fn of_json(body: &[u8]) -> Result<Self, Invalid> {
+        let not_json = |error: serde_json::Error| {
+            let reason = match error.classify() {
+                serde_json::error::Category::Eof => Reason::Truncated,
+                _ => Reason::NotReadable,
+            };
+            Invalid::new(reason, format!("body is not JSON: {error}"))
+        };
+        serde_json::from_slice::<IgnoredAny>(body).map_err(not_json)?;
+        let json = serde_json::from_slice(body).map_err(not_json)?;
+        Ok(Self::Json {
+            json,
+            text: lines(&indented(&String::from_utf8_lossy(body))),
+        })
+    }
+
+    fn of_arrow(body: &bytes::Bytes, most: usize) -> Result<Self, Invalid> {
+        let stream = Stream::parse(body, &Limits::default())?;
+        let batches = stream.decode()?;
+        let fields = stream.schema.fields();
+        // The store's reasons first: they are what one looks for.
+        let mut order: Vec<usize> = (0..fields.len()).collect();
+        order.sort_by_key(|n| fields[*n].name() != REASON_COLUMN);
+        let columns = order.iter().map(|n| Column {
+            name: printable(fields[*n].name().as_bytes()),
+            data_type: fields[*n].data_type().to_string(),
+        });
+        let rows = batches
+            .iter()
+            .flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+        Ok(Self::Arrow {
+            rows: stream.rows(),
+            decoded_bytes: stream.frames.iter().map(|frame| frame.decoded_bytes).sum(),
+            columns: columns.collect(),
+            values: rows
+                .take(most)
+                .map(|(batch, row)| values(batch, row, &order))
+                .collect(),
+        })
+    }
+
+    fn unreadable(body: &[u8], why: Invalid) -> Self {
+        let head = &body[..body.len().min(HEAD_SHOWN)];
+        Self::Unreadable {
+            reason: why.reason,
+            detail: why.detail,
+            head: head.iter().map(|byte| format!("{byte:02x}")).collect(),
+            dump: dump(head),
+        }
+    }
+
+    /// `size`: that of the whole body, for a person.
+    pub fn to_text(&self, size: &str) -> String {
+        match self {
+            Self::Json { text, .. } => format!("body: JSON, {size}\n{text}\n"),
+            Self::Unreadable {
+                reason,
+                detail,
+                dump,
+                ..
+            } => {
+                let detail = printable(detail.as_bytes());
+                format!("body: {size} that cannot be read ({reason}: {detail})\n{dump}")
+            }
+            Self::Arrow {
+                rows,
+                decoded_bytes,
+                columns,
+                values,
+            } => {
+                let shown = values.len() as u64;
+                let first = match shown < *rows {
+                    true => format!("; the first {}", number(shown)),
+                    false => String::new(),
+                };
+                let head = format!(
+                    "body: a batch of {} rows, {size}, {} once decoded{first}\n",
+                    number(*rows),
+                    bytes(*decoded_bytes)
+                );
+                head + &rows_table(columns, values)
+            }
+        }
+    }
+}
+
+fn rows_table(columns: &[Column], values: &[Vec<Option<String>>]) -> String {
+    let headers: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let cell = |(column, value): (&Column, &Option<String>)| match value {
+        None => "null".to_owned(),
+        Some(value) if column.name == REASON_COLUMN => cut(value, REASON_SHOWN),
+        Some(value) => cut(value, VALUE_SHOWN),
+    };
+    let rows = values.iter().map(|row| columns.iter().zip(row).map(cell));
+    table(&headers, &[], rows)
+}
+
+fn cut(value: &str, most: usize) -> String {
+    match value.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
+fn values(batch: &RecordBatch, row: usize, order: &[usize]) -> Vec<Option<String>> {
+    order.iter().map(|n| value(batch.column(*n), row)).collect()
+}
+
+/// A value as text; bytes that are no text as escapes.
+fn value(array: &ArrayRef, row: usize) -> Option<String> {
+    macro_rules! number_of {
+        ($type:ty) => {
+            array.as_primitive::<$type>().value(row).to_string()
+        };
+    }
+    macro_rules! time_of {
+        ($type:ty) => {
+            match array.as_primitive::<$type>().value_as_datetime(row) {
+                Some(time) => time.to_string(),
+                None => number_of!($type),
+            }
+        };
+    }
+    if array.is_null(row) {
+        return None;
+    }
+    Some(match array.data_type() {
+        DataType::Null => return None,
+        DataType::Boolean => array.as_boolean().value(row).to_string(),
+        DataType::Int8 => number_of!(Int8Type),
+        DataType::Int16 => number_of!(Int16Type),
+        DataType::Int32 => number_of!(Int32Type),
+        DataType::Int64 => number_of!(Int64Type),
+        DataType::UInt8 => number_of!(UInt8Type),
+        DataType::UInt16 => number_of!(UInt16Type),
+        DataType::UInt32 => number_of!(UInt32Type),
+        DataType::UInt64 => number_of!(UInt64Type),
+        DataType::Float32 => number_of!(Float32Type),
+        DataType::Float64 => number_of!(Float64Type),
+        DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value_as_string(row),
+        DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value_as_string(row),
+        DataType::Date32 => match array.as_primitive::<Date32Type>().value_as_date(row) {
+            Some(date) => date.to_string(),
+            None => number_of!(Date32Type),
+        },
+        DataType::Timestamp(TimeUnit::Second, _) => time_of!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => time_of!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => time_of!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => time_of!(TimestampNanosecondType),
+        DataType::Binary => printable(array.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => printable(array.as_binary::<i64>().value(row)),
+        DataType::FixedSizeBinary(_) => printable(array.as_fixed_size_binary().value(row)),
+        // Lists and such, in Arrow's own words, on one line.
+        _ => {
+            let words = format!("{:?}", array.slice(row, 1));
+            let words: Vec<_> = words.split_whitespace().collect();
+            printable(words.join(" ").as_bytes())
+        }
+    })
+}
+
+/// Valid JSON text over several lines, everything else in it as it was: numbers keep all their digits and
+/// keys their order.
+fn indented(json: &str) -> String {
+    let mut text = String::with_capacity(json.len() * 2);
+    let mut depth = 0usize;
+    let mut chars = json.chars().peekable();
+    let new_line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    };
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => {
+                text.push(c);
+                while let Some(c) = chars.next() {
+                    text.push(c);
+                    match c {
+                        '\\' => text.extend(chars.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            '{' | '[' => {
+                text.push(c);
+                while chars.next_if(|c| c.is_whitespace()).is_some() {}
+                if let Some(end) = chars.next_if(|c| matches!(c, '}' | ']')) {
+                    text.push(end);
+                } else {
+                    depth += 1;
+                    new_line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut text, depth);
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                new_line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            c if c.is_whitespace() => {}
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// Bytes by their place, in hexadecimal and, where they are letters, as these.
+fn dump(head: &[u8]) -> String {
+    let mut text = String::new();
+    for (n, line) in head.chunks(LINE).enumerate() {
+        let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let letter = |byte: &u8| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '.',
+        };
+        let letters: String = line.iter().map(letter).collect();
+        let width = LINE * 3 - 1;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:08x}  {:width$}  {letters}",
+            n * LINE,
+            hex.join(" ")
+        );
+    }
+    text
+}
