@@ -53,6 +53,7 @@ impl Exit {
             || cause.is::<SecretError>()
             || cause.is::<TopologyError>()
             || cause.is::<clickhouse::ConfigError>()
+            || cause.is::<elasticsearch::ConfigError>()
         {
             return Some(Self::Configuration);
         }

@@ -16,6 +16,7 @@ mod report;
 mod source;
 
 pub use admission::Refused;
+pub use columns::Resolved;
 pub use config::QueuerSettings;
 pub use cut::Cut;
 pub use options::{Options, Since};
@@ -24,6 +25,7 @@ pub use publish::{Error, Finished, Pipeline, Published, run};
 pub use report::{Report, ShardReport};
 
 use pipeline::{Role, RoleKind};
+use stores::clickhouse::{Cluster, SourceSettings};
 
 /// The queuer, to the topology.
 pub const ROLE: Role = Role {
@@ -34,3 +36,14 @@ pub const ROLE: Role = Role {
 
 const TASKS: &str = "tasks";
 const RECEIPTS: &str = "receipts";
+
+/// The columns that a run would carry if it were planned now: what the stores have to be configured
+/// for. Asks every shard; fails when they differ, or lack a column of the settings.
+pub async fn carried_columns(
+    cluster: &Cluster,
+    settings: &SourceSettings,
+) -> Result<Resolved, PlanError> {
+    let shards: Vec<_> = cluster.shards().collect();
+    let survey = source::survey(&shards, settings).await?;
+    columns::resolve(&survey.tables, settings).map_err(PlanError::Source)
+}
