@@ -9,7 +9,8 @@ use testkit::{Process, Stack};
 
 use crate::figure::{Figure, median};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
+/// The program under measurement, as it is released.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
 /// Times of a run come from its receipts, so that it does not matter how often the ledger is read; reading
 /// it takes some milliseconds of the machine that is measured.
 const LOOK: Duration = Duration::from_millis(500);
@@ -133,7 +134,9 @@ impl Line {
         loop {
             let messages = runtime.block_on(broker.read_stream(names::LEDGER));
             let (ledger, _) = Ledger::read(&messages.expect("the ledger can be read"));
-            let latest = ledger.runs().max_by_key(|run| run.started().map(|s| s.at_ms));
+            let latest = ledger
+                .runs()
+                .max_by_key(|run| run.started().map(|s| s.at_ms));
             let run = latest.expect("a run was published").progress();
             if run.state.is_complete() {
                 assert_eq!(run.rows_fetched, self.stack.hub.rows, "{}", run.summary());
@@ -148,7 +151,7 @@ impl Line {
 /// CPU seconds of each program for a million rows: the middle one of some cycles.
 pub fn cpu_figures(path: &str, cycles: &[Cycle]) -> Vec<Figure> {
     let programs = cycles[0].usage.iter().map(|usage| usage.program);
-    let of_program = |(n, program)| {
+    let of_program = |(n, program): (usize, &str)| {
         let cost = |cycle: &Cycle| cycle.usage[n].cpu_seconds * 1e6 / cycle.rows as f64;
         Figure::absolute(
             format!("{path}: CPU of {program}"),
@@ -173,5 +176,7 @@ fn reaped_cpu() -> f64 {
     // The name in parentheses may hold anything; `cutime` and `cstime` are the 14th and 15th field after it.
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
     let fields = fields.split_whitespace().skip(13).take(2);
-    fields.map(|ticks| ticks.parse::<f64>().expect("a number") / TICKS).sum()
+    fields
+        .map(|ticks| ticks.parse::<f64>().expect("a number") / TICKS)
+        .sum()
 }

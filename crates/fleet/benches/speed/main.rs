@@ -4,14 +4,25 @@
 //! Figures are printed as a table and written to `target/bench/results.json`. Machines differ and drift,
 //! so it is the ratios that count.
 
+mod clickhouse;
+mod elasticsearch;
 mod figure;
+mod line;
+mod memory;
+mod planning;
 mod relay;
 
 use figure::Figure;
 
 type Benchmark = (&'static str, fn() -> Vec<Figure>);
 
-const BENCHMARKS: [Benchmark; 1] = [("relay", relay::run)];
+const BENCHMARKS: [Benchmark; 5] = [
+    ("relay", relay::run),
+    ("clickhouse", clickhouse::run),
+    ("elasticsearch", elasticsearch::run),
+    ("memory", memory::run),
+    ("planning", planning::run),
+];
 
 fn main() {
     // Cargo adds options of its own; what is left says which benchmarks are wanted.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::broker::{Broker, Publication, RabbitMq};
 use pipeline::{Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names};
-use testkit::{Services, VirtualHost, repository};
+use testkit::{VirtualHost, repository};
 
 use crate::figure::{Figure, median};
 
