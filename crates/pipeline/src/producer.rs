@@ -106,7 +106,8 @@ impl Sender {
 
     async fn wait_for_room(&mut self, output: &str) -> Result<(), ProducerError> {
         let blocked = self.session.blocked().borrow().clone();
-        if self.since_look < LOOK_AFTER && blocked.is_none() && !self.held_back {
+        let due = self.since_look >= LOOK_AFTER && self.readers.contains_key(output);
+        if !due && blocked.is_none() && !self.held_back {
             return Ok(());
         }
         self.since_look = 0;

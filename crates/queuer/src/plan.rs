@@ -16,7 +16,7 @@ pub enum PlanError {
     #[error("{0}")]
     Source(String),
     #[error("the source cannot be asked: {0}")]
-    Store(#[source] Box<stores::clickhouse::Error>),
+    Store(#[from] stores::clickhouse::Error),
     #[error(transparent)]
     Refused(#[from] Refused),
 }

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use batch::{Fact, Message, Receipt, RunId};
 use ledger::Ledger;
-use pipeline::topology::Topology;
+use pipeline::broker::{BrokerError, Confirm, Publication};
+use pipeline::topology::{Edge, Topology};
 use pipeline::{ProducerError, Program, Sender, names};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
@@ -14,6 +16,9 @@ use crate::options::Options;
 use crate::plan::{Plan, PlanError, Planner, describe};
 use crate::report::Report;
 use crate::{RECEIPTS, TASKS};
+
+/// Time for giving a run up when the queuer is told to stop: well within any grace period.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why the queuer ended without doing what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +34,7 @@ pub enum Error {
     #[error(
         "the ledger cannot be read, which tells where the last run ended: {0}. With --full it is not needed"
     )]
-    Ledger(#[source] pipeline::broker::BrokerError),
+    Ledger(#[source] BrokerError),
 }
 
 impl From<PlanError> for Error {
@@ -75,7 +80,7 @@ impl Pipeline {
     /// end at, and that say so in receipts.
     pub fn of(topology: &Topology, program: &str) -> Self {
         let ends = topology.programs.iter().filter(|program| {
-            let reads = |edge: &&pipeline::topology::Edge| edge.reader == program.name;
+            let reads = |edge: &&Edge| edge.reader == program.name;
             let outputs = program.role.outputs;
             topology
                 .edges
@@ -176,9 +181,19 @@ impl Queuer<'_> {
         }
     }
 
-    /// Plans a run and publishes it.
     async fn cycle(&self, sender: &mut Sender, force: Option<&RunId>) -> Result<Published, Error> {
         let begun = Instant::now();
+        let result = self.plan_and_publish(sender, force).await;
+        let stats = &self.program.app.stats;
+        stats.time("main_loop", &[], begun.elapsed());
+        result
+    }
+
+    async fn plan_and_publish(
+        &self,
+        sender: &mut Sender,
+        force: Option<&RunId>,
+    ) -> Result<Published, Error> {
         let ledger = fold(&sender.read_ledger().await?);
         let Admission { abandon, followed } = admit(&ledger, &self.pipeline.name, force)?;
         let plan = self.planner.plan(&self.pipeline.name, followed).await?;
@@ -189,19 +204,14 @@ impl Queuer<'_> {
             self.abandon(sender, &run, format!("--force, for run {}", plan.run))
                 .await?;
         }
-        self.begin(sender, &plan).await?;
-        let published = self.publish(sender, &plan).await;
-        if let Err(error) = &published {
-            let why = "the queuer was told to stop before all tasks were published".to_owned();
-            let stopped = matches!(error, ProducerError::Stopped);
-            if !stopped || self.abandon(sender, &plan.run, why).await.is_err() {
-                let run = &plan.run;
-                tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}");
-            }
+        let published = match self.begin(sender, &plan).await {
+            Ok(()) => self.publish(sender, &plan).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error @ Error::Producer(_)) = &published {
+            self.leave(&plan.run, error).await;
         }
         let published = published?;
-        let stats = &self.program.app.stats;
-        stats.time("main_loop", &[], begun.elapsed());
         let Published {
             run,
             tasks,
@@ -268,22 +278,55 @@ impl Queuer<'_> {
 
     async fn abandon(&self, sender: &mut Sender, run: &RunId, why: String) -> Result<(), Error> {
         tracing::warn!(%run, why, "giving the run up");
+        say(sender, run, self.abandoned(why)).await?;
+        Ok(())
+    }
+
+    fn abandoned(&self, why: String) -> Fact {
         let app = &self.program.app;
         let who = format!("{} on {}", app.name, app.host);
-        say(sender, run, Fact::Abandoned { who, why }).await?;
-        Ok(())
+        Fact::Abandoned { who, why }
+    }
+
+    /// A run that cannot be finished stands in the way of the next one: when there is still a broker to
+    /// tell, it is given up.
+    async fn leave(&self, run: &RunId, error: &Error) {
+        let why = format!("not all tasks could be published: {error}");
+        let told = tokio::time::timeout(LAST_WORDS, self.last_words(run, why));
+        match told.await {
+            Ok(Ok(Confirm::Stored)) => tracing::warn!(%run, "the run was given up"),
+            _ => tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}"),
+        }
+    }
+
+    /// Says on a session of its own, for the sender's has ended, that the run is given up.
+    async fn last_words(&self, run: &RunId, why: String) -> anyhow::Result<Confirm> {
+        let program = self.program;
+        let session = program.broker.connect(program.name()).await?;
+        let publication = Publication {
+            exchange: names::output_exchange(program.name()),
+            routing_key: RECEIPTS.to_owned(),
+            message: receipt(run, self.abandoned(why)),
+        };
+        let confirm = session.publisher.publish(publication).await?.await?;
+        session.close().await;
+        Ok(confirm)
     }
 }
 
 /// Publishes a receipt and waits until it is stored.
 async fn say(sender: &mut Sender, run: &RunId, fact: Fact) -> Result<(), ProducerError> {
+    sender.send(RECEIPTS, receipt(run, fact)).await?;
+    sender.flush().await
+}
+
+fn receipt(run: &RunId, fact: Fact) -> Message {
     let receipt = Receipt {
         run: run.clone(),
         at_ms: now_ms(),
         fact,
     };
-    sender.send(RECEIPTS, receipt.to_message()).await?;
-    sender.flush().await
+    receipt.to_message()
 }
 
 fn fold(messages: &[Message]) -> Ledger {

@@ -3,9 +3,7 @@
 use batch::{KeyValue, ReadPlan};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use stores::clickhouse::{
-    self, Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read,
-};
+use stores::clickhouse::{Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read};
 
 use crate::columns::Table;
 use crate::cut::Mark;
@@ -160,10 +158,4 @@ fn sum<'a>(reads: impl IntoIterator<Item = &'a Summary>) -> Summary {
             read_bytes: sum.read_bytes + read.read_bytes,
             ..sum
         })
-}
-
-impl From<clickhouse::Error> for PlanError {
-    fn from(error: clickhouse::Error) -> Self {
-        Self::Store(Box::new(error))
-    }
 }

@@ -1,0 +1,310 @@
+//! Runs, published to a broker in memory and planned on the real engine.
+
+use std::time::Duration;
+
+use app::App;
+use batch::{Fact, Message, Receipt, RunId, Task};
+use ledger::{Ledger, State};
+use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
+use pipeline::{Ladder, LoopOptions, Program, names};
+use queuer::{Error, Finished, Options, Pipeline, Published, Refused, run};
+
+use super::Hub;
+
+const FETCHER: &str = "fetcher-in";
+
+struct Fleet {
+    hub: Hub,
+    broker: Memory,
+    pipeline: Pipeline,
+}
+
+impl Fleet {
+    /// A hub of 600 rows and a broker with the pipeline `direct`.
+    fn new() -> Self {
+        let hub = Hub::new("country String, keyword String", "(country, keyword)");
+        for shard in 0..hub.database.shards().len() {
+            hub.database.run(
+                shard,
+                "INSERT INTO {db}.hub SELECT 'us', toString(number), number, now64(3) - 1 FROM numbers(600)",
+            );
+        }
+        let broker = Memory::new();
+        let exchange = names::output_exchange("queuer");
+        for (output, queue) in [("tasks", FETCHER), ("receipts", names::LEDGER)] {
+            broker.declare_queue(queue, QueueOptions::default());
+            broker.bind(&exchange, output, queue);
+        }
+        broker.declare_exchange(names::CONFIGURED);
+        let pipeline = Pipeline {
+            name: "direct".to_owned(),
+            stores: vec!["ch-writer".to_owned(), "es-writer".to_owned()],
+            task_queues: vec![FETCHER.to_owned()],
+        };
+        Self {
+            hub,
+            broker,
+            pipeline,
+        }
+    }
+
+    fn app() -> App {
+        App::detached("queuer")
+    }
+
+    async fn run_as(&self, app: &App, options: &Options) -> Result<Finished, Error> {
+        let broker = Broker::Memory(self.broker.clone());
+        let program = Program::with_broker(app, broker, &LoopOptions::default(), Ladder::default());
+        let Hub {
+            source, settings, ..
+        } = &self.hub;
+        run(&program, &self.pipeline, source, settings, options).await
+    }
+
+    async fn run(&self, options: &Options) -> Result<Finished, Error> {
+        self.run_as(&Self::app(), options).await
+    }
+
+    /// Publishes a run; panics when none is.
+    async fn publish(&self, options: &Options) -> Published {
+        match self.run(options).await {
+            Ok(Finished::Published(published)) => published,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn receipts(&self) -> Vec<Receipt> {
+        let messages = self.broker.ready(names::LEDGER);
+        let receipts = messages.iter().map(Receipt::from_message);
+        receipts.collect::<Result<_, _>>().unwrap()
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger::read(&self.broker.ready(names::LEDGER)).0
+    }
+
+    fn state(&self, run: &RunId) -> State {
+        self.ledger().run(run).unwrap().state()
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        let messages = self.broker.ready(FETCHER);
+        let tasks = messages.iter().map(Task::from_message);
+        tasks.collect::<Result<_, _>>().unwrap()
+    }
+
+    async fn put(&self, queue: &str, message: Message) {
+        let broker = Broker::Memory(self.broker.clone());
+        let session = broker.connect("test").await.unwrap();
+        let publication = Publication::to_queue(queue.to_owned(), message);
+        let confirm = session.publisher.publish(publication).await.unwrap();
+        assert_eq!(confirm.await.unwrap(), Confirm::Stored);
+    }
+
+    /// Says for every task of the run that it was read and had no rows.
+    async fn complete(&self, run: &RunId) {
+        for task in self.tasks().into_iter().filter(|task| task.run == *run) {
+            let fact = Fact::Fetched {
+                task: task.task,
+                attempt: 1,
+                shard: task.shard,
+                batches: 0,
+                rows: 0,
+                bytes: 0,
+            };
+            let receipt = Receipt {
+                run: run.clone(),
+                at_ms: 1,
+                fact,
+            };
+            self.put(names::LEDGER, receipt.to_message()).await;
+        }
+    }
+}
+
+fn dry_run() -> Options {
+    Options {
+        dry_run: true,
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_announced_then_its_tasks_then_its_manifest() {
+    let fleet = Fleet::new();
+    let published = fleet.publish(&Options::default()).await;
+    let tasks = fleet.tasks();
+    assert_eq!(tasks.len() as u64, published.tasks);
+    assert!(published.tasks >= 18, "{published:?}");
+    assert!(tasks.iter().all(|task| task.run == published.run));
+    let receipts = fleet.receipts();
+    assert!(
+        matches!(&receipts[0].fact, Fact::Started { stores, partial: false, .. } if stores.len() == 2)
+    );
+    let manifest = Fact::Manifest {
+        tasks: published.tasks,
+        estimated_rows: 1_200,
+    };
+    assert_eq!((receipts.len(), &receipts[1].fact), (2, &manifest));
+    assert_eq!(fleet.state(&published.run), State::Running);
+}
+
+#[tokio::test]
+async fn the_manifest_waits_until_every_task_is_confirmed() {
+    let fleet = Fleet::new();
+    let Ok(Finished::Planned(plan)) = fleet.run(&dry_run()).await else {
+        panic!("no plan");
+    };
+    let room = plan.ranges as usize - 1;
+    fleet.broker.declare_queue(
+        FETCHER,
+        QueueOptions {
+            max_length: Some(room),
+            ..QueueOptions::default()
+        },
+    );
+    let app = Fleet::app();
+    let options = Options::default();
+    let running = fleet.run_as(&app, &options);
+    let full = async {
+        while fleet.broker.ready(FETCHER).len() < room {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fleet.receipts().len(), 1);
+        fleet.broker.declare_queue(FETCHER, QueueOptions::default());
+    };
+    let (finished, ()) = tokio::join!(running, full);
+    let Ok(Finished::Published(published)) = finished else {
+        panic!("{finished:?}");
+    };
+    assert_eq!(fleet.tasks().len() as u64, published.tasks);
+    assert!(matches!(fleet.receipts()[1].fact, Fact::Manifest { .. }));
+}
+
+#[tokio::test]
+async fn an_unfinished_run_refuses_the_next_one_until_it_is_given_up_by_name() {
+    let fleet = Fleet::new();
+    let first = fleet.publish(&Options::default()).await;
+    let Err(Error::Refused(Refused::Unfinished { run, progress, .. })) =
+        fleet.run(&Options::default()).await
+    else {
+        panic!("a second run began");
+    };
+    assert_eq!(run, first.run);
+    assert!(progress.contains("0 of"), "{progress}");
+    assert_eq!(fleet.receipts().len(), 2);
+    let force = Options {
+        force: Some(first.run.clone()),
+        ..Options::default()
+    };
+    let second = fleet.publish(&force).await;
+    assert_eq!(fleet.state(&first.run), State::Abandoned);
+    assert_eq!(fleet.state(&second.run), State::Running);
+}
+
+#[tokio::test]
+async fn a_default_run_follows_the_last_complete_one() {
+    let fleet = Fleet::new();
+    let first = fleet.publish(&Options::default()).await;
+    fleet.complete(&first.run).await;
+    let second = fleet.publish(&Options::default()).await;
+    let until = |run: &RunId| fleet.ledger().run(run).unwrap().started().unwrap().clone();
+    let (first, second) = (until(&first.run), until(&second.run));
+    assert_eq!(first.mode, batch::RunMode::Full);
+    let since_ms = first.until_ms - 300_000;
+    assert_eq!(second.mode, batch::RunMode::Since { since_ms });
+}
+
+#[tokio::test]
+async fn a_partial_run_is_followed_by_none() {
+    let fleet = Fleet::new();
+    let sample = Options {
+        sample: 3,
+        ..Options::default()
+    };
+    let first = fleet.publish(&sample).await;
+    fleet.complete(&first.run).await;
+    let second = fleet.publish(&Options::default()).await;
+    let ledger = fleet.ledger();
+    let started = ledger.run(&second.run).unwrap().started().unwrap();
+    assert_eq!(started.mode, batch::RunMode::Full);
+}
+
+#[tokio::test]
+async fn of_two_queuers_at_the_same_moment_one_goes_on() {
+    let fleet = Fleet::new();
+    let options = Options::default();
+    let (a, b) = tokio::join!(fleet.run(&options), fleet.run(&options));
+    let runs: Vec<RunId> = [&a, &b]
+        .into_iter()
+        .filter_map(|finished| match finished {
+            Ok(Finished::Published(published)) => Some(published.run.clone()),
+            Err(Error::Refused(_)) => None,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    // Within one millisecond of the source's clock both plan the same run with the same tasks.
+    assert!(runs.len() == 1 || runs[0] == runs[1], "{runs:?}");
+    let ledger = fleet.ledger();
+    let unfinished: Vec<_> = ledger.unfinished("direct").map(|run| run.run()).collect();
+    assert_eq!(unfinished, [&runs[0]]);
+    let published = fleet.tasks();
+    assert!(published.iter().all(|task| task.run == runs[0]));
+}
+
+#[tokio::test]
+async fn told_to_stop_while_held_back_it_gives_its_run_up() {
+    let mut fleet = Fleet::new();
+    fleet.hub.settings.max_queue_len = 0;
+    fleet.put(FETCHER, Message::default()).await;
+    let app = Fleet::app();
+    let options = Options::default();
+    let stop = async {
+        while fleet.receipts().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        app.shutdown.trigger();
+    };
+    let (finished, ()) = tokio::join!(fleet.run_as(&app, &options), stop);
+    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert_eq!(fleet.broker.ready(FETCHER).len(), 1);
+    let run = fleet.receipts()[0].run.clone();
+    assert_eq!(fleet.state(&run), State::Abandoned);
+}
+
+#[tokio::test]
+async fn a_loop_skips_refused_cycles_and_goes_on() {
+    let fleet = Fleet::new();
+    let app = Fleet::app();
+    let every = Options {
+        every_seconds: Some(1),
+        ..Options::default()
+    };
+    let cycles = async |wanted| {
+        while app.stats.observations("main_loop", &[]) < wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let watch = async {
+        cycles(2).await;
+        // The second cycle came upon an unfinished run.
+        let runs: Vec<RunId> = fleet.ledger().runs().map(|run| run.run().clone()).collect();
+        assert_eq!((runs.len(), fleet.receipts().len()), (1, 2));
+        fleet.complete(&runs[0]).await;
+        cycles(4).await;
+        app.shutdown.trigger();
+    };
+    let (finished, ()) = tokio::join!(fleet.run_as(&app, &every), watch);
+    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert_eq!(fleet.ledger().runs().count(), 2);
+}
+
+#[tokio::test]
+async fn a_dry_run_publishes_nothing() {
+    let fleet = Fleet::new();
+    let Ok(Finished::Planned(report)) = fleet.run(&dry_run()).await else {
+        panic!("no plan");
+    };
+    assert_eq!(report.rows, 1_200);
+    assert!(fleet.receipts().is_empty() && fleet.tasks().is_empty());
+}
