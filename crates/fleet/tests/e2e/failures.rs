@@ -1,5 +1,7 @@
 //! What a cycle survives.
 
+use std::process::Stdio;
+
 use testkit::{PrivateBroker, Stack, VirtualHost};
 
 use crate::support::*;
@@ -62,34 +64,22 @@ fn a_broker_that_restarts_loses_no_row() {
 fn a_replica_that_is_down_is_done_without() {
     let _turn = one_at_a_time();
     let stack = configured(5_000, "");
-    // Port 1 answers nowhere: a machine that is down.
-    let with_dead = |shard: &String| format!("http://127.0.0.1:1|{shard}");
-    let cluster: Vec<String> = stack.database.shards().iter().map(with_dead).collect();
+    // Nothing listens on the first ports: machines that are down.
+    let shards = stack.database.shards().iter().enumerate();
+    let with_dead = |(n, shard): (usize, &String)| format!("http://127.0.0.1:{}|{shard}", n + 1);
+    let cluster: Vec<String> = shards.map(with_dead).collect();
     let set = |key: &str| format!("{key}.cluster={}", cluster.join(","));
     let (source, target) = (set("source"), set("clickhouse"));
     let options = ["--set", &source, "--set", &target];
-    let _workers: Vec<Background> = WORKERS
-        .iter()
-        .map(|role| {
-            Background(
-                stack
-                    .fleet
-                    .command(&[&options[..], &["run", role]].concat())
-                    .spawn()
-                    .unwrap(),
-            )
-        })
-        .collect();
-    stack
-        .fleet
-        .run(&[&options[..], &["run", "queuer"]].concat());
-    let runs = stack.fleet.json(&["runs", "list"]);
-    let runs = runs["runs"]
-        .as_array()
-        .or(runs.as_array())
-        .cloned()
-        .unwrap();
-    let run = runs[0]["run"].as_str().unwrap().to_owned();
+    let start = |role: &&str| {
+        let mut worker = stack
+            .fleet
+            .command(&[&options[..], &["run", role]].concat());
+        let worker = worker.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Background(worker.expect("the binary can be run"))
+    };
+    let _workers: Vec<Background> = WORKERS.iter().map(start).collect();
+    let run = publish(&stack, &options);
     complete(&stack, &run);
     assert_stores_agree(&stack);
 }
