@@ -164,13 +164,63 @@ fn accounted(progress: &Progress) -> u64 {
     progress.rows_fetched - progress.rows_outstanding().min(progress.rows_fetched)
 }
 
-/// Rows that the run will have: an estimate until all tasks are fetched.
+/// Rows that the run will have. Until all tasks are fetched, what those fetched so far found is taken
+/// for all, as ranges are nearly equal: the plan's count is of all rows, changed or not.
 fn expected(progress: &Progress) -> u64 {
-    let all_fetched = progress
-        .tasks_planned
-        .is_some_and(|tasks| progress.tasks_fetched >= tasks);
-    match progress.estimated_rows {
-        Some(estimate) if !all_fetched => estimate.max(progress.rows_fetched),
-        _ => progress.rows_fetched,
+    let Progress {
+        rows_fetched,
+        tasks_fetched,
+        ..
+    } = *progress;
+    let planned = progress.tasks_planned.unwrap_or(0);
+    let estimate = progress.estimated_rows.unwrap_or(0);
+    let open = planned.saturating_sub(tasks_fetched + progress.tasks_quarantined);
+    if open == 0 {
+        return rows_fetched;
+    }
+    if tasks_fetched == 0 {
+        return estimate;
+    }
+    let more = u128::from(rows_fetched) * u128::from(open) / u128::from(tasks_fetched);
+    let all = u64::try_from(more)
+        .unwrap_or(u64::MAX)
+        .saturating_add(rows_fetched);
+    all.min(estimate.max(rows_fetched))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ledger::State;
+
+    fn progress(planned: Option<u64>, fetched: u64, rows: u64) -> Progress {
+        Progress {
+            run: "r-1".parse().unwrap(),
+            state: State::Running,
+            started: None,
+            latest_ms: 0,
+            tasks_planned: planned,
+            tasks_fetched: fetched,
+            tasks_failed: 0,
+            tasks_quarantined: 1,
+            estimated_rows: planned.map(|_| 1_000),
+            rows_fetched: rows,
+            batches_fetched: 0,
+            bytes_fetched: 0,
+            stores: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_rows_of_a_run_are_estimated_from_those_found_so_far() {
+        for (planned, fetched, rows, wanted) in [
+            (None, 3, 30, 30),
+            (Some(11), 0, 0, 1_000),
+            (Some(11), 5, 50, 100),
+            (Some(11), 5, 990, 1_000),
+            (Some(11), 10, 70, 70),
+        ] {
+            assert_eq!(expected(&progress(planned, fetched, rows)), wanted);
+        }
     }
 }
