@@ -249,11 +249,7 @@ impl Demo {
     /// Rows in quarantine, and why.
     fn quarantined(&self) -> (u64, String) {
         let listed = self.fleet.json(&["quarantine", "list"]);
-        let groups = listed["groups"]
-            .as_array()
-            .or(listed.as_array())
-            .cloned()
-            .unwrap_or_default();
+        let groups = listed["groups"].as_array().cloned().unwrap_or_default();
         let rows = groups
             .iter()
             .filter_map(|group| group["rows"].as_u64())
@@ -323,11 +319,7 @@ impl Line {
 }
 
 fn latest(runs: &Value) -> Value {
-    let runs = runs["runs"]
-        .as_array()
-        .or(runs.as_array())
-        .cloned()
-        .unwrap_or_default();
+    let runs = runs["runs"].as_array().cloned().unwrap_or_default();
     let name = |run: &Value| run["run"].as_str().map(str::to_owned);
     runs.into_iter()
         .max_by_key(name)

@@ -39,11 +39,7 @@ pub fn start_workers(stack: &Stack) -> Vec<Process> {
 pub fn publish(stack: &Stack, options: &[&str]) -> String {
     stack.fleet.run(&[&["run", "queuer"], options].concat());
     let runs = stack.fleet.json(&["runs", "list"]);
-    let runs = runs["runs"]
-        .as_array()
-        .or(runs.as_array())
-        .cloned()
-        .unwrap_or_default();
+    let runs = runs["runs"].as_array().cloned().unwrap_or_default();
     let names = runs.iter().filter_map(|run| run["run"].as_str());
     names.max().expect("the run is on the ledger").to_owned()
 }
