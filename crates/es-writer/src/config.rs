@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::BulkLimits;
 
-/// How rows are written into Elasticsearch; the indices are those of `[elasticsearch]`.
+/// How rows are written into Elasticsearch; the indices are those of `[elasticsearch]`. `concurrency` bounds
+/// the bulk requests in flight as well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Settings {
-    /// `concurrency` is the number of bulk requests in flight.
     #[serde(flatten)]
     pub options: LoopOptions,
     /// Columns that name a row: their values, joined by `/`, are the `_id` of its documents.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::builder::{BinaryBuilder, ListBuilder, StringBuilder};
 use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray,
     Float32Array, Float64Array, Int8Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
@@ -212,6 +212,22 @@ fn bytes_that_are_text_only_together_are_refused_apart() {
     let batch = keywords(&[b"\xc3".as_slice(), b"\xa9", b"fine"]);
     let table = table(&batch, &[IndexSettings::default()]);
     assert_eq!(table.refused().keys().copied().collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn an_item_of_a_list_that_is_not_text_refuses_its_row() {
+    let mut tags = ListBuilder::new(BinaryBuilder::new());
+    tags.append_value([Some(b"a"), Some(b"b")]);
+    tags.append_value(std::iter::empty::<Option<&[u8]>>());
+    tags.append_value([Some(b"c"), Some(b"\xff")]);
+    let batch = with(&["x", "y", "z"], vec![("tags", Arc::new(tags.finish()))]);
+    let table = table(&batch, &[IndexSettings::default()]);
+    let refused: Vec<_> = table.refused().iter().collect();
+    let why = "column tags is not UTF-8 from byte 0 on".to_owned();
+    assert_eq!(refused, [(&2, &why)]);
+    let bulks = encode(&[table], 0, PLENTY);
+    assert_eq!(lines(&bulks)[1]["tags"], json!(["a", "b"]));
+    assert_eq!(lines(&bulks)[3]["tags"], json!([]));
 }
 
 #[test]
