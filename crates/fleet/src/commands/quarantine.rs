@@ -19,6 +19,7 @@ use crate::commands::block_on;
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::output::number;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
@@ -51,12 +52,15 @@ pub struct ListArguments {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "which", required = true, multiple = false, args = ["position", "tasks"])]
 pub struct ShowArguments {
     /// The program whose quarantine it is
     program: String,
     /// Place of the message in the quarantine, from 1, as `list --each` has it
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        value_parser = clap::value_parser!(u16).range(1..),
+        required_unless_present = "tasks",
+        conflicts_with = "tasks"
+    )]
     position: Option<u16>,
     /// Show all messages of this task; may be repeated
     #[arg(long = "task", value_name = "HASH")]
@@ -104,7 +108,8 @@ async fn list(
                 && (arguments.run.is_none() || message.run == arguments.run);
             wanted.then(|| list::Entry::of(message))
         };
-        let looked = look(broker, &program, arguments.limit, keep).await?;
+        let looked = look(broker, &program, arguments.limit, keep).await;
+        let looked = looked.with_context(|| cannot_look(&program))?;
         listing.add(program, looked);
     }
     match context.output.is_json() {
@@ -129,6 +134,10 @@ async fn programs(arguments: &ListArguments, config: &Config) -> anyhow::Result<
     Ok(quarantines.map(|figures| figures.program).collect())
 }
 
+fn cannot_look(program: &str) -> String {
+    format!("cannot look into the quarantine of {program}")
+}
+
 fn program_of(name: &str) -> String {
     name.strip_suffix("-quar").unwrap_or(name).to_owned()
 }
@@ -149,16 +158,17 @@ async fn show(
     let looked = look(broker, &program, limit, |message| {
         wanted(&message).then_some(message)
     });
-    let looked = looked.await?;
+    let looked = looked.await.with_context(|| cannot_look(&program))?;
     if looked.kept.is_empty() {
+        let there = match looked.ready {
+            1 => format!("{program} has 1 message in quarantine"),
+            n => format!("{program} has {} messages in quarantine", number(n)),
+        };
         match arguments.position {
-            Some(position) => bail!(
-                "{program} has {} messages in quarantine, none at position {position}",
-                looked.ready
-            ),
+            Some(position) => bail!("{there}, none at position {position}"),
             None => bail!(
-                "none of the {} messages that {program} has in quarantine is of that task",
-                looked.seen
+                "{there}; looked at {}, none of that task",
+                number(looked.seen)
             ),
         }
     }

@@ -4,6 +4,7 @@ mod elasticsearch;
 mod golden;
 mod pipeline;
 mod programs;
+mod quarantine;
 
 use golden::{Folder, repository, same_as};
 

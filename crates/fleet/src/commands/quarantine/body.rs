@@ -13,7 +13,7 @@ use batch::{Invalid, REASON_COLUMN, Reason};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
-use super::printable::{lines, printable, shortened};
+use super::printable::{cut, lines, printable};
 use crate::output::{bytes, number, table};
 
 /// Characters of a value in a table: keywords of hundreds of bytes exist. A store's reason has more room.
@@ -137,9 +137,10 @@ impl Body {
                 values,
             } => {
                 let shown = values.len() as u64;
-                let first = match shown < *rows {
-                    true => format!("; the first {}", number(shown)),
-                    false => String::new(),
+                let first = match shown {
+                    0 if *rows > 0 => "; its columns".to_owned(),
+                    shown if shown < *rows => format!("; the first {}", number(shown)),
+                    _ => String::new(),
                 };
                 let head = format!(
                     "body: a batch of {} rows, {size}, {} once decoded{first}\n",
@@ -161,13 +162,6 @@ fn rows_table(columns: &[Column], values: &[Vec<Option<String>>]) -> String {
     };
     let rows = values.iter().map(|row| columns.iter().zip(row).map(cell));
     table(&headers, &[], rows)
-}
-
-fn cut(value: &str, most: usize) -> String {
-    match value.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
 }
 
 fn values(batch: &RecordBatch, row: usize, order: &[usize]) -> Vec<Option<String>> {
@@ -203,8 +197,9 @@ fn value(array: &ArrayRef, row: usize) -> Option<String> {
         DataType::UInt16 => number_of!(UInt16Type),
         DataType::UInt32 => number_of!(UInt32Type),
         DataType::UInt64 => number_of!(UInt64Type),
-        DataType::Float32 => number_of!(Float32Type),
-        DataType::Float64 => number_of!(Float64Type),
+        // Debug, because Display writes out all zeros of 1e300.
+        DataType::Float32 => format!("{:?}", array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => format!("{:?}", array.as_primitive::<Float64Type>().value(row)),
         DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value_as_string(row),
         DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value_as_string(row),
         DataType::Date32 => match array.as_primitive::<Date32Type>().value_as_date(row) {
@@ -297,4 +292,47 @@ fn dump(head: &[u8]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_set_over_lines_and_otherwise_as_it_was() {
+        let json = r#"{"b":[],"a":{ },"n":[1.10, 18446744073709551616],"t":"{\"x\": [1,2]}\\"}"#;
+        let wanted = r#"{
+  "b": [],
+  "a": {},
+  "n": [
+    1.10,
+    18446744073709551616
+  ],
+  "t": "{\"x\": [1,2]}\\"
+}"#;
+        assert_eq!(indented(json), wanted);
+    }
+
+    #[test]
+    fn json_that_breaks_off_is_truncated_and_other_text_not_readable() {
+        let reason = |body: &'static [u8]| match Body::read(&body.into(), 10) {
+            Body::Unreadable { reason, .. } => Some(reason),
+            _ => None,
+        };
+        assert_eq!(reason(b"{\"task\": 1"), Some(Reason::Truncated));
+        assert_eq!(reason(b"{\"task\": one}"), Some(Reason::NotReadable));
+        assert_eq!(reason(b"<html><body>"), Some(Reason::NotReadable));
+        assert_eq!(reason(b""), Some(Reason::Truncated));
+        assert_eq!(reason(b"[]"), None);
+    }
+
+    #[test]
+    fn the_head_of_a_body_stands_in_lines_of_sixteen() {
+        let text = dump(b"ArrowStream\x00\x1b[0m~");
+        assert_eq!(
+            text,
+            "00000000  41 72 72 6f 77 53 74 72 65 61 6d 00 1b 5b 30 6d  ArrowStream..[0m\n\
+             00000010  7e                                               ~\n"
+        );
+    }
 }

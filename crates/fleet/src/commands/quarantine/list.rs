@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use pipeline::quarantine::{Look, Quarantined};
 use serde::Serialize;
 
-use super::printable::{printable, shortened};
+use super::printable::{cut, printable};
 use crate::output::{Output, Tone, bytes, number, table, time};
 
 /// Characters of an error in a line of its message.
@@ -67,7 +67,6 @@ struct Looked {
 
 /// The answer in JSON.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
 pub struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Group>>,
@@ -136,7 +135,7 @@ impl Listing {
         match self.looked.iter().map(|looked| looked.seen).sum() {
             0 => "Nothing is in quarantine.\n".to_owned(),
             seen => format!(
-                "None of the {} messages in quarantine is such.\n",
+                "None of the {} messages in quarantine matches.\n",
                 number(seen)
             ),
         }
@@ -207,7 +206,8 @@ impl Listing {
             let message = &entry.message;
             let identity = message.batch.map(|batch| batch.to_string());
             let identity = identity.or_else(|| Some(message.task?.to_string()));
-            let error = message.history.last().map(|last| last.what.as_bytes());
+            let error = message.history.last();
+            let error = error.map(|last| cut(&printable(last.what.as_bytes()), ERROR_SHOWN));
             [
                 printable(message.program.as_bytes()).into(),
                 number(message.position).into(),
@@ -217,7 +217,7 @@ impl Listing {
                 or_unknown(message.rows.map(|rows| number(rows.into()))).into(),
                 bytes(entry.body_bytes).into(),
                 output.cell(Tone::Faint, or_unknown(message.last_failed_ms().map(time))),
-                or_unknown(error.map(|error| shortened(error, ERROR_SHOWN))).into(),
+                or_unknown(error).into(),
             ]
         });
         table(&headers, &[1, 5, 6], rows)

@@ -24,12 +24,11 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// [`printable`], cut off after `most` characters.
-pub fn shortened(bytes: &[u8], most: usize) -> String {
-    let text = printable(bytes);
+/// The first `most` characters of a text.
+pub fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -108,7 +107,7 @@ mod tests {
 
     #[test]
     fn long_values_are_cut_between_characters() {
-        assert_eq!(shortened("ééééé".as_bytes(), 3), "ééé…");
-        assert_eq!(shortened("ééé".as_bytes(), 3), "ééé");
+        assert_eq!(cut("ééééé", 3), "ééé…");
+        assert_eq!(cut("ééé", 3), "ééé");
     }
 }
