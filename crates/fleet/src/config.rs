@@ -58,12 +58,19 @@ impl Config {
         Problems::join([self.log.check(), others])
     }
 
-    /// Reads the broker's address, which may be in a file, and checks it.
+    /// Reads the broker's address, which may be in a file, and checks it. An address of another scheme
+    /// would be tried for as long as a broker that is down.
     pub fn try_broker(&self) -> Result<(), Problems> {
-        all([self.broker.url.reveal().map_err(message).and_then(|url| {
-            RabbitMq::new(&url)
-                .map(drop)
-                .map_err(|error| format!("broker.url is not an AMQP address: {error}"))
+        let address = self.broker.url.reveal().map_err(message);
+        all([address.and_then(|url| {
+            let of_amqp = ["amqp://", "amqps://"]
+                .iter()
+                .any(|scheme| url.starts_with(scheme));
+            match RabbitMq::new(&url) {
+                Ok(_) if of_amqp => Ok(()),
+                Ok(_) => Err("broker.url must begin with amqp:// or amqps://".to_owned()),
+                Err(error) => Err(format!("broker.url is not an AMQP address: {error}")),
+            }
         })])
     }
 

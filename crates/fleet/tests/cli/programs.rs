@@ -82,6 +82,23 @@ fn a_broker_that_is_not_there_is_given_up_and_said() {
 }
 
 #[test]
+fn an_address_that_is_none_is_a_mistake_in_the_settings() {
+    for (role, mistake) in [
+        ("fetcher", "broker.url=http://127.0.0.1"),
+        ("fetcher", "source.cluster=http://{1..x}"),
+        ("ch-writer", "clickhouse.cluster=ftp://127.0.0.1"),
+        ("es-writer", "elasticsearch.urls=ftp://127.0.0.1"),
+    ] {
+        // If the mistake were not found, the missing broker would end the program.
+        let variables = [("FLEET__BROKER__GIVE_UP_SECONDS", "0")];
+        let answer = Folder::new().fleet(&["run", role, "--set", mistake], &variables);
+        assert_eq!(answer.code, Some(3), "{mistake}: {}", answer.stderr);
+        let key = mistake.split('=').next().unwrap();
+        assert!(answer.stderr.contains(key), "{mistake}: {}", answer.stderr);
+    }
+}
+
+#[test]
 fn refused_credentials_end_a_program_at_once() {
     let host = VirtualHost::create();
     let url = host.url().replacen("amqp://", "", 1);
