@@ -5,6 +5,7 @@
 //! settings of all programs.
 
 pub mod config;
+mod gates;
 mod health;
 mod logs;
 mod secret;
@@ -12,6 +13,7 @@ mod settings;
 mod shutdown;
 mod stats;
 
+pub use gates::{Gates, Leave};
 pub use health::Health;
 pub use logs::start as start_logs;
 pub use secret::{Secret, SecretError};

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use app::App;
+use app::{App, Gates};
 use batch::arrow::Frame;
 use batch::{BatchId, Invalid};
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use stores::Class;
 use stores::clickhouse::{Cluster, Error, Query, Shard, classify};
 
-use crate::gate::Gates;
 use crate::layout::Layout;
 use crate::search::{Store, Verdict};
 
@@ -136,18 +135,15 @@ impl<'a> Inserter<'a> {
 
 impl Store for Inserter<'_> {
     async fn insert(&self, frames: Vec<Frame>) -> Verdict {
-        let shard = self.shard.number();
+        let gates = &self.target.gates;
+        let place = format!("shard {}", self.shard.number());
         let query = self.query(&self.token(&frames));
         let pieces = batch::arrow::join(&self.schema, &frames);
+        let mut shut_since = None;
         loop {
-            let leave = match self.target.gates.pass(shard).await {
+            let leave = match gates.pass(&place, &mut shut_since).await {
                 Ok(leave) => leave,
-                Err(shut) => {
-                    return Verdict::Failed(Outcome::Snooze {
-                        why: shut.why,
-                        delay: SNOOZE,
-                    });
-                }
+                Err(why) => return Verdict::Failed(Outcome::Snooze { why, delay: SNOOZE }),
             };
             let started = Instant::now();
             let result = self.try_insert(&query, &pieces).await;
@@ -157,14 +153,14 @@ impl Store for Inserter<'_> {
                 Err(error) => match classify(&error) {
                     Class::Refused => Verdict::Refused(reason(&error)),
                     Class::Pause => {
-                        self.target.gates.shut(shard, &error.to_string());
+                        gates.shut(&place, &error.to_string());
                         drop(leave);
                         continue;
                     }
                     _ => return Verdict::Failed(self.failed(&error)),
                 },
             };
-            self.target.gates.open(shard);
+            gates.open(&place);
             return verdict;
         }
     }

@@ -2,10 +2,9 @@
 //!
 //! The flow of a group is [`worker`]: batches of one shard and one schema are gathered, go into one INSERT
 //! without being decoded ([`inserter`]), and are halved if the table refuses them until the refused rows
-//! stand alone ([`search`]). A shard that takes nothing from anyone is waited for ([`gate`]).
+//! stand alone ([`search`]). A shard that takes nothing from anyone is waited for ([`app::Gates`]).
 
 mod config;
-mod gate;
 mod inserter;
 mod layout;
 mod loader;

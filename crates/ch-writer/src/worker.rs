@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use app::App;
+use app::{App, Gates};
 use batch::arrow::{Limits, Stream};
 use batch::{Fact, Headers, Invalid, Message, Reason, Receipt, Rows, header};
 use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight};
@@ -9,7 +9,6 @@ use stores::Mapping;
 use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
 
 use crate::config::ChWriterSettings;
-use crate::gate::Gates;
 use crate::inserter::Target;
 use crate::layout::Layout;
 use crate::loader::{Batch, Loaded, Loader, RefusedRows};
@@ -43,7 +42,8 @@ impl ChWriter {
         let cluster = Cluster::new(&target.connection())?;
         let gates = Gates::new(
             app,
-            cluster.shard_count(),
+            "clickhouse",
+            "paused-shards",
             settings.pause_poll(),
             settings.pause_limit(),
         );

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use app::Leave;
 use backon::ExponentialBackoff;
 use batch::Reason;
 use pipeline::Outcome;
@@ -10,7 +11,6 @@ use stores::elasticsearch::{Error, ItemVerdict, classify};
 use tokio::time::Instant;
 
 use crate::encode::Bulk;
-use crate::gate::Leave;
 use crate::judge::{Answers, Standing};
 use crate::sink::{Sink, failed, missing};
 

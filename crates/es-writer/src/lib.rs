@@ -15,7 +15,6 @@ mod cells;
 mod config;
 mod delivery;
 mod encode;
-mod gate;
 mod judge;
 mod layout;
 mod refused;

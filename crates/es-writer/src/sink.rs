@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use app::App;
+use app::{App, Gates};
 use batch::{Invalid, Reason};
 use futures_util::future::join_all;
 use pipeline::Outcome;
@@ -14,7 +14,6 @@ use tokio::sync::Semaphore;
 use crate::config::Settings;
 use crate::delivery::{Delivery, Patience};
 use crate::encode::{Bulk, encode};
-use crate::gate::Gates;
 use crate::judge::{Answers, Part, Verdict, judge};
 use crate::table::Table;
 
@@ -47,7 +46,7 @@ impl Sink {
             app: app.clone(),
             followers: Followers::new(client.clone(), every),
             client,
-            gates: Gates::new(app, poll, patience),
+            gates: Gates::new(app, "elasticsearch", "paused-indices", poll, patience),
             settings: settings.clone(),
             indices: elasticsearch.indices.clone(),
             permits: Semaphore::new(settings.options.concurrency),

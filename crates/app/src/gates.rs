@@ -1,21 +1,21 @@
-//! Holds back the requests to a place that takes nothing from anyone.
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use app::App;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
-/// Part of the health page.
-const HEALTH: &str = "elasticsearch";
+use crate::App;
 
-/// The gates before indices, and before the look-up of their followers. A gate is shut when its place
-/// takes nothing: write block, disk full, credentials refused. From then on a single request goes
+/// Holds back the requests to places that take nothing from anyone: an index, a shard. The gate of a place is shut
+/// when it is read-only, its disk is full, or it refuses the credentials. From then on a single request goes
 /// through every `poll`, until one is taken. Places whose gate is open are not even known here.
-pub(crate) struct Gates {
+pub struct Gates {
     app: App,
+    /// Part of the health page that tells of shut gates.
+    component: &'static str,
+    /// Gauge of the number of shut gates.
+    gauge: &'static str,
     poll: Duration,
     patience: Duration,
     shut: Mutex<BTreeMap<String, Gate>>,
@@ -32,7 +32,7 @@ struct Gate {
 
 /// Leave to send a request; to be kept until it is judged.
 #[derive(Debug)]
-pub(crate) struct Leave(Option<OwnedMutexGuard<()>>);
+pub struct Leave(Option<OwnedMutexGuard<()>>);
 
 impl Leave {
     /// Whether the gate is still shut: this request is to find out.
@@ -42,10 +42,19 @@ impl Leave {
 }
 
 impl Gates {
-    /// `patience` is how long one request waits before a shut gate, trials of its own included.
-    pub fn new(app: &App, poll: Duration, patience: Duration) -> Self {
+    /// `component` of the health page and `gauge` of the stats tell of shut gates; `patience` is how long one
+    /// request waits before a shut gate, trials of its own included.
+    pub fn new(
+        app: &App,
+        component: &'static str,
+        gauge: &'static str,
+        poll: Duration,
+        patience: Duration,
+    ) -> Self {
         Self {
             app: app.clone(),
+            component,
+            gauge,
             poll,
             patience,
             shut: Mutex::default(),
@@ -117,9 +126,7 @@ impl Gates {
     }
 
     fn report(&self, shut: &BTreeMap<String, Gate>) {
-        self.app
-            .stats
-            .gauge("paused-indices", &[], shut.len() as f64);
+        self.app.stats.gauge(self.gauge, &[], shut.len() as f64);
         let reasons = shut
             .iter()
             .map(|(place, gate)| format!("{place} takes no writes: {}", gate.why));
@@ -127,7 +134,7 @@ impl Gates {
             true => Ok(()),
             false => Err(reasons.collect::<Vec<_>>().join("; ")),
         };
-        self.app.health.set(HEALTH, state);
+        self.app.health.set(self.component, state);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Gate>> {
@@ -144,7 +151,7 @@ mod tests {
 
     fn gates() -> (App, Gates) {
         let app = App::detached("es-writer");
-        let gates = Gates::new(&app, POLL, PATIENCE);
+        let gates = Gates::new(&app, "elasticsearch", "paused-indices", POLL, PATIENCE);
         (app, gates)
     }
 
