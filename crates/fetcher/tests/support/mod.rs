@@ -28,10 +28,16 @@ pub struct Done {
 
 impl Hub {
     pub fn create() -> Self {
+        Self::with_parts("Wide")
+    }
+
+    /// A table whose parts are `Wide`, as large ones are, or `Compact`, as small ones are.
+    pub fn with_parts(kind: &str) -> Self {
         let database = Database::create();
+        let wide_from = if kind == "Wide" { 0 } else { 1u64 << 40 };
         database.run(
             0,
-            "CREATE TABLE {db}.hub (
+            &"CREATE TABLE {db}.hub (
                 country LowCardinality(String),
                 keyword String,
                 processed_volume UInt64,
@@ -39,7 +45,9 @@ impl Hub {
                 processed_tags Array(String),
                 processed_bad UInt8 ALIAS throwIf(processed_volume = 17000, 'broken in mid-stream'),
                 changed_at DateTime64(3)
-            ) ENGINE = MergeTree ORDER BY (country, keyword)",
+            ) ENGINE = MergeTree ORDER BY (country, keyword)
+            SETTINGS min_bytes_for_wide_part = WIDE_FROM"
+                .replace("WIDE_FROM", &wide_from.to_string()),
         );
         // Keys in the order of their numbers; some with what breaks text, and one that is not UTF-8.
         database.run(
@@ -56,6 +64,8 @@ impl Hub {
                 FROM numbers({ROWS}) SETTINGS async_insert = 0"
             ),
         );
+        let found = "SELECT DISTINCT part_type FROM system.parts WHERE database = '{db}'";
+        assert_eq!(database.run(0, found), kind);
         Self {
             database,
             settings: FetcherSettings::default(),
