@@ -63,7 +63,7 @@ pub struct Progress {
     pub tasks_quarantined: u64,
     /// Rows that the primary index counts in all ranges: an estimate from above.
     pub estimated_rows: Option<u64>,
-    /// Rows, batches and bytes of one successful attempt of each task fetched.
+    /// Rows, batches and bytes of the first successful attempt of each task fetched.
     pub rows_fetched: u64,
     pub batches_fetched: u64,
     pub bytes_fetched: u64,
@@ -139,7 +139,7 @@ impl RunState {
 
     fn has_closed(&self, store: &str) -> bool {
         let closed = self.tally_of(store).map_or(0, |tally| tally.closed);
-        closed == self.reads_with_rows
+        closed == self.tasks_with_rows
     }
 
     fn has_quarantine(&self) -> bool {

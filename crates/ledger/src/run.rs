@@ -59,8 +59,8 @@ pub struct RunState {
     pub(crate) tasks: HashMap<TaskHash, TaskState>,
     /// Tasks by where they stand.
     standings: [u64; Standing::COUNT],
-    /// Counted attempts that found rows.
-    pub(crate) reads_with_rows: u64,
+    /// Tasks fetched that every store has something to say of.
+    pub(crate) tasks_with_rows: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) batches: u64,
@@ -79,7 +79,7 @@ impl RunState {
             latest_ms: i64::MIN,
             tasks: HashMap::new(),
             standings: [0; Standing::COUNT],
-            reads_with_rows: 0,
+            tasks_with_rows: 0,
             rows: 0,
             bytes: 0,
             batches: 0,
@@ -133,7 +133,7 @@ impl RunState {
                 attempt,
                 error,
             } => self.change(*task, |task| {
-                if task.read.is_none() {
+                if task.read().is_none() {
                     greatest(&mut task.failure, (*attempt, error.clone()));
                 }
             }),
@@ -166,7 +166,7 @@ impl RunState {
     }
 
     /// Changes a task and keeps the counts of tasks right.
-    fn change(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState)) {
+    fn change<T>(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState) -> T) {
         let task = self.tasks.entry(hash).or_insert_with(|| {
             self.standings[Standing::Open as usize] += 1;
             TaskState::default()
@@ -176,46 +176,31 @@ impl RunState {
         self.standings[task.standing() as usize] += 1;
     }
 
-    /// The success that counts may become another one: what was summed for the old one is taken back.
+    /// Another success can change which attempt counts: what was summed for the task is taken back first.
     fn fetched(&mut self, hash: TaskHash, read: Read) {
-        let current = self.tasks.get(&hash).and_then(|task| task.read);
-        if current.is_some_and(|current| current.rank() >= read.rank()) {
-            return;
-        }
-        if let Some(current) = current {
-            self.sum(hash, &current, false);
-        }
-        self.change(hash, |task| {
-            task.read = Some(read);
-            task.failure = None;
-            // A later attempt can never count any more.
-            task.answers.retain(|a| a.attempt <= read.attempt);
-        });
-        self.sum(hash, &read, true);
+        self.sum(hash, u64::wrapping_sub, Tally::take);
+        self.change(hash, |task| task.succeeded(read));
+        self.sum(hash, u64::wrapping_add, Tally::add);
     }
 
-    /// Adds what `read` and the answers to it come to, or takes it back.
-    fn sum(&mut self, hash: TaskHash, read: &Read, add: bool) {
-        let by = if add {
-            u64::wrapping_add
-        } else {
-            u64::wrapping_sub
+    /// Adds what the task comes to, or takes it back.
+    fn sum(&mut self, hash: TaskHash, by: fn(u64, u64) -> u64, answer_by: fn(&mut Tally, &Answer)) {
+        let Some(task) = self.tasks.get(&hash) else {
+            return;
         };
+        let Some(read) = task.read() else { return };
         self.rows = by(self.rows, read.rows);
         self.bytes = by(self.bytes, read.bytes);
         self.batches = by(self.batches, read.batches.into());
-        self.reads_with_rows = by(self.reads_with_rows, u64::from(!read.is_empty()));
-        let task = &self.tasks[&hash];
-        for answers in task.answers.iter().filter(|a| a.attempt == read.attempt) {
-            let tally = &mut self.tallies[answers.store];
-            for (_, answer) in &answers.batches {
-                if add {
-                    tally.add(answer);
-                } else {
-                    tally.take(answer);
-                }
-            }
-            let closed = !read.is_empty() && answers.covers(read);
+        let needs_answers = !task.is_empty();
+        self.tasks_with_rows = by(self.tasks_with_rows, needs_answers.into());
+        for (store, tally) in self.tallies.iter_mut().enumerate() {
+            let Some(counted) = task.counted(store) else {
+                continue;
+            };
+            let answers = counted.answers.iter().flat_map(|answers| &answers.batches);
+            answers.for_each(|(_, answer)| answer_by(tally, answer));
+            let closed = needs_answers && counted.is_covered;
             tally.closed = by(tally.closed, closed.into());
         }
     }
@@ -226,26 +211,33 @@ impl RunState {
             self.standings[Standing::Open as usize] += 1;
             TaskState::default()
         });
-        let read = task.read;
-        if read.is_some_and(|read| read.attempt < batch.attempt) {
-            return;
-        }
+        let before = task.counted(store).map(|c| (c.attempt, c.is_covered));
         let answers = task.answers_mut(store, batch.attempt);
-        let Some(read) = read.filter(|read| read.attempt == batch.attempt) else {
-            // Not counted, or not yet: kept for when the attempt's success is heard of.
-            answers.merge(batch.sequence, answer);
-            return;
-        };
-        let was_covered = answers.covers(&read);
         let Some((answer, replaced)) = answers.merge(batch.sequence, answer) else {
             return;
         };
         let tally = &mut self.tallies[store];
-        if let Some(replaced) = replaced {
-            tally.take(&replaced);
+        let Some((attempt, was_covered)) = before else {
+            return;
+        };
+        if attempt == batch.attempt {
+            if let Some(replaced) = replaced {
+                tally.take(&replaced);
+            }
+            tally.add(answer);
         }
-        tally.add(answer);
-        if !was_covered && answers.covers(&read) && !read.is_empty() {
+        let Some(after) = task.counted(store) else {
+            return;
+        };
+        if after.attempt != attempt {
+            // This answer completed another attempt, which counts from now on.
+            let old = task.answers(store, attempt).into_iter();
+            old.flat_map(|a| &a.batches)
+                .for_each(|(_, a)| tally.take(a));
+            let new = after.answers.into_iter();
+            new.flat_map(|a| &a.batches).for_each(|(_, a)| tally.add(a));
+        }
+        if after.is_covered && !was_covered && !task.is_empty() {
             tally.closed += 1;
         }
     }

@@ -144,10 +144,9 @@ pub(crate) struct Read {
 }
 
 impl Read {
-    /// Of two successes the one of the lower attempt counts: it was the first. Should one attempt
-    /// have been made twice, the one that read more.
-    pub fn rank(&self) -> impl Ord {
-        (Reverse(self.attempt), self.rows, self.batches, self.bytes)
+    /// Should one attempt have been made twice, the one that read more.
+    fn rank(&self) -> impl Ord {
+        (self.rows, self.batches, self.bytes)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -171,19 +170,28 @@ impl Standing {
 
 #[derive(Debug, Default)]
 pub(crate) struct TaskState {
-    /// The success that counts.
-    pub read: Option<Read>,
+    /// Successful attempts, the lowest first: one, nearly always.
+    reads: Vec<Read>,
     /// Given up, by which program and why.
     pub quarantined: Option<Box<(Reason, String)>>,
     /// The latest failure: attempt and error. Gone once the task succeeded.
     pub failure: Option<Box<(u32, String)>>,
-    /// Answers to attempts that count or still may: a success of a lower attempt can come late.
-    pub answers: Vec<Answers>,
+    /// Answers to every attempt, successful or not: its success can be heard of later.
+    answers: Vec<Answers>,
+}
+
+/// What counts of a task in one store.
+pub(crate) struct Counted<'a> {
+    pub attempt: u32,
+    /// Absent when the store has said nothing of the attempt.
+    pub answers: Option<&'a Answers>,
+    /// Whether the store has accounted for all of the attempt.
+    pub is_covered: bool,
 }
 
 impl TaskState {
     pub fn standing(&self) -> Standing {
-        if self.read.is_some() {
+        if !self.reads.is_empty() {
             Standing::Fetched
         } else if self.quarantined.is_some() {
             Standing::Quarantined
@@ -194,12 +202,56 @@ impl TaskState {
         }
     }
 
+    /// The first successful attempt.
+    pub fn read(&self) -> Option<&Read> {
+        self.reads.first()
+    }
+
+    /// Whether some successful attempt found nothing, so that no store has anything to say.
+    pub fn is_empty(&self) -> bool {
+        self.reads.iter().any(Read::is_empty)
+    }
+
+    /// Takes a success in. Whether it changed anything.
+    pub fn succeeded(&mut self, read: Read) -> bool {
+        self.failure = None;
+        match self
+            .reads
+            .binary_search_by_key(&read.attempt, |r| r.attempt)
+        {
+            Ok(at) if self.reads[at].rank() >= read.rank() => return false,
+            Ok(at) => self.reads[at] = read,
+            Err(at) => self.reads.insert(at, read),
+        }
+        true
+    }
+
+    /// Which attempt counts in the store: the first successful one that it has accounted for in full,
+    /// or else the first successful one. A receipt of success may be stored although a batch before it
+    /// was lost with the broker; then the task comes again, and only its next attempt can be complete.
+    pub fn counted(&self, store: usize) -> Option<Counted<'_>> {
+        let first = self.reads.first()?;
+        let covers = |read: &Read| match self.answers(store, read.attempt) {
+            Some(answers) => answers.covers(read),
+            None => read.is_empty(),
+        };
+        let covered = self.reads.iter().find(|read| covers(read));
+        let attempt = covered.unwrap_or(first).attempt;
+        Some(Counted {
+            attempt,
+            answers: self.answers(store, attempt),
+            is_covered: covered.is_some(),
+        })
+    }
+
+    pub fn answers(&self, store: usize, attempt: u32) -> Option<&Answers> {
+        let mut answers = self.answers.iter();
+        answers.find(|a| a.store == store && a.attempt == attempt)
+    }
+
     pub fn answers_mut(&mut self, store: usize, attempt: u32) -> &mut Answers {
-        let found = self
-            .answers
-            .iter()
-            .position(|a| a.store == store && a.attempt == attempt);
-        let at = found.unwrap_or_else(|| {
+        let same = |a: &Answers| a.store == store && a.attempt == attempt;
+        let at = self.answers.iter().position(same).unwrap_or_else(|| {
             self.answers.push(Answers {
                 store,
                 attempt,

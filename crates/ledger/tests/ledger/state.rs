@@ -85,14 +85,36 @@ fn batches_of_attempts_that_do_not_count_enter_no_sum() {
     let state = fold(&[
         stored("ch", 1, 2, 0, [9, 0, 0]),
         stored("ch", 1, 1, 0, [8, 0, 0]),
-        fetched(1, 2, 1, 9),
+        fetched(1, 2, 2, 9),
         fetched(1, 1, 1, 8),
-        stored("ch", 1, 2, 1, [7, 0, 0]),
         stored("ch", 1, 3, 0, [6, 0, 0]),
     ]);
     let progress = state.progress();
     assert_eq!(progress.rows_fetched, 8);
     assert_eq!(progress.stores[0].rows.stored, 8);
+}
+
+#[test]
+fn a_batch_that_was_lost_after_its_attempts_success_is_made_up_for_by_the_next_attempt() {
+    let mut state = fold(&[
+        started(&["ch", "es"]),
+        manifest(1),
+        fetched(1, 1, 2, 20),
+        stored("ch", 1, 1, 0, [10, 0, 0]),
+        stored("ch", 1, 1, 1, [10, 0, 0]),
+        stored("es", 1, 1, 1, [10, 0, 0]),
+        fetched(1, 2, 2, 20),
+        stored("es", 1, 2, 0, [10, 0, 0]),
+    ]);
+    assert_eq!(state.state(), State::Running);
+    state.apply(&stored("es", 1, 2, 1, [0, 10, 0]));
+    assert_eq!(state.state(), State::Complete);
+    let es = &state.progress().stores[1];
+    assert_eq!((es.rows.stored, es.rows.unchanged, es.batches), (10, 10, 2));
+    // Should the lost batch turn up after all, the first attempt counts again.
+    state.apply(&stored("es", 1, 1, 0, [10, 0, 0]));
+    assert_eq!(state.progress().stores[1].rows.stored, 20);
+    assert_eq!(state.state(), State::Complete);
 }
 
 #[test]
