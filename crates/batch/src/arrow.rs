@@ -6,6 +6,7 @@
 //! their own, record batches of equal schemas are cut and joined by copying references to their bytes.
 
 mod framer;
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use framer::Framer;
 use framer::bomb;
+pub use refused::{body_of_refused, frames_of};
 
 use crate::{Invalid, Reason};
 

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, UInt64Array};
-use arrow_schema::{ArrowError, DataType, Field, Schema};
-use arrow_select::{concat::concat_batches, take::take_record_batch};
-use batch::arrow::{self, Frame, Limits, Stream};
-use batch::{Invalid, REASON_COLUMN, Reason};
+use arrow_array::RecordBatch;
+use arrow_schema::ArrowError;
+use arrow_select::concat::concat_batches;
+use batch::arrow::{self, Frame, Stream};
+use batch::{Invalid, Reason};
 use bytes::Bytes;
 
 pub(crate) struct DecodedRows {
@@ -32,7 +31,7 @@ impl DecodedRows {
 
     /// The data of some rows, to follow a schema message of the batch's own layout.
     pub fn frames(&self, rows: &Range<usize>) -> Result<Vec<Frame>, Invalid> {
-        encoded(&self.rows.slice(rows.start, rows.len()))
+        arrow::frames_of(&self.rows.slice(rows.start, rows.len()))
     }
 
     /// The rows of `refused`, each with its reason in the column [`REASON_COLUMN`], as a body of their
@@ -42,44 +41,8 @@ impl DecodedRows {
         stream: &Stream,
         refused: &BTreeMap<usize, String>,
     ) -> Result<Bytes, Invalid> {
-        let places = UInt64Array::from_iter_values(refused.keys().map(|row| *row as u64));
-        let taken = take_record_batch(&self.rows, &places).map_err(unreadable)?;
-        let reasons = StringArray::from_iter_values(refused.values());
-        let reasons: ArrayRef = Arc::new(BinaryArray::from(reasons));
-
-        let decoded = taken.schema();
-        let columns = decoded.fields().iter().zip(taken.columns());
-        let kept = columns.filter(|(field, _)| field.name() != REASON_COLUMN);
-        let (mut fields, mut columns): (Vec<_>, Vec<_>) = kept
-            .map(|(field, column)| (field.clone(), column.clone()))
-            .unzip();
-        fields.push(Arc::new(Field::new(REASON_COLUMN, DataType::Binary, false)));
-        columns.push(reasons);
-        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
-
-        let own = stream.schema.fields().iter().cloned();
-        let own = own.filter(|field| field.name() != REASON_COLUMN);
-        let reason = Arc::new(Field::new(REASON_COLUMN, DataType::Utf8, false));
-        let schema = Schema::new(own.chain([reason]).collect::<Vec<_>>());
-        let frames = encoded(&rows.map_err(unreadable)?)?;
-        Ok(arrow::join_contiguous(
-            &arrow::schema_bytes(&schema)?,
-            &frames,
-        ))
+        arrow::body_of_refused(stream, &self.rows, refused)
     }
-}
-
-/// The data messages of `rows`. Strings are Binary here, whose buffers are those of Utf8: the data may
-/// follow a schema message that says so.
-fn encoded(rows: &RecordBatch) -> Result<Vec<Frame>, Invalid> {
-    let body = arrow::encode(&rows.schema(), std::slice::from_ref(rows))?;
-    // What was decoded within the limits is encoded without any: it may compress a little worse.
-    let limits = Limits {
-        body_bytes: usize::MAX,
-        decoded_bytes: u64::MAX,
-        rows: u64::MAX,
-    };
-    Ok(Stream::parse(&body, &limits)?.frames)
 }
 
 fn unreadable(error: ArrowError) -> Invalid {
@@ -91,7 +54,12 @@ fn unreadable(error: ArrowError) -> Invalid {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use arrow_array::Int64Array;
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, BinaryArray, Int64Array, StringArray};
+    use arrow_schema::DataType;
+    use batch::REASON_COLUMN;
+    use batch::arrow::Limits;
 
     use super::*;
 

@@ -17,7 +17,6 @@ mod delivery;
 mod encode;
 mod judge;
 mod layout;
-mod refused;
 mod sink;
 mod table;
 mod worker;

@@ -16,7 +16,6 @@ use crate::RECEIPTS;
 use crate::config::Settings;
 use crate::judge::{Settled, Verdict};
 use crate::layout::Layout;
-use crate::refused::body_of_refused;
 use crate::sink::Sink;
 use crate::table::Table;
 
@@ -91,7 +90,7 @@ impl EsWriter {
         settled: Settled,
     ) -> Result<Outcome, Lost> {
         if let Some(first) = settled.refused.values().next() {
-            let body = match body_of_refused(&item.stream, rows, &settled.refused) {
+            let body = match batch::arrow::body_of_refused(&item.stream, rows, &settled.refused) {
                 Ok(body) => body,
                 Err(invalid) => return Ok(invalid.into()),
             };

@@ -1,19 +1,18 @@
-//! The rows that Elasticsearch refused, as a body of their own.
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use arrow_select::take::take_record_batch;
-use batch::arrow::{self, Limits, Stream};
-use batch::{Invalid, REASON_COLUMN, Reason};
 use bytes::Bytes;
 
-/// The rows of `refused` out of `rows`, each with its reason in column [`REASON_COLUMN`]. The columns keep
+use super::{Frame, Limits, Stream, encode, join_contiguous, schema_bytes};
+use crate::{Invalid, REASON_COLUMN, Reason};
+
+/// A body of the rows of `refused` out of `rows`, each with its reason in column [`REASON_COLUMN`]. The columns keep
 /// the names and types that they have in `stream`, which `rows` was decoded from, so that the body can be
 /// sent again. A reason from an earlier stay in quarantine gives way.
-pub(crate) fn body_of_refused(
+pub fn body_of_refused(
     stream: &Stream,
     rows: &RecordBatch,
     refused: &BTreeMap<usize, String>,
@@ -29,21 +28,25 @@ pub(crate) fn body_of_refused(
     let data = taken.project(&kept).map_err(unusable)?;
     let columns = data.columns().iter().cloned().chain([reasons]).collect();
     let schema = Arc::new(with_reason(data.schema_ref(), DataType::Binary));
-    let data = RecordBatch::try_new(schema.clone(), columns).map_err(unusable)?;
-    let encoded = arrow::encode(&schema, &[data])?;
+    let data = RecordBatch::try_new(schema, columns).map_err(unusable)?;
+    // Text was decoded as Binary, whose buffers are those of Utf8: the same data under the batch's own
+    // schema are what came in, byte by byte, text or not.
+    let own = stream.schema.project(&kept).map_err(unusable)?;
+    let own = schema_bytes(&with_reason(&own, DataType::Utf8))?;
+    Ok(join_contiguous(&own, &frames_of(&data)?))
+}
+
+/// The data messages of `rows`. Strings that were decoded as Binary have the buffers of Utf8: the messages may
+/// follow a schema message that says so.
+pub fn frames_of(rows: &RecordBatch) -> Result<Vec<Frame>, Invalid> {
+    let body = encode(&rows.schema(), std::slice::from_ref(rows))?;
     // What came in within the limits may go out above them: it may compress a little worse.
     let unlimited = Limits {
         body_bytes: usize::MAX,
         decoded_bytes: u64::MAX,
         rows: u64::MAX,
     };
-    let encoded = Stream::parse(&encoded, &unlimited)?;
-
-    // Text was decoded as Binary, whose buffers are those of Utf8: the same data under the batch's own
-    // schema are what came in, byte by byte, text or not.
-    let own = stream.schema.project(&kept).map_err(unusable)?;
-    let own = arrow::schema_bytes(&with_reason(&own, DataType::Utf8))?;
-    Ok(arrow::join_contiguous(&own, &encoded.frames))
+    Ok(Stream::parse(&body, &unlimited)?.frames)
 }
 
 fn with_reason(schema: &Schema, data_type: DataType) -> Schema {
@@ -78,13 +81,13 @@ mod tests {
             ("_version", Arc::new(versions)),
         ];
         let rows = RecordBatch::try_from_iter(columns).unwrap();
-        let binary = arrow::encode(&rows.schema(), std::slice::from_ref(&rows)).unwrap();
+        let binary = encode(&rows.schema(), std::slice::from_ref(&rows)).unwrap();
         let frames = Stream::parse(&binary, &Limits::default()).unwrap().frames;
         let schema = Schema::new(vec![
             Field::new("keyword", DataType::Utf8, false),
             Field::new("_version", DataType::Int64, false),
         ]);
-        arrow::join_contiguous(&arrow::schema_bytes(&schema).unwrap(), &frames)
+        join_contiguous(&schema_bytes(&schema).unwrap(), &frames)
     }
 
     fn refuse(body: &Bytes, rows: &[(usize, &str)]) -> Bytes {
