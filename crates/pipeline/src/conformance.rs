@@ -419,6 +419,16 @@ async fn a_returned_message_fails_its_own_publication_among_many_in_flight() {
     }
 }
 
+async fn a_look_for_what_is_not_there_costs_no_session(bench: Bench) {
+    let session = bench.session().await;
+    assert!(!session.exchange_exists("nowhere").await.unwrap());
+    assert!(session.exchange_exists("relay-out").await.unwrap());
+    // Time for the loss to be told, if there were one.
+    let lost = tokio::time::timeout(Duration::from_millis(500), session.lost()).await;
+    assert!(lost.is_err(), "the session is lost: {lost:?}");
+    session.close().await;
+}
+
 macro_rules! on_every_broker {
     ($($behaviour:ident),+ $(,)?) => {
         mod memory {
@@ -450,4 +460,5 @@ on_every_broker!(
     a_message_that_kills_its_worker_ends_in_quarantine,
     a_stop_finishes_what_is_in_work_and_gives_back_the_rest,
     an_output_without_a_reader_is_never_taken_for_delivered,
+    a_look_for_what_is_not_there_costs_no_session,
 );

@@ -64,30 +64,44 @@ impl Unconfirmed {
     /// Waits until everything is stored, publishing again what was refused.
     pub async fn settle(&mut self, publisher: &Publisher, app: &App) -> Result<(), Lost> {
         let mut pause = AGAIN.0;
-        while let Some((publication, state)) = self.0.front_mut() {
-            let confirm = match state {
-                State::Waiting(answer) => answer.await.map_err(|_| Lost)?,
-                State::Answered(confirm) => confirm.clone(),
-                State::Unsent => return Err(Lost),
+        loop {
+            let refused = self.wait_for_answers().await?;
+            let Some(problem) = refused else {
+                return Ok(());
             };
-            if confirm == Confirm::Stored {
-                self.0.pop_front();
-                continue;
-            }
-            // Remembered first: the wait below may be cut off.
-            *state = State::Answered(confirm.clone());
-            let problem = explain(&confirm, publication);
-            tracing::warn!(error = problem, "publishing again in {pause:?}");
+            let (messages, pause_ms) = (self.0.len(), pause.as_millis() as u64);
+            tracing::warn!(error = problem, messages, pause_ms, "publishing again");
             app.health.set("publishing", Err(problem));
             tokio::select! {
                 () = app.shutdown.triggered() => return Err(Lost),
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(AGAIN.1);
-            *state = State::Waiting(publisher.publish(publication.clone()).await?);
+            for (publication, state) in &mut self.0 {
+                *state = State::Waiting(publisher.publish(publication.clone()).await?);
+            }
             app.health.set("publishing", Ok(()));
         }
-        Ok(())
+    }
+
+    /// Waits until everything is answered, and keeps what was refused; says why the first of it was.
+    async fn wait_for_answers(&mut self) -> Result<Option<String>, Lost> {
+        let mut n = 0;
+        while let Some((_, state)) = self.0.get_mut(n) {
+            let confirm = match state {
+                State::Waiting(answer) => answer.await.map_err(|_| Lost)?,
+                State::Answered(confirm) => confirm.clone(),
+                State::Unsent => return Err(Lost),
+            };
+            // Remembered, because whoever waits here may be cut off.
+            *state = State::Answered(confirm.clone());
+            match confirm {
+                Confirm::Stored => drop(self.0.remove(n)),
+                Confirm::Refused | Confirm::Unroutable => n += 1,
+            }
+        }
+        let first = self.0.front();
+        Ok(first.map(|(publication, state)| explain(state, publication)))
     }
 
     /// Everything that is not known to be stored.
@@ -101,13 +115,13 @@ impl Unconfirmed {
     }
 }
 
-fn explain(confirm: &Confirm, publication: &Publication) -> String {
+fn explain(state: &State, publication: &Publication) -> String {
     let target = match publication.exchange.as_str() {
         "" => format!("queue {}", publication.routing_key),
         exchange => format!("output {} of exchange {exchange}", publication.routing_key),
     };
-    match confirm {
-        Confirm::Unroutable => format!(
+    match state {
+        State::Answered(Confirm::Unroutable) => format!(
             "no queue takes messages for {target}: configure the pipeline again (fleet pipeline configure)"
         ),
         _ => format!(

@@ -224,6 +224,9 @@ async fn watch_connection(events: impl futures_util::Stream<Item = Event>, link:
         match event {
             Event::ConnectionBlocked(reason) => link.block(Some(reason)),
             Event::ConnectionUnblocked => link.block(None),
+            // An error of one channel ends what uses that channel, which says so itself: a look whether an
+            // exchange exists ends its own alone.
+            Event::Error(error) if error.is_amqp_soft_error() => {}
             Event::Error(error) => link.lose(error.to_string()),
             _ => {}
         }
