@@ -1,5 +1,6 @@
 //! What commands answer and how programs begin and end. The texts are in `tests/golden`.
 
+mod clickhouse;
 mod elasticsearch;
 mod golden;
 mod pipeline;
