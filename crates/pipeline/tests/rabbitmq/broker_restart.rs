@@ -25,9 +25,9 @@ async fn a_restart_of_the_broker_in_the_middle_loses_nothing() {
     let pipeline = Pipeline::on(VirtualHost::on(node.services()));
     pipeline.publish("relay-in", numbered(0, MESSAGES)).await;
     pipeline.publish("ledger", numbered(0, 50)).await;
-    // Two seconds of work, so that the restart falls into it.
+    // Five seconds of work, so that the restart falls into it on a slow machine as well.
     let worker = Relay {
-        delay: Duration::from_millis(10),
+        delay: Duration::from_millis(25),
     };
     let running = Running::start(pipeline.program(&options()), worker);
     let under_way = eventually(async || pipeline.length("end-in").await > 300).await;
