@@ -2,15 +2,17 @@
 //! the session, once and with a cause; the loops then begin a new one. Nothing is patched up in between:
 //! what was delivered and not acknowledged comes again.
 
+mod ackbook;
 mod memory;
 mod rabbitmq;
 mod session;
 mod stream;
 
+pub use ackbook::AckBook;
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
 pub use session::{
-    AckBook, Acknowledgement, Confirm, Delivery, Publication, Publisher, Session, Subscription,
+    Acknowledgement, Confirm, Delivery, Publication, Publisher, Session, Subscription,
 };
 pub(crate) use session::{Link, Request};
 pub use stream::Follower;

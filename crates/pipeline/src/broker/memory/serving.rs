@@ -1,0 +1,153 @@
+use tokio::sync::mpsc;
+
+use super::{Entry, Holder, Memory};
+use crate::broker::session::Answer;
+use crate::broker::{BrokerError, Delivery, Link, Subscription};
+
+/// One session's way to the broker's state.
+#[derive(Clone)]
+pub(crate) struct Connected(pub(super) Memory);
+
+impl Connected {
+    pub fn subscribe(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        link: &Link,
+    ) -> Result<Subscription, BrokerError> {
+        let mut state = self.0.lock();
+        if !state.queues.contains_key(queue) {
+            return Err(missing("queue", queue));
+        }
+        state.sessions += 1;
+        let subscription = state.sessions;
+        drop(state);
+        let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
+        let (answers, receiver) = mpsc::unbounded_channel();
+        let serving = Serving {
+            memory: self.0.clone(),
+            queue: queue.to_owned(),
+            subscription,
+            prefetch: usize::from(prefetch),
+            next_tag: 1,
+            cancelled: false,
+        };
+        tokio::spawn(serving.run(sender, receiver, link.clone()));
+        Ok(Subscription {
+            deliveries,
+            answers,
+        })
+    }
+
+    pub fn exchange_exists(&self, name: &str) -> bool {
+        self.0.lock().exchanges.contains_key(name)
+    }
+
+    pub fn queue_length(&self, name: &str) -> Result<u64, BrokerError> {
+        let state = self.0.lock();
+        let queue = state
+            .queues
+            .get(name)
+            .ok_or_else(|| missing("queue", name))?;
+        Ok(queue.ready.len() as u64)
+    }
+}
+
+fn missing(object: &'static str, name: &str) -> BrokerError {
+    BrokerError::Object {
+        object,
+        name: name.to_owned(),
+        detail: "it does not exist".into(),
+    }
+}
+
+/// One subscription at work.
+struct Serving {
+    memory: Memory,
+    queue: String,
+    subscription: u64,
+    prefetch: usize,
+    next_tag: u64,
+    cancelled: bool,
+}
+
+impl Serving {
+    async fn run(
+        mut self,
+        sender: mpsc::Sender<Delivery>,
+        mut answers: mpsc::UnboundedReceiver<Answer>,
+        link: Link,
+    ) {
+        let memory = self.memory.clone();
+        loop {
+            let changed = memory.changed.notified();
+            let due = memory.lock().expire();
+            if !self.cancelled {
+                while let Some(delivery) = self.take() {
+                    if sender.try_send(delivery).is_err() {
+                        break;
+                    }
+                }
+            }
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = link.lost() => break,
+                answer = answers.recv() => match answer {
+                    Some(Answer::Acknowledgement(answer)) => {
+                        memory.lock().answer(&self.queue, self.subscription, answer);
+                        memory.changed.notify_waiters();
+                    }
+                    Some(Answer::Cancel) => self.cancelled = true,
+                    Some(Answer::Close(done)) => {
+                        self.end();
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => break,
+                },
+                () = changed => {}
+                () = due => {}
+            }
+        }
+        self.end();
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let mut state = self.memory.lock();
+        let queue = state.queues.get_mut(&self.queue)?;
+        let mine = |(holder, _): &&(Holder, Entry)| holder.subscription == self.subscription;
+        if queue.options.ttl.is_some()
+            || queue.unanswered.iter().filter(mine).count() >= self.prefetch
+        {
+            return None;
+        }
+        let entry = queue.ready.pop_front()?;
+        let holder = Holder {
+            subscription: self.subscription,
+            tag: self.next_tag,
+        };
+        self.next_tag += 1;
+        let delivery = Delivery {
+            message: entry.message.clone(),
+            tag: holder.tag,
+            delivery_count: entry.delivery_count,
+            death: entry.death.clone(),
+        };
+        queue.unanswered.push((holder, entry));
+        Some(delivery)
+    }
+
+    fn end(&self) {
+        let subscription = self.subscription;
+        self.memory
+            .lock()
+            .give_back(|holder| holder.subscription == subscription);
+        self.memory.changed.notify_waiters();
+    }
+}
