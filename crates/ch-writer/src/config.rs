@@ -23,7 +23,7 @@ pub struct ChWriterSettings {
     /// Asks the table before each INSERT which rows it already has in the same version or a newer one.
     /// Those count as `unchanged`, and a batch with nothing else is not inserted. Without it they count as
     /// `stored`: the table keeps the newest version of a row in either case. The question costs the server
-    /// about as much as the INSERT.
+    /// up to three times as much as the INSERT.
     pub count_unchanged: bool,
     /// While a shard takes no rows (read-only, disk full, credentials refused) an INSERT is tried so
     /// often, in seconds.
