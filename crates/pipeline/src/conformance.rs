@@ -10,7 +10,7 @@ use app::App;
 use batch::{Invalid, Message, Reason, header};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::broker::{Broker, Memory, Publication, QueueOptions, RabbitMq};
+use crate::broker::{Broker, Delivery, Memory, Publication, QueueOptions, RabbitMq};
 use crate::{Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names, run_worker};
 
 use bench::{Bench, By, DELIVERY_LIMIT, PATIENCE, Running, eventually, numbered, options, relay};
@@ -197,8 +197,26 @@ async fn a_lost_session_loses_no_message(bench: Bench) {
 }
 
 async fn a_message_that_kills_its_worker_ends_in_quarantine(bench: Bench) {
+    let max_deliveries = LoopOptions::default().max_deliveries;
+    let killer = kill_until_it_is_given_up(&bench, max_deliveries, max_deliveries).await;
+    assert_eq!(
+        killer.message.headers.text(header::REASON),
+        Some("delivery-limit")
+    );
+    let history = killer.message.headers.history();
+    assert!(history[0].what.contains("15 times"), "{history:?}");
+}
+
+async fn the_broker_itself_gives_up_what_its_worker_does_not(bench: Bench) {
+    let killer = kill_until_it_is_given_up(&bench, u32::MAX, DELIVERY_LIMIT + 1).await;
+    assert_eq!(killer.death.as_deref(), Some("delivery_limit"));
+}
+
+/// Message 7 of 20 kills the worker, `kills` times; answers with it as it is in quarantine then. The other
+/// messages must arrive.
+async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u32) -> Delivery {
     bench.fill(20).await;
-    let (killed, mut kills) = mpsc::unbounded_channel();
+    let (killed, mut killings) = mpsc::unbounded_channel();
     let start = || {
         let killed = killed.clone();
         let worker = By(move |message: Message, _| {
@@ -211,25 +229,26 @@ async fn a_message_that_kills_its_worker_ends_in_quarantine(bench: Bench) {
                 (true, Outcome::Done)
             }
         });
-        Running::start(bench.program(options(5, 2)), worker)
+        let options = LoopOptions {
+            max_deliveries,
+            ..options(5, 2)
+        };
+        Running::start(bench.program(options), worker)
     };
     let mut running = start();
-    for _ in 0..=DELIVERY_LIMIT {
-        let kill = tokio::time::timeout(PATIENCE, kills.recv()).await;
+    for _ in 0..kills {
+        let kill = tokio::time::timeout(PATIENCE, killings.recv()).await;
         kill.expect("the message is delivered again");
         running.kill().await;
         running = start();
     }
-    let taken = bench.take("relay-quar", 1).await;
-    assert_eq!(taken[0].message.body, "7");
-    assert_eq!(taken[0].death.as_deref(), Some("delivery_limit"));
+    let killer = bench.take("relay-quar", 1).await.remove(0);
+    assert_eq!(killer.message.body, "7");
     bench.take("end", 19).await;
-    assert_eq!(
-        bench.length("relay-quar").await,
-        0,
-        "no other is taken with it"
-    );
+    let others = bench.length("relay-quar").await;
+    assert_eq!(others, 0, "no other is taken with it");
     running.stop().await;
+    killer
 }
 
 async fn a_stop_finishes_what_is_in_work_and_gives_back_the_rest(bench: Bench) {
@@ -458,6 +477,7 @@ on_every_broker!(
     concurrency_is_bounded,
     a_lost_session_loses_no_message,
     a_message_that_kills_its_worker_ends_in_quarantine,
+    the_broker_itself_gives_up_what_its_worker_does_not,
     a_stop_finishes_what_is_in_work_and_gives_back_the_rest,
     an_output_without_a_reader_is_never_taken_for_delivered,
     a_look_for_what_is_not_there_costs_no_session,

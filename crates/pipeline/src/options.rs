@@ -16,6 +16,10 @@ pub struct LoopOptions {
     /// Failures after which a message goes to quarantine. With the default delays ten failures take
     /// about seven hours: longer than most outages, shorter than a day.
     pub max_retries: u32,
+    /// Deliveries of a message without an answer after which it goes to quarantine, with its history and a
+    /// receipt: it probably kills its worker. Below `pipeline.delivery_limit`, which is the broker's own
+    /// last resort and leaves no receipt.
+    pub max_deliveries: u32,
     /// Bytes of a message's body above which it goes to quarantine unread.
     pub max_body_bytes: usize,
     /// Bytes of a message's headers above which it goes to quarantine unread.
@@ -30,6 +34,7 @@ impl Default for LoopOptions {
             prefetch: 50,
             concurrency: 10,
             max_retries: 10,
+            max_deliveries: 15,
             max_body_bytes: 16 << 20,
             max_header_bytes: 64 << 10,
             grace_seconds: 30.0,

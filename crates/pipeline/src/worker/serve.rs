@@ -161,7 +161,8 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         self.book.delivered(tag);
         let tries = message.headers.count(header::TRIES).unwrap_or(0);
         let attempt = tries.saturating_add(delivery_count).saturating_add(1);
-        let checked = check_size(self.program, &message).and_then(|()| self.worker.admit(&message));
+        let checked = check(self.program, &message, delivery_count)
+            .and_then(|()| self.worker.admit(&message));
         let job = Job::new(
             message,
             attempt,
@@ -278,7 +279,15 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-fn check_size(program: &Program, message: &Message) -> Result<(), Invalid> {
+fn check(program: &Program, message: &Message, delivery_count: u32) -> Result<(), Invalid> {
+    if delivery_count >= program.options.max_deliveries {
+        return Err(Invalid::new(
+            Reason::DeliveryLimit,
+            format!(
+                "delivered {delivery_count} times without an answer: it probably kills its worker"
+            ),
+        ));
+    }
     let limits = [
         ("body", message.body.len(), program.options.max_body_bytes),
         (
