@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use batch::{Invalid, Message, Receipt, RunId};
@@ -58,14 +59,19 @@ impl Ledger {
         self.of(pipeline).filter(|r| r.state().is_unfinished())
     }
 
-    /// The latest run that a changed-since run may follow: complete, and not partial.
+    /// Complete runs of the pipeline, the latest first. [`RunState::leaves_out`] says which of them a run
+    /// of changes must not follow.
+    pub fn complete(&self, pipeline: &str) -> Vec<&RunState> {
+        let complete = self.of(pipeline).filter(|run| run.state().is_complete());
+        let mut runs: Vec<&RunState> = complete.collect();
+        runs.sort_by_key(|run| Reverse(run.started().map(|s| (s.until_ms, s.at_ms))));
+        runs
+    }
+
+    /// The latest run that a run of changes may follow: complete, and leaving nothing out.
     pub fn last_complete(&self, pipeline: &str) -> Option<&RunState> {
-        let whole = |run: &&RunState| {
-            run.started().is_some_and(|s| !s.partial) && run.state().is_complete()
-        };
-        self.of(pipeline)
-            .filter(whole)
-            .max_by_key(|run| run.started().map(|s| (s.until_ms, s.at_ms)))
+        let mut runs = self.complete(pipeline).into_iter();
+        runs.find(|run| run.leaves_out().is_none())
     }
 
     fn of<'a, 'p>(&'a self, pipeline: &'p str) -> impl Iterator<Item = &'a RunState> + use<'a, 'p> {

@@ -127,14 +127,40 @@ impl RunState {
 
     /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or
     /// given up, and every store of the run has accounted for all rows of the counted attempts.
+    ///
+    /// Tasks known only from answers to their batches say nothing here: those of the manifest are missing
+    /// among the settled ones, and any other will never be heard of again.
     pub fn is_complete(&self) -> bool {
         let (Some(started), Some((planned, _))) = (&self.started, self.manifest) else {
             return false;
         };
         let settled = self.standing(Standing::Fetched) + self.standing(Standing::Quarantined);
         settled >= planned
-            && settled == self.tasks.len() as u64
+            && self.standing(Standing::Failed) == 0
             && started.stores.iter().all(|store| self.has_closed(store))
+    }
+
+    /// What a complete run left out that a run of changes beginning at its end would not carry either.
+    /// `None`: such a run may follow it. Rows that a store itself refused are no reason: it would refuse
+    /// them again.
+    pub fn leaves_out(&self) -> Option<String> {
+        if self.started.as_ref().is_some_and(|started| started.partial) {
+            return Some("it was partial".to_owned());
+        }
+        let given_up = self.standing(Standing::Quarantined);
+        if given_up > 0 {
+            return Some(format!("tasks in quarantine, not fetched: {given_up}"));
+        }
+        let stores = self.started.iter().flat_map(|started| &started.stores);
+        let mut tallies = stores.filter_map(|store| self.tally_of(store));
+        let (store, rows) = tallies.find_map(|tally| {
+            let refused = tally.reasons().get(&Reason::RefusedRows).copied();
+            let rows = tally.rows.quarantined.saturating_sub(refused.unwrap_or(0));
+            (rows > 0).then_some((&tally.name, rows))
+        })?;
+        Some(format!(
+            "rows in quarantine that {store} did not refuse: {rows}"
+        ))
     }
 
     fn has_closed(&self, store: &str) -> bool {

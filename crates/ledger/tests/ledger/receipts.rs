@@ -89,6 +89,15 @@ pub fn stored(store: &str, n: u8, attempt: u32, sequence: u32, rows: [u64; 3]) -
     })
 }
 
+/// As [`stored`], with the rows in quarantine there for `reason`.
+pub fn stored_but(receipt: Receipt, reason: Reason) -> Receipt {
+    let mut receipt = receipt;
+    if let Fact::Stored { reasons, rows, .. } = &mut receipt.fact {
+        *reasons = [(reason, rows.quarantined)].into();
+    }
+    receipt
+}
+
 pub fn fold<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> RunState {
     let mut state = RunState::new(run_id());
     receipts.into_iter().for_each(|r| state.apply(r));

@@ -40,6 +40,20 @@ fn a_manifest_alone_proves_nothing_without_the_stores_that_must_answer() {
 }
 
 #[test]
+fn answers_to_batches_of_an_unknown_task_keep_no_run_open() {
+    let mut state = fold(&[
+        started(&["ch"]),
+        manifest(1),
+        stored("ch", 9, 1, 0, [4, 0, 0]),
+    ]);
+    assert_eq!(state.state(), State::Running);
+    state.apply(&fetched(1, 1, 1, 10));
+    state.apply(&stored("ch", 1, 1, 0, [10, 0, 0]));
+    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.progress().stores[0].rows.stored, 10);
+}
+
+#[test]
 fn as_many_rows_as_were_read_are_not_enough_while_a_batch_is_missing() {
     let receipts = [
         started(&["ch"]),
@@ -211,6 +225,56 @@ fn a_run_follows_the_latest_complete_run_that_left_nothing_out() {
     let last = ledger.last_complete("direct").unwrap();
     assert_eq!(last.started().unwrap().until_ms, 20);
     assert!(ledger.last_complete("other").is_none());
+}
+
+#[test]
+fn a_run_with_tasks_given_up_leaves_rows_out_until_they_are_fetched() {
+    let mut state = fold(&[started(&["ch"]), manifest(1), given_up(1)]);
+    assert!(state.is_complete());
+    let why = state.leaves_out().unwrap();
+    assert!(why.contains("not fetched: 1"), "{why}");
+    state.apply(&fetched(1, 2, 1, 3));
+    state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
+    assert_eq!(state.leaves_out(), None);
+}
+
+#[test]
+fn rows_in_quarantine_are_left_out_unless_the_store_refused_them() {
+    let with = |reason| {
+        let answer = stored_but(stored("ch", 1, 1, 0, [8, 0, 2]), reason);
+        let state = fold(&[started(&["ch"]), manifest(1), fetched(1, 1, 1, 10), answer]);
+        assert_eq!(state.state(), State::CompleteWithQuarantine);
+        state.leaves_out()
+    };
+    assert_eq!(with(Reason::RefusedRows), None);
+    for reason in [Reason::TooManyRetries, Reason::MissingTarget] {
+        let why = with(reason).unwrap();
+        assert!(why.contains("ch did not refuse: 2"), "{why}");
+    }
+}
+
+#[test]
+fn an_earlier_run_is_followed_when_the_latest_left_rows_out() {
+    let mut ledger = Ledger::new();
+    for (until_ms, is_given_up) in [(10, false), (20, true)] {
+        let last = if is_given_up {
+            given_up(1)
+        } else {
+            fetched(1, 1, 0, 0)
+        };
+        for mut receipt in [started(&["ch"]), manifest(1), last] {
+            receipt.run = RunId::new("direct", until_ms).unwrap();
+            if let Fact::Started { until_ms: end, .. } = &mut receipt.fact {
+                *end = until_ms;
+            }
+            ledger.apply(&receipt);
+        }
+    }
+    let complete = ledger.complete("direct");
+    let ends = complete.iter().map(|run| run.started().unwrap().until_ms);
+    assert_eq!(ends.collect::<Vec<_>>(), [20, 10]);
+    let last = ledger.last_complete("direct").unwrap();
+    assert_eq!(last.started().unwrap().until_ms, 10);
 }
 
 #[test]
