@@ -185,7 +185,7 @@ impl BatchWorker for ChWriter {
                     self.report(job, key.shard, rows, refused).await?;
                     Outcome::Done
                 }
-                Loaded::Not(outcome) => outcome,
+                Loaded::Not(outcome) => job.patiently(outcome),
             });
         }
         Ok(outcomes)

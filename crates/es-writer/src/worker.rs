@@ -140,20 +140,6 @@ impl EsWriter {
             .map_or("unchanged", |(status, _)| status);
         self.app.stats.count("batches", &[("status", status)], 1);
     }
-
-    /// A batch that gets no answer from something before the store is tried again like any other; only
-    /// when its tries are used up does the reason that names it decide.
-    fn patiently(&self, outcome: Outcome, headers: &Headers) -> Outcome {
-        match outcome {
-            Outcome::Quarantine(Invalid {
-                reason: Reason::UnexpectedAnswer,
-                detail,
-            }) if headers.failures() < self.settings.options.max_retries => {
-                Outcome::retry(format!("{}: {detail}", Reason::UnexpectedAnswer), "")
-            }
-            outcome => outcome,
-        }
-    }
 }
 
 impl BatchWorker for EsWriter {
@@ -206,7 +192,7 @@ impl BatchWorker for EsWriter {
                 Err(invalid) => invalid.into(),
                 Ok(rows) => match verdicts.next().expect("every table has a verdict") {
                     Verdict::Settled(settled) => self.settle(job, item, &rows, settled).await?,
-                    Verdict::Unfinished(outcome) => self.patiently(outcome, &job.message().headers),
+                    Verdict::Unfinished(outcome) => job.patiently(outcome),
                 },
             };
             outcomes.push(outcome);

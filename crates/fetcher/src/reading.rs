@@ -119,4 +119,9 @@ impl Broken {
             Self::Answer { .. } => None,
         }
     }
+
+    /// Whether the replica refuses all questions for now: wrong credentials, a quota that is used up.
+    pub fn pauses(&self) -> bool {
+        matches!(self, Self::Replica(error) if classify(error) == Class::Pause)
+    }
 }

@@ -1,4 +1,4 @@
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use app::App;
 use batch::{BatchId, Fact, Headers, Invalid, Message, Receipt, RunId, Task, header};
@@ -12,6 +12,10 @@ use crate::source::Sources;
 
 /// Replicas that one delivery of a task tries at most, and so the attempts that it may count.
 const MOST_TRIES: u32 = 8;
+
+/// A range that no replica may be asked for comes again after this: what it waits for is a person's hand,
+/// or the next interval of a quota.
+const SNOOZE: Duration = Duration::from_secs(60);
 
 /// Reads ranges of the hub and cuts them into batches.
 pub struct Fetcher {
@@ -139,7 +143,7 @@ impl Worker for Fetcher {
             job.send("receipts", receipt(&task.run, fact)).await?;
             failures.push(broken);
         }
-        Ok(given_up(task.shard, &failures))
+        Ok(job.patiently(given_up(task.shard, &failures)))
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
@@ -160,13 +164,19 @@ fn attempts(delivery: u32) -> impl Iterator<Item = u32> {
     (1..=MOST_TRIES).map(move |n| before.saturating_add(n))
 }
 
-/// After the last replica: tried again later, unless the last one's fault is one that lasts.
+/// After the last replica: tried again later, unless the last one's fault is one that lasts. It costs no
+/// attempt where a replica wants to be asked no more for now.
 fn given_up(shard: u32, failures: &[Broken]) -> Outcome {
     if let Some(invalid) = failures.last().and_then(Broken::lasting) {
         return invalid.into();
     }
     let errors: Vec<_> = failures.iter().map(Broken::to_string).collect();
-    Outcome::retry(errors.join("; "), format!("shard {shard}"))
+    let errors = errors.join("; ");
+    if failures.iter().any(Broken::pauses) {
+        let why = format!("shard {shard}: {errors}");
+        return Outcome::Snooze { why, delay: SNOOZE };
+    }
+    Outcome::retry(errors, format!("shard {shard}"))
 }
 
 fn batch_message(task: &Task, id: BatchId, batch: Cut, of_task: &Headers) -> Message {

@@ -2,11 +2,13 @@
 
 mod support;
 
-use batch::{Fact, KeyRange, Reason};
-use pipeline::{Outcome, Worker};
+use std::time::Duration;
+
+use batch::{Fact, KeyRange, Reason, header};
+use pipeline::{LoopOptions, Outcome, Worker};
 use support::{Done, Hub, ROWS, SentBatches, below, from, lines};
 use testkit::Proxy;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// An address where nothing listens: the port is reserved.
@@ -218,26 +220,65 @@ async fn a_shard_that_the_cluster_does_not_have_is_named() {
     assert_eq!(quarantined(&done), Reason::UnknownShard);
 }
 
-#[tokio::test]
-async fn a_server_that_answers_with_a_page_is_named() {
-    let hub = Hub::create();
+/// A server that gives this answer to everyone.
+async fn answering(status: &str, body: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let length = body.len();
+    let answer =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let page = "<html><body>Welcome to the portal</body></html>";
-            let length = page.len();
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}"
-            );
             let mut request = [0; 4096];
-            let _ = tokio::io::AsyncReadExt::read(&mut client, &mut request).await;
+            let _ = client.read(&mut request).await;
             let _ = client.write_all(answer.as_bytes()).await;
         }
     });
-    let task = hub.task(KeyRange::default());
-    let done = hub.fetch(&format!("http://{address}"), &task, 1).await;
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are() {
+    let hub = Hub::create();
+    let page = "<html><body>Welcome to the portal</body></html>";
+    let cluster = answering("200 OK", page).await;
+    let mut message = hub.task(KeyRange::default()).to_message();
+    let done = hub.fetch_message(&cluster, message.clone(), 1).await;
+    let Outcome::Retry { error, .. } = &done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert!(
+        error.starts_with("unexpected-answer: ") && error.contains("portal"),
+        "{error}"
+    );
+    let all = LoopOptions::default().max_retries;
+    message.headers.set(header::FAILURES, i64::from(all));
+    let done = hub.fetch_message(&cluster, message, 11).await;
     assert_eq!(quarantined(&done), Reason::UnexpectedAnswer);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_or_refused_credentials_cost_no_attempt() {
+    let hub = Hub::create();
+    let task = hub.task(KeyRange::default());
+    for (status, what) in [
+        (
+            "500 Internal Server Error",
+            "Code: 201. DB::Exception: Quota for user `reader` has been exceeded. (QUOTA_EXCEEDED)",
+        ),
+        (
+            "403 Forbidden",
+            "Code: 516. DB::Exception: reader: Authentication failed. (AUTHENTICATION_FAILED)",
+        ),
+    ] {
+        let cluster = format!("{}|{DEAD}", answering(status, what).await);
+        let done = hub.fetch(&cluster, &task, 1).await;
+        let Outcome::Snooze { why, delay } = &done.outcome else {
+            panic!("{:?}", done.outcome)
+        };
+        assert!(why.contains("shard 0: ") && why.contains("reader"), "{why}");
+        assert_eq!(*delay, Duration::from_secs(60));
+    }
 }
 
 #[tokio::test]

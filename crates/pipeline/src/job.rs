@@ -1,8 +1,8 @@
-use batch::{Failure, Invalid, Message, header};
+use batch::{Failure, Invalid, Message, Reason, header};
 
 use crate::broker::{Publication, Publisher};
 use crate::unconfirmed::Unconfirmed;
-use crate::{Program, names};
+use crate::{Outcome, Program, names};
 
 /// The connection to the broker went away while a message was in work. It will be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +67,23 @@ impl Job {
         self.publish(Publication::to_queue(queue, message)).await
     }
 
+    /// An answer of something before a store ([`Reason::UnexpectedAnswer`]) is mostly a proxy's that will be
+    /// set right: the message is tried again like any other, and only when its retries are used up does
+    /// the reason that names the answer decide.
+    pub fn patiently(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Quarantine(Invalid {
+                reason: Reason::UnexpectedAnswer,
+                detail,
+            }) if self.message.headers.failures() < self.program.options.max_retries => {
+                Outcome::retry(format!("{}: {detail}", Reason::UnexpectedAnswer), "")
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Resolves when the program is told to stop: long waits should end then with
-    /// [`crate::Outcome::Snooze`].
+    /// [`Outcome::Snooze`].
     pub async fn stopping(&self) {
         self.program.app.shutdown.triggered().await;
     }

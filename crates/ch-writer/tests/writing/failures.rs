@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use batch::Reason;
-use pipeline::Outcome;
+use batch::{Reason, header};
+use pipeline::{LoopOptions, Outcome};
 use testkit::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -121,15 +121,25 @@ fn exception(code: u32, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_page_instead_of_an_answer_is_named() {
+async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are() {
     let mut tables = Tables::create(1000).await;
-    let batches = tables.batches("1", 1000).await;
+    let mut batches = tables.batches("1", 1000).await;
     let page = answer(
         "200 OK",
         "",
         "<html><body>Welcome to the portal</body></html>",
     );
     tables.target.cluster = answering(vec![page]).await.0;
+    let written = tables.write(&batches).await;
+    let Outcome::Retry { error, .. } = &written[0].outcome else {
+        panic!("{:?}", written[0].outcome)
+    };
+    assert!(
+        error.starts_with("unexpected-answer: ") && error.contains("portal"),
+        "{error}"
+    );
+    let all = LoopOptions::default().max_retries;
+    batches[0].headers.set(header::FAILURES, i64::from(all));
     assert_eq!(
         quarantined(&tables.write(&batches).await[0]),
         Reason::UnexpectedAnswer

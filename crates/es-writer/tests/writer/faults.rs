@@ -173,14 +173,7 @@ async fn a_page_of_a_proxy_is_tried_again() {
 #[tokio::test]
 async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are() {
     let fake = Fake::new(&[], |_, _| Answer::Whole(200, PAGE)).await;
-    let settings = Settings {
-        options: LoopOptions {
-            max_retries: 1,
-            ..LoopOptions::default()
-        },
-        ..hasty()
-    };
-    let writer = Writer::new(&fake.url, "all", "lite", &settings);
+    let writer = writer(&fake);
     let mut message = batch(&[row("a", 1, 1)]);
     let Outcome::Retry { error, .. } = writer.write_one(message.clone()).await.outcome else {
         panic!("not retried");
@@ -189,7 +182,8 @@ async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are
         error.starts_with("unexpected-answer: ") && error.contains("Bad Gateway"),
         "{error}"
     );
-    message.headers.set(header::FAILURES, 1);
+    let all = LoopOptions::default().max_retries;
+    message.headers.set(header::FAILURES, i64::from(all));
     let outcome = writer.write_one(message).await.outcome;
     let Outcome::Quarantine(Invalid { reason, detail }) = outcome else {
         panic!("{outcome:?}");

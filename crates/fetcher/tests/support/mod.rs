@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use app::App;
 use batch::arrow::{Limits, Stream};
-use batch::{Column, Fact, KeyRange, KeyValue, ReadPlan, Receipt, RunMode, Task, header};
+use batch::{Column, Fact, KeyRange, KeyValue, Message, ReadPlan, Receipt, RunMode, Task, header};
 use fetcher::{Fetcher, FetcherSettings};
 use pipeline::testing::Sent;
 use pipeline::{Outcome, Worker};
@@ -114,6 +114,11 @@ impl Hub {
 
     /// Reads a task from a cluster, as its `attempt`-th delivery.
     pub async fn fetch(&self, cluster: &str, task: &Task, attempt: u32) -> Done {
+        self.fetch_message(cluster, task.to_message(), attempt)
+            .await
+    }
+
+    pub async fn fetch_message(&self, cluster: &str, message: Message, attempt: u32) -> Done {
         let app = App::detached("fetcher");
         let source = SourceSettings {
             cluster: cluster.to_owned(),
@@ -121,7 +126,7 @@ impl Hub {
             ..SourceSettings::default()
         };
         let fetcher = Fetcher::new(&app, &source, &self.settings).unwrap();
-        let (mut job, sent) = pipeline::testing::job(&app, task.to_message(), attempt);
+        let (mut job, sent) = pipeline::testing::job(&app, message, attempt);
         let outcome = fetcher.process(&mut job).await.unwrap();
         pipeline::testing::confirmed(&mut job).await.unwrap();
         let counted = app.stats.counter("rows", &[("status", "fetched")]);
