@@ -78,7 +78,7 @@ fn bulks(stack: &Stack) -> Vec<Bulk> {
 /// Action line and document of everything in an index.
 fn actions(stack: &Stack, index: &str) -> Vec<Vec<u8>> {
     let api = |path: &str, body: Value| stack.indices.api("POST", path, &body.to_string());
-    api(&format!("{index}/_refresh"), json!({}));
+    stack.indices.api("POST", &format!("{index}/_refresh"), "");
     let first = json!({"size": PAGE, "sort": ["_doc"], "version": true});
     let mut page = api(&format!("{index}/_search?scroll=1m"), first);
     let mut actions = Vec::new();

@@ -72,10 +72,11 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 
 /// Prints the table and writes the results file.
 pub fn report(figures: &[Figure]) {
-    let folder = testkit::repository().join("target/bench");
-    std::fs::create_dir_all(&folder).expect("target/bench can be made");
+    const FILE: &str = "target/bench/results.json";
+    let file = testkit::repository().join(FILE);
+    let folder = file.parent().expect("it is in a folder");
+    std::fs::create_dir_all(folder).expect("target/bench can be made");
     let json = serde_json::to_string_pretty(figures).expect("figures are plain data");
-    let file = folder.join("results.json");
     std::fs::write(&file, json + "\n").expect("the results can be written");
 
     let number = |n: f64| match n {
@@ -99,5 +100,5 @@ pub fn report(figures: &[Figure]) {
     });
     let headers = ["figure", "value", "unit", "limit", "ratio", "goal", "met"];
     println!("{}", fleet::output::table(&headers, &[1, 3, 4], rows));
-    println!("written to {}", file.display());
+    println!("written to {FILE}");
 }
