@@ -48,6 +48,12 @@ pub enum Fact {
         /// later start): no later run may begin where this one ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         partial: bool,
+        /// Fingerprint of the table, key and columns that are read. Empty: not known.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        source: String,
+        /// Tells apart two queuers that announce a run of one name: the first in the ledger goes on.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        nonce: String,
     },
     /// Every task has been published and confirmed. The proof of completeness starts from this number.
     Manifest { tasks: u64, estimated_rows: u64 },

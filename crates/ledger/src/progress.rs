@@ -147,6 +147,9 @@ impl RunState {
         if self.started.as_ref().is_some_and(|started| started.partial) {
             return Some("it was partial".to_owned());
         }
+        if self.contested {
+            return Some("two queuers began it, each with a plan of its own".to_owned());
+        }
         let given_up = self.standing(Standing::Quarantined);
         if given_up > 0 {
             return Some(format!("tasks in quarantine, not fetched: {given_up}"));

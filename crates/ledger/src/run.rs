@@ -19,6 +19,8 @@ pub struct Started {
     pub stores: Vec<String>,
     /// No later run may begin where this one ended.
     pub partial: bool,
+    /// Fingerprint of what was read; empty when it was not said.
+    pub source: String,
 }
 
 impl Started {
@@ -30,6 +32,9 @@ impl Started {
             shards,
             stores,
             partial,
+            source,
+            // Only the order of the ledger tells whose it is, and here order says nothing.
+            nonce: _,
         } = &receipt.fact
         else {
             return None;
@@ -42,7 +47,18 @@ impl Started {
             shards: *shards,
             stores: stores.clone(),
             partial: *partial,
+            source: source.clone(),
         })
+    }
+
+    /// Whether the other one says the same, be it at another time.
+    fn agrees_with(&self, other: &Self) -> bool {
+        let at_ms = self.at_ms;
+        *self
+            == Self {
+                at_ms,
+                ..other.clone()
+            }
     }
 }
 
@@ -51,6 +67,8 @@ impl Started {
 pub struct RunState {
     pub(crate) run: RunId,
     pub(crate) started: Option<Started>,
+    /// Two queuers announced it, each with a plan of its own.
+    pub(crate) contested: bool,
     /// Tasks planned and rows that the plan counted.
     pub(crate) manifest: Option<(u64, u64)>,
     /// When, by whom and why the run was given up.
@@ -74,6 +92,7 @@ impl RunState {
         Self {
             run,
             started: None,
+            contested: false,
             manifest: None,
             abandoned: None,
             latest_ms: i64::MIN,
@@ -105,6 +124,8 @@ impl RunState {
         match &receipt.fact {
             Fact::Started { .. } => {
                 if let Some(started) = Started::of(receipt) {
+                    let known = self.started.as_ref();
+                    self.contested |= known.is_some_and(|known| !known.agrees_with(&started));
                     least(&mut self.started, started);
                 }
             }

@@ -29,15 +29,10 @@ pub enum Refused {
     },
     #[error("run {0} exists already; start again in a second")]
     Exists(RunId),
-}
-
-/// A run may begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admission {
-    /// The unfinished run to give up first.
-    pub abandon: Option<RunId>,
-    /// End of the last complete run that a run of changes can follow, in milliseconds since the epoch.
-    pub followed: Option<i64>,
+    #[error(
+        "another queuer began run {0} at the same moment, and goes on with it: fleet runs watch {0}"
+    )]
+    Simultaneous(RunId),
 }
 
 /// What a run carries.
@@ -48,8 +43,13 @@ pub struct Extent {
     pub partial: bool,
 }
 
-/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name.
-pub fn admit(ledger: &Ledger, pipeline: &str, force: Option<&RunId>) -> Result<Admission, Refused> {
+/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name. Gives the
+/// unfinished run that is to be given up first.
+pub fn admit(
+    ledger: &Ledger,
+    pipeline: &str,
+    force: Option<&RunId>,
+) -> Result<Option<RunId>, Refused> {
     let mut abandon = None;
     for run in ledger.unfinished(pipeline) {
         if Some(run.run()) == force {
@@ -70,28 +70,25 @@ pub fn admit(ledger: &Ledger, pipeline: &str, force: Option<&RunId>) -> Result<A
         let run = run.clone();
         return Err(Refused::NothingToForce { run, why });
     }
-    let last = ledger.last_complete(pipeline).and_then(|run| run.started());
-    Ok(Admission {
-        abandon,
-        followed: last.map(|started| started.until_ms),
-    })
+    Ok(abandon)
 }
 
-/// What a run that ends at `until_ms` carries. `followed`: the end of the last complete run.
+/// What a run that ends at `until_ms` carries. `followed`: the end of the run that it can follow.
 pub fn extent(
     options: &Options,
     followed: Option<i64>,
     overlap_ms: i64,
     until_ms: i64,
 ) -> Result<Extent, Refused> {
+    let default = followed.map(|end| end.saturating_sub(overlap_ms));
     let since_ms = match (options.full, options.since) {
         (true, _) => None,
         (false, Some(Since::At(ms))) => Some(ms),
         (false, Some(Since::Before(ms))) => Some(until_ms.saturating_sub(ms)),
-        (false, None) => followed.map(|end| end.saturating_sub(overlap_ms)),
+        (false, None) => default,
     };
-    // A later start than the last run's end leaves a gap that no later run would ever close.
-    let gap = since_ms.is_some_and(|since| followed.is_none_or(|end| since > end));
+    // A later start than that of a default run leaves a gap that no later run would ever close.
+    let gap = since_ms.is_some_and(|since| default.is_none_or(|default| since > default));
     let partial = gap || options.sample > 1 || !options.shards.is_empty();
     let mode = match since_ms {
         None => RunMode::Full,
@@ -141,6 +138,8 @@ mod tests {
                 shards: 1,
                 stores: vec!["ch-writer".into()],
                 partial: false,
+                source: String::new(),
+                nonce: String::new(),
             });
             if let Some(tasks) = *tasks {
                 say(Fact::Manifest {
@@ -175,8 +174,8 @@ mod tests {
     #[test]
     fn force_refuses_a_run_that_is_not_unfinished() {
         let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1))]);
-        let admission = admit(&ledger, "direct", Some(&run(NOW + 1))).unwrap();
-        assert_eq!(admission.abandon, Some(run(NOW + 1)));
+        let abandon = admit(&ledger, "direct", Some(&run(NOW + 1))).unwrap();
+        assert_eq!(abandon, Some(run(NOW + 1)));
         let ledger = super::tests::ledger(&[(NOW, Some(0))]);
         let refused = admit(&ledger, "direct", Some(&run(NOW))).unwrap_err();
         assert!(refused.to_string().contains("it is complete"), "{refused}");
@@ -186,9 +185,8 @@ mod tests {
 
     #[test]
     fn a_default_run_reaches_back_before_the_end_of_the_last_complete_one() {
-        let admission = admit(&ledger(&[(NOW, Some(0))]), "direct", None).unwrap();
         let default = Options::default();
-        let extent = extent(&default, admission.followed, 300_000, NOW + HOUR).unwrap();
+        let extent = extent(&default, Some(NOW), 300_000, NOW + HOUR).unwrap();
         let since_ms = NOW - 300_000;
         let mode = RunMode::Since { since_ms };
         assert_eq!((extent.mode, extent.partial), (mode, false));
@@ -217,6 +215,21 @@ mod tests {
             before
         ));
         assert!(!partial(|o| o.full = true, before));
+    }
+
+    #[test]
+    fn a_start_within_the_overlap_of_the_run_before_is_partial() {
+        let partial = |since_ms| {
+            let options = Options {
+                since: Some(Since::At(since_ms)),
+                ..Options::default()
+            };
+            let extent = extent(&options, Some(NOW), 300_000, NOW + HOUR).unwrap();
+            extent.partial
+        };
+        assert!(!partial(NOW - 300_000));
+        assert!(partial(NOW - 299_999));
+        assert!(partial(NOW));
     }
 
     #[test]

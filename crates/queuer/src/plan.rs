@@ -6,6 +6,7 @@ use stores::clickhouse::{Cluster, SourceSettings, Summary};
 use crate::admission::{Extent, Refused, extent};
 use crate::config::QueuerSettings;
 use crate::cut::{Cut, cut};
+use crate::follow::{Basis, Past, follow, source_of};
 use crate::options::Options;
 use crate::{columns, source};
 
@@ -33,6 +34,10 @@ pub struct Plan {
     pub run: RunId,
     pub read: Arc<ReadPlan>,
     pub partial: bool,
+    /// Which run it follows, and why no later one: for a person.
+    pub basis: String,
+    /// Fingerprint of the table, key and columns that it reads.
+    pub source: String,
     pub shards: Vec<ShardPlan>,
     /// Shards of the source, planned or not.
     pub shard_count: u32,
@@ -86,17 +91,21 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans a run of `pipeline`. `followed`: the end of the last complete run, in milliseconds since
-    /// the epoch, which a run of changes begins at.
+    /// Plans a run of `pipeline`, one of changes if there is a run in the past that it can follow.
     ///
     /// The run ends at the earliest "now" of its shards, cut to what the change column can tell apart:
     /// a row stamped in a moment that is not over yet might be stamped so again, with other values.
-    pub async fn plan(&self, pipeline: &str, followed: Option<i64>) -> Result<Plan, PlanError> {
+    pub async fn plan(&self, pipeline: &str, past: Option<Past<'_>>) -> Result<Plan, PlanError> {
         let shards = source::chosen(self.cluster, &self.options.shards)?;
         let survey = source::survey(&shards, self.source).await?;
         let resolved = columns::resolve(&survey.tables, self.source).map_err(PlanError::Source)?;
         let resolution_ms = stores::clickhouse::read::change_resolution_ms(&resolved.changed)?;
         let until_ms = survey.now_ms - survey.now_ms.rem_euclid(resolution_ms);
+        let shard_count = self.cluster.shard_count();
+        let table = (self.source.database.as_str(), self.source.table.as_str());
+        let source = source_of(table, &resolved.key, &resolved.columns, &resolved.changed);
+        let basis = past.map(|past| follow(past, pipeline, shard_count, &source));
+        let followed = basis.as_ref().and_then(|basis| basis.end_ms);
         let overlap_ms = self.settings.overlap_ms();
         let Extent { mode, partial } = extent(self.options, followed, overlap_ms, until_ms)?;
         let read = ReadPlan {
@@ -117,10 +126,20 @@ impl Planner<'_> {
             run: RunId::new(pipeline, until_ms)?,
             read: Arc::new(read),
             partial,
+            basis: self.basis(basis),
+            source,
             shards: numbers.zip(cuts).map(shard_plan).collect(),
-            shard_count: self.cluster.shard_count(),
+            shard_count,
             planning,
         })
+    }
+
+    fn basis(&self, basis: Option<Basis>) -> String {
+        match basis {
+            _ if self.options.full => "asked for with --full".to_owned(),
+            Some(basis) => basis.why,
+            None => "no earlier run is known".to_owned(),
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use batch::{Fact, Message, Receipt, RunId};
-use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
 use pipeline::topology::{Edge, Topology};
 use pipeline::{ProducerError, Program, Sender, names};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
 
-use crate::admission::{Admission, Refused, admit};
+use crate::admission::{Refused, admit};
 use crate::clock::{Cycles, now_ms, wait_until};
 use crate::config::QueuerSettings;
+use crate::follow::Past;
+use crate::look::Look;
 use crate::options::Options;
 use crate::plan::{Plan, PlanError, Planner, describe};
 use crate::report::Report;
@@ -145,15 +147,28 @@ struct Queuer<'a> {
 
 impl Queuer<'_> {
     async fn dry_run(&self) -> Result<Report, Error> {
-        let mut followed = None;
-        if !self.planner.options.full {
-            let messages = self.program.broker.read_stream(names::LEDGER).await;
-            let ledger = fold(&messages.map_err(Error::Ledger)?);
-            let last = ledger.last_complete(&self.pipeline.name);
-            followed = last.and_then(|run| run.started()).map(|s| s.until_ms);
-        }
-        let plan = self.planner.plan(&self.pipeline.name, followed).await?;
+        let look = match self.planner.options.full {
+            true => None,
+            false => Some(self.look().await.map_err(Error::Ledger)?),
+        };
+        let past = look.as_ref().map(|look| self.past(look));
+        let plan = self.planner.plan(&self.pipeline.name, past).await?;
         Ok(Report::of(&plan)?)
+    }
+
+    /// The ledger as it is now.
+    async fn look(&self) -> Result<Look, BrokerError> {
+        let mut look = Look::default();
+        let messages = self.program.broker.read_stream(names::LEDGER).await?;
+        messages.iter().for_each(|message| look.take(message));
+        Ok(look)
+    }
+
+    fn past<'a>(&'a self, look: &'a Look) -> Past<'a> {
+        Past {
+            ledger: &look.ledger,
+            stores: &self.pipeline.stores,
+        }
     }
 
     /// A cycle at every start, until told to stop.
@@ -194,10 +209,12 @@ impl Queuer<'_> {
         sender: &mut Sender,
         force: Option<&RunId>,
     ) -> Result<Published, Error> {
-        let ledger = fold(&sender.read_ledger().await?);
-        let Admission { abandon, followed } = admit(&ledger, &self.pipeline.name, force)?;
-        let plan = self.planner.plan(&self.pipeline.name, followed).await?;
-        if ledger.run(&plan.run).is_some() {
+        let look = self.look().await.map_err(ProducerError::Broker)?;
+        look.warn_of_refused();
+        let abandon = admit(&look.ledger, &self.pipeline.name, force)?;
+        let past = Some(self.past(&look));
+        let plan = self.planner.plan(&self.pipeline.name, past).await?;
+        if look.ledger.run(&plan.run).is_some() {
             return Err(Refused::Exists(plan.run).into());
         }
         if let Some(run) = abandon {
@@ -222,10 +239,13 @@ impl Queuer<'_> {
     }
 
     /// Says that the run has started, and looks whether it was the first to say so: two queuers may have
-    /// looked at the ledger at the same moment. All see the same order there, so one of them goes on.
+    /// looked at the ledger at the same moment. All see the same order there, so one of them goes on. When
+    /// their clocks agree, both runs have one name, and only the nonces tell whose was first.
     async fn begin(&self, sender: &mut Sender, plan: &Plan) -> Result<(), Error> {
         let carries = describe(plan.read.mode, plan.read.until_ms);
-        tracing::info!(run = %plan.run, carries, partial = plan.partial, "starting");
+        let because = &plan.basis;
+        tracing::info!(run = %plan.run, carries, because, partial = plan.partial, "starting");
+        let nonce = format!("{:016x}", RandomState::new().hash_one(&plan.run));
         let started = Fact::Started {
             pipeline: self.pipeline.name.clone(),
             mode: plan.read.mode,
@@ -233,20 +253,22 @@ impl Queuer<'_> {
             shards: plan.shard_count,
             stores: self.pipeline.stores.clone(),
             partial: plan.partial,
+            source: plan.source.clone(),
+            nonce: nonce.clone(),
         };
         say(sender, &plan.run, started).await?;
-        let messages = sender.read_ledger().await?;
-        let Some(first) = first_unfinished(&messages, &self.pipeline.name) else {
-            return Ok(());
-        };
-        if first == plan.run {
-            return Ok(());
+        let look = self.look().await.map_err(ProducerError::Broker)?;
+        if !look.is_first(&plan.run, &nonce) {
+            // The run is the other queuer's: not this one's to give up.
+            return Err(Refused::Simultaneous(plan.run.clone()).into());
         }
+        let first = match look.first_unfinished(&self.pipeline.name) {
+            Some(first) if *first != plan.run => first.clone(),
+            _ => return Ok(()),
+        };
         let why = format!("run {first} started at the same moment");
         self.abandon(sender, &plan.run, why).await?;
-        let progress = fold(&messages)
-            .run(&first)
-            .map(|run| run.progress().summary());
+        let progress = look.ledger.run(&first).map(|run| run.progress().summary());
         Err(Error::Refused(Refused::Unfinished {
             pipeline: self.pipeline.name.clone(),
             run: first,
@@ -327,22 +349,4 @@ fn receipt(run: &RunId, fact: Fact) -> Message {
         fact,
     };
     receipt.to_message()
-}
-
-fn fold(messages: &[Message]) -> Ledger {
-    let (ledger, refused) = Ledger::read(messages);
-    if let Some(first) = refused.first() {
-        tracing::warn!(count = refused.len(), %first, "messages in the ledger that are no receipts of this release");
-    }
-    ledger
-}
-
-/// The unfinished run of the pipeline whose first receipt comes first.
-fn first_unfinished(messages: &[Message], pipeline: &str) -> Option<RunId> {
-    let (ledger, _) = Ledger::read(messages);
-    let unfinished: Vec<&RunId> = ledger.unfinished(pipeline).map(|run| run.run()).collect();
-    let runs = messages
-        .iter()
-        .filter_map(|message| message.headers.run().ok());
-    runs.into_iter().find(|run| unfinished.contains(&run))
 }

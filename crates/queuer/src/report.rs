@@ -14,6 +14,8 @@ pub struct Report {
     pub mode: RunMode,
     pub until_ms: i64,
     pub partial: bool,
+    /// Which run it follows, and why no later one: for a person.
+    pub basis: String,
     /// One row in so many is read.
     pub sample: u32,
     pub table: String,
@@ -60,6 +62,7 @@ impl Report {
             mode: read.mode,
             until_ms: read.until_ms,
             partial: plan.partial,
+            basis: plan.basis.clone(),
             sample: read.sample,
             table: format!("{}.{}", read.database, read.table),
             columns: columns.map(|column| column.name.clone()).collect(),
@@ -86,6 +89,7 @@ impl fmt::Display for Report {
             1 => writeln!(f)?,
             n => writeln!(f, ", one in {n}")?,
         }
+        writeln!(f, "because  {}", self.basis)?;
         if self.partial {
             writeln!(
                 f,

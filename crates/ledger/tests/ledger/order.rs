@@ -40,8 +40,13 @@ fn whole_run() -> impl Strategy<Value = Vec<Receipt>> {
 }
 
 /// All that a run's state answers.
-fn answers(state: &RunState) -> (Progress, Vec<TaskTrouble>, bool) {
-    (state.progress(), state.troubles(), state.is_complete())
+fn answers(state: &RunState) -> (Progress, Vec<TaskTrouble>, bool, Option<String>) {
+    (
+        state.progress(),
+        state.troubles(),
+        state.is_complete(),
+        state.leaves_out(),
+    )
 }
 
 fn shuffled_and_repeated(

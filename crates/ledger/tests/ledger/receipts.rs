@@ -27,6 +27,8 @@ pub fn started(stores: &[&str]) -> Receipt {
         shards: 2,
         stores: stores.iter().map(|s| s.to_string()).collect(),
         partial: false,
+        source: "s".into(),
+        nonce: String::new(),
     })
 }
 

@@ -216,6 +216,8 @@ fn a_run_follows_the_latest_complete_run_that_left_nothing_out() {
             shards: 1,
             stores: vec![],
             partial,
+            source: String::new(),
+            nonce: String::new(),
         });
         say(Fact::Manifest {
             tasks,
@@ -251,6 +253,20 @@ fn rows_in_quarantine_are_left_out_unless_the_store_refused_them() {
         let why = with(reason).unwrap();
         assert!(why.contains("ch did not refuse: 2"), "{why}");
     }
+}
+
+#[test]
+fn a_run_announced_by_two_queuers_with_unlike_plans_is_taken_to_leave_rows_out() {
+    let mut state = fold(&[started(&["ch"]), manifest(0)]);
+    let mut again = started(&["ch"]);
+    again.at_ms += 1;
+    state.apply(&again);
+    assert_eq!(state.leaves_out(), None);
+    if let Fact::Started { source, .. } = &mut again.fact {
+        "other columns".clone_into(source);
+    }
+    state.apply(&again);
+    assert!(state.leaves_out().unwrap().contains("two queuers"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod publishing;
 mod types;
 
 use batch::Task;
-use queuer::{Options, Plan, PlanError, Planner, QueuerSettings};
+use queuer::{Options, Past, Plan, PlanError, Planner, QueuerSettings};
 use serde::de::IgnoredAny;
 use stores::clickhouse::{Cluster, SourceSettings, Summary, read};
 use testkit::Database;
@@ -59,14 +59,14 @@ impl Hub {
         self.plan_after(None).await
     }
 
-    pub async fn plan_after(&self, followed: Option<i64>) -> Result<Plan, PlanError> {
+    pub async fn plan_after(&self, past: Option<Past<'_>>) -> Result<Plan, PlanError> {
         let planner = Planner {
             cluster: &self.cluster,
             source: &self.source,
             settings: &self.settings,
             options: &self.options,
         };
-        planner.plan("direct", followed).await
+        planner.plan("direct", past).await
     }
 
     /// How many rows the task's statement gives, and what ClickHouse read for them.

@@ -1,7 +1,8 @@
 //! Plans, made and carried out on the real engine.
 
-use batch::RunMode;
-use queuer::{Report, Since};
+use batch::{Fact, Receipt, RunMode};
+use ledger::Ledger;
+use queuer::{Past, Plan, Report, Since};
 use stores::clickhouse::read::{self, ReadError};
 
 use super::Hub;
@@ -29,6 +30,33 @@ fn hub() -> Hub {
         }
     }
     hub
+}
+
+/// A ledger with a complete run of what `plan` reads, without tasks, that ended at `until_ms`.
+fn complete(plan: &Plan, until_ms: i64) -> Ledger {
+    let started = Fact::Started {
+        pipeline: "direct".to_owned(),
+        mode: RunMode::Full,
+        until_ms,
+        shards: plan.shard_count,
+        stores: vec!["ch-writer".to_owned()],
+        partial: false,
+        source: plan.source.clone(),
+        nonce: String::new(),
+    };
+    let manifest = Fact::Manifest {
+        tasks: 0,
+        estimated_rows: 0,
+    };
+    let mut ledger = Ledger::new();
+    for fact in [started, manifest] {
+        ledger.apply(&Receipt {
+            run: "r-1".parse().unwrap(),
+            at_ms: until_ms,
+            fact,
+        });
+    }
+    ledger
 }
 
 #[tokio::test]
@@ -131,7 +159,13 @@ async fn a_run_of_changes_carries_what_changed_in_its_time_and_overlaps_the_last
     let mut hub = hub();
     hub.options.full = false;
     hub.settings.change_overlap_seconds = 1;
-    let plan = hub.plan_after(Some(1_700_000_002_000)).await.unwrap();
+    let ledger = complete(&hub.plan().await.unwrap(), 1_700_000_002_000);
+    let stores = ["ch-writer".to_owned()];
+    let past = Past {
+        ledger: &ledger,
+        stores: &stores,
+    };
+    let plan = hub.plan_after(Some(past)).await.unwrap();
     let since_ms = 1_700_000_001_000;
     assert_eq!(plan.read.mode, RunMode::Since { since_ms });
     assert!(!plan.partial);
