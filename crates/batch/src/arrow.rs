@@ -11,18 +11,19 @@ mod refused;
 mod tests;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
+use arrow_ipc::CompressionType;
 use arrow_ipc::reader::RecordBatchDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
-use arrow_ipc::{CompressionType, root_as_message};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use bytes::{Bytes, BytesMut};
 
 pub use framer::Framer;
-use framer::bomb;
+use framer::{bomb, root_of};
 pub use refused::{body_of_refused, frames_of};
 
 use crate::{Invalid, Reason};
@@ -144,21 +145,28 @@ fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invali
             format!("record batch cannot be decoded: {e}"),
         )
     };
-    let message = root_as_message(&frame.bytes[frame.metadata.clone()])
+    let message = root_of(&frame.bytes[frame.metadata.clone()])
         .map_err(|e| unreadable(ArrowError::ParseError(e.to_string())))?;
     let header = message
         .header_as_record_batch()
         .ok_or_else(|| unreadable(ArrowError::ParseError("no record batch".into())))?;
     let body = Buffer::from(frame.bytes.slice(frame.metadata.end..));
-    RecordBatchDecoder::try_new(
-        &body,
-        header,
-        schema.clone(),
-        &HashMap::new(),
-        &message.version(),
-    )
-    .and_then(|decoder| decoder.read_record_batch())
-    .map_err(unreadable)
+    let decode = || {
+        let dictionaries = HashMap::new();
+        let version = message.version();
+        RecordBatchDecoder::try_new(&body, header, schema.clone(), &dictionaries, &version)?
+            .read_record_batch()
+    };
+    // The decoder asserts some of what it could judge, such as lengths that are no multiple of a value's: for
+    // data from outside that is an answer, not an end.
+    let decoded = std::panic::catch_unwind(AssertUnwindSafe(decode));
+    decoded
+        .unwrap_or_else(|_| {
+            Err(ArrowError::ParseError(
+                "its buffers do not fit its columns".into(),
+            ))
+        })
+        .map_err(unreadable)
 }
 
 /// One body of a schema message and `frames`: the pieces in order, the end marker last.

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
-use arrow_ipc::{MessageHeader, root_as_message};
+use arrow_ipc::{Message, MessageHeader, root_as_message_with_opts};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::{Buf, Bytes, BytesMut};
+use flatbuffers::{InvalidFlatbuffer, VerifierOptions};
 
 use super::{END, Frame, Limits};
 use crate::{Invalid, Reason};
@@ -10,6 +11,19 @@ use crate::{Invalid, Reason};
 const CONTINUATION: [u8; 4] = [0xFF; 4];
 /// Metadata of one message: a schema of some thousand columns stays far below.
 const MAX_METADATA: usize = 1 << 20;
+
+/// Metadata may name one table or text many times: this bounds what reading it takes, not only what it is.
+const VERIFY: VerifierOptions = VerifierOptions {
+    max_depth: 16,
+    max_tables: 16_384,
+    max_apparent_size: 4 << 20,
+    ignore_missing_null_terminator: true,
+};
+
+/// The message that metadata describes.
+pub(super) fn root_of(metadata: &[u8]) -> Result<Message<'_>, InvalidFlatbuffer> {
+    root_as_message_with_opts(&VERIFY, metadata)
+}
 
 /// Cuts a stream that arrives in pieces into its messages, copying a piece only when a message spans two.
 #[derive(Debug)]
@@ -137,7 +151,7 @@ impl Framer {
         if buffered.len() < 8 + metadata {
             return Ok(None);
         }
-        let message = root_as_message(&buffered[8..8 + metadata]).map_err(|e| {
+        let message = root_of(&buffered[8..8 + metadata]).map_err(|e| {
             Invalid::new(
                 Reason::NotReadable,
                 format!("an Arrow message's metadata is broken: {e}"),
@@ -166,7 +180,7 @@ impl Framer {
     fn judge(&mut self, (bytes, metadata): (Bytes, usize)) -> Result<Option<Frame>, Invalid> {
         let not_readable = |what: String| Invalid::new(Reason::NotReadable, what);
         let metadata = 8..8 + metadata;
-        let message = root_as_message(&bytes[metadata.clone()])
+        let message = root_of(&bytes[metadata.clone()])
             .map_err(|e| not_readable(format!("an Arrow message's metadata is broken: {e}")))?;
         match (message.header_type(), &self.schema) {
             (MessageHeader::Schema, None) => {
