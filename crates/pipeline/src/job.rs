@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use batch::{Failure, Invalid, Message, Reason, header};
 
 use crate::broker::{Publication, Publisher};
@@ -40,7 +42,8 @@ impl Job {
         &self.message
     }
 
-    /// Which try at this message this is, from 1. Grows with every retry, snooze and redelivery.
+    /// Names this try at the message: 1 for the first, and another, greater number for every later one, be it a
+    /// retry, a snooze or a redelivery, also of an older copy of the message.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -107,13 +110,23 @@ impl Job {
     }
 
     pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), Lost> {
-        self.unconfirmed.publish(&self.publisher, publication).await
+        let app = &self.program.app;
+        self.unconfirmed
+            .publish(&self.publisher, app, publication)
+            .await
     }
 
     /// Waits until every output of the message is stored.
     pub(crate) async fn confirmed(&mut self) -> Result<(), Lost> {
         self.unconfirmed
             .settle(&self.publisher, &self.program.app)
+            .await
+    }
+
+    /// [`Self::confirmed`] for as long as `patience`; then whether they are all stored, and no longer waited for.
+    pub(crate) async fn confirmed_within(&mut self, patience: Duration) -> Result<bool, Lost> {
+        self.unconfirmed
+            .settle_within(patience, &self.publisher, &self.program.app)
             .await
     }
 }

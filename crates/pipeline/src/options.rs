@@ -59,6 +59,10 @@ impl LoopOptions {
                 "{section}.prefetch and {section}.concurrency must be at least 1"
             ));
         }
+        let most = crate::worker::REDELIVERIES - 1;
+        if !(1..=most).contains(&self.max_deliveries) {
+            return Err(format!("{section}.max_deliveries must be 1 to {most}"));
+        }
         if !(0.0..=86_400.0).contains(&self.grace_seconds) {
             return Err(format!("{section}.grace_seconds must be 0 to 86400"));
         }

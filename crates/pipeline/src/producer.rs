@@ -67,7 +67,7 @@ impl Sender {
         let shutdown = self.program.app.shutdown.clone();
         // Waits while too many confirms are outstanding: during an alarm, without end.
         let published = tokio::select! {
-            published = self.unconfirmed.publish(&self.session.publisher, publication) => published,
+            published = self.unconfirmed.publish(&self.session.publisher, &self.program.app, publication) => published,
             () = shutdown.triggered() => return Err(ProducerError::Stopped),
         };
         if let Err(Lost) = published {
@@ -94,7 +94,9 @@ impl Sender {
 
     /// All messages of the ledger, from its beginning to the end that it has now.
     pub async fn read_ledger(&self) -> Result<Vec<Message>, ProducerError> {
-        Ok(self.program.broker.read_stream(names::LEDGER).await?)
+        let read = || self.program.broker.read_stream(names::LEDGER);
+        let messages = self.program.persistently(read).await?;
+        messages.ok_or(ProducerError::Stopped)
     }
 
     /// Ends in good order; everything sent is stored.
@@ -131,18 +133,17 @@ impl Sender {
 
     /// Why nothing may be sent at the moment, if so.
     async fn no_room(&mut self, output: &str) -> Result<Option<String>, ProducerError> {
+        if self.session.is_lost() {
+            self.begin_again().await?;
+        }
         if let Some(reason) = self.session.blocked().borrow().clone() {
             return Ok(Some(format!("the broker has an alarm: {reason}")));
         }
         for queue in self.readers.get(output).cloned().unwrap_or_default() {
-            let length = loop {
-                match self.session.queue_length(&queue).await {
-                    Ok(length) => break length,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot look at the queue");
-                        self.begin_again().await?;
-                    }
-                }
+            let length = match self.session.queue_length(&queue).await {
+                Ok(length) => length,
+                // If it is the session's fault, the next look begins with another one.
+                Err(error) => return Ok(Some(error.to_string())),
             };
             if length > self.max_queue_len {
                 return Ok(Some(format!(
@@ -168,13 +169,16 @@ impl Sender {
                 "session with the broker lost; beginning a new one"
             );
             self.session = session(&self.program).await?;
+            let (app, shutdown) = (&self.program.app, &self.program.app.shutdown);
             let mut lost = false;
             for publication in left {
-                lost |= self
+                let published = self
                     .unconfirmed
-                    .publish(&self.session.publisher, publication)
-                    .await
-                    .is_err();
+                    .publish(&self.session.publisher, app, publication);
+                tokio::select! {
+                    published = published => lost |= published.is_err(),
+                    () = shutdown.triggered() => return Err(ProducerError::Stopped),
+                }
             }
             if !lost {
                 return Ok(());

@@ -60,13 +60,24 @@ impl Program {
     /// Begins a session, trying until it succeeds, the time is up, or the program is told to stop (`None`).
     /// Refused credentials end the tries at once: they would be refused again.
     pub(crate) async fn connect(&self) -> Result<Option<Session>, BrokerError> {
+        self.persistently(|| self.broker.connect(self.name())).await
+    }
+
+    /// Asks the broker for something that takes a connection of its own, as persistently as [`Self::connect`].
+    pub(crate) async fn persistently<T, F>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<Option<T>, BrokerError>
+    where
+        F: Future<Output = Result<T, BrokerError>>,
+    {
         let since = Instant::now();
         let mut pause = RECONNECT.0;
         loop {
-            let error = match self.broker.connect(self.name()).await {
-                Ok(session) => {
+            let error = match ask().await {
+                Ok(answer) => {
                     self.app.health.set("broker", Ok(()));
-                    return Ok(Some(session));
+                    return Ok(Some(answer));
                 }
                 Err(error @ BrokerError::Refused { .. }) => return Err(error),
                 Err(error) if since.elapsed() >= self.give_up => return Err(error),
@@ -124,12 +135,12 @@ pub(crate) async fn watch_alarms(app: App, session: Session) {
                 app.health.set("broker-alarm", Err(problem));
                 was_blocked = true;
             }
-            None if was_blocked => {
-                tracing::info!("the broker takes messages again");
+            None => {
+                if std::mem::take(&mut was_blocked) {
+                    tracing::info!("the broker takes messages again");
+                }
                 app.health.set("broker-alarm", Ok(()));
-                was_blocked = false;
             }
-            None => {}
         }
         tokio::select! {
             changed = blocked.changed() => if changed.is_err() { return },

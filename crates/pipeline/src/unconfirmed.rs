@@ -34,13 +34,24 @@ impl State {
 }
 
 impl Unconfirmed {
-    /// Publishes and keeps. What is lost on the way is kept too, for whoever can begin another session.
+    /// Publishes and keeps. What is lost on the way is kept too, for whoever can begin another session. What
+    /// was refused is published again first, so that no more is kept than the window holds.
     pub async fn publish(
         &mut self,
         publisher: &Publisher,
+        app: &App,
         publication: Publication,
     ) -> Result<(), Lost> {
         self.forget_stored();
+        let refused = |(_, state): &(Publication, State)| matches!(state, State::Answered(_));
+        let settled = match self.0.iter().any(refused) {
+            true => self.settle(publisher, app).await,
+            false => Ok(()),
+        };
+        if let Err(lost) = settled {
+            self.0.push_back((publication, State::Unsent));
+            return Err(lost);
+        }
         let answer = publisher.publish(publication.clone()).await;
         let (state, result) = match answer {
             Ok(answer) => (State::Waiting(answer), Ok(())),
@@ -52,13 +63,30 @@ impl Unconfirmed {
 
     /// Lets go of what is stored by now, so that a long job holds no more than the window.
     fn forget_stored(&mut self) {
-        while let Some((_, state)) = self.0.front_mut() {
+        self.0.retain_mut(|(_, state)| {
             state.look();
-            if !matches!(state, State::Answered(Confirm::Stored)) {
-                return;
-            }
-            self.0.pop_front();
+            !matches!(state, State::Answered(Confirm::Stored))
+        });
+    }
+
+    /// Waits until everything is answered, publishing again what was refused for as long as `patience`. Whether
+    /// everything is stored; if not, what is not is let go of.
+    pub async fn settle_within(
+        &mut self,
+        patience: Duration,
+        publisher: &Publisher,
+        app: &App,
+    ) -> Result<bool, Lost> {
+        if self.wait_for_answers().await?.is_none() {
+            return Ok(true);
         }
+        if let Ok(settled) = tokio::time::timeout(patience, self.settle(publisher, app)).await {
+            return settled.map(|()| true);
+        }
+        self.forget_stored();
+        let left = self.0.len();
+        self.0.clear();
+        Ok(left == 0)
     }
 
     /// Waits until everything is stored, publishing again what was refused.

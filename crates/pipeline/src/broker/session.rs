@@ -169,6 +169,8 @@ impl Link {
             }
             first
         });
+        // The alarm of a broker that is gone will never be lifted.
+        self.block(None);
     }
 
     pub fn block(&self, reason: Option<String>) {
@@ -200,6 +202,11 @@ pub(crate) enum Backend {
 }
 
 impl Session {
+    /// Whether the session has ended.
+    pub fn is_lost(&self) -> bool {
+        self.link.lost.borrow().is_some()
+    }
+
     /// Resolves with the cause when the session has ended.
     pub async fn lost(&self) -> String {
         self.link.lost().await

@@ -1,8 +1,18 @@
+use std::time::Duration;
+
 use batch::{Invalid, Reason, header};
 
 use crate::broker::Publication;
 use crate::job::{Job, Lost};
 use crate::{BatchWorker, Ladder, Outcome, Program};
+
+/// How long what the broker refuses is published again before the message is put off.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long it is put off then: full queues and missing ones need an operator.
+const PUT_OFF: Duration = Duration::from_secs(600);
+/// Numbers left to the redeliveries of one copy of a message: more than `max_deliveries` allows, so that the next copy
+/// never has the same attempt as an older one that is delivered once more.
+pub(crate) const REDELIVERIES: u32 = 64;
 
 /// Carries an outcome out, up to the confirm. Everything goes through the broker, so that a worker that
 /// dies here leaves the message where it was.
@@ -37,9 +47,14 @@ pub(super) async fn finish<W: BatchWorker>(
             job.quarantine_rows(job.message().clone(), &why).await?;
         }
     }
-    if program.acknowledges_before_confirm() {
+    if program.acknowledges_before_confirm() || job.confirmed_within(PATIENCE).await? {
         return Ok(());
     }
+    // A full quarantine, or an output that nobody reads, must not hold the message in hand: it would take
+    // the place of others, and the broker takes back what is held too long. It is processed again later.
+    tracing::warn!("the broker takes not all that this message led to; putting the message off");
+    let delay = program.ladder.nearest(PUT_OFF);
+    again(program, job, job.message().clone(), delay).await?;
     job.confirmed().await
 }
 
@@ -66,10 +81,12 @@ async fn again(
     program: &Program,
     job: &mut Job,
     mut message: batch::Message,
-    delay: std::time::Duration,
+    delay: Duration,
 ) -> Result<(), Lost> {
     program.count_sent("delay");
-    message.headers.set(header::TRIES, i64::from(job.attempt()));
+    let tries = message.headers.count(header::TRIES).unwrap_or(0);
+    let tries = tries.saturating_add(REDELIVERIES);
+    message.headers.set(header::TRIES, i64::from(tries));
     let queue = Ladder::queue(program.name(), delay);
     job.publish(Publication::to_queue(queue, message)).await
 }

@@ -8,6 +8,8 @@ mod groups;
 mod serve;
 mod single;
 
+pub(crate) use finish::REDELIVERIES;
+
 use std::time::Duration;
 
 use crate::broker::BrokerError;
@@ -16,6 +18,11 @@ use crate::{BatchWorker, Program, Worker, names};
 
 /// Pause after a lost session that had begun well: a broker that restarts is not hurried.
 const AFTER_LOSS: Duration = Duration::from_millis(500);
+/// The pause doubles with every session in which nothing was acknowledged, to half a minute.
+const MOST_DOUBLINGS: u32 = 6;
+/// Sessions of that kind in a row after which messages are taken one by one: each loss counts as a delivery
+/// without an answer for every message in hand.
+const BARREN: u32 = 2;
 
 /// Runs a role that processes one message at a time, until the program is told to stop.
 pub async fn run_worker<W: Worker>(program: &Program, worker: W) -> Result<(), BrokerError> {
@@ -30,6 +37,7 @@ pub async fn run_batch_worker<W: BatchWorker>(
 ) -> Result<(), BrokerError> {
     let worker = std::sync::Arc::new(worker);
     let queue = names::input_queue(program.name());
+    let mut barren = 0;
     while !program.app.shutdown.is_triggered() {
         let Some(session) = program.connect().await? else {
             break;
@@ -37,14 +45,13 @@ pub async fn run_batch_worker<W: BatchWorker>(
         let alarms = tokio::spawn(watch_alarms(program.app.clone(), session.clone()));
         let served = async {
             if !program.configured(&session).await? {
-                return Ok(());
+                return Ok(false);
             }
-            let subscription = session.subscribe(&queue, program.options.prefetch).await?;
-            tracing::info!(queue, "consuming");
-            serve::Serving::new(program, &worker, &session, subscription)
-                .run()
-                .await;
-            Ok::<_, BrokerError>(())
+            let prefetch = prefetch(program, barren);
+            let subscription = session.subscribe(&queue, prefetch).await?;
+            tracing::info!(queue, prefetch, "consuming");
+            let serving = serve::Serving::new(program, &worker, &session, subscription);
+            Ok::<_, BrokerError>(serving.run().await)
         };
         let served = served.await;
         session.close().await;
@@ -52,19 +59,31 @@ pub async fn run_batch_worker<W: BatchWorker>(
         if program.app.shutdown.is_triggered() {
             break;
         }
-        let cause = match served {
-            Ok(()) => session.lost().await,
-            Err(error) => error.to_string(),
+        let (cause, fruitful) = match served {
+            Ok(fruitful) => (session.lost().await, fruitful),
+            Err(error) => (error.to_string(), false),
         };
+        barren = if fruitful { 0 } else { barren + 1 };
         tracing::warn!(
             error = cause,
             "session with the broker lost; beginning a new one"
         );
         program.app.health.set("broker", Err(cause));
+        // These were of the session that is gone.
+        program.app.health.set("broker-alarm", Ok(()));
+        program.app.health.set("publishing", Ok(()));
+        let pause = AFTER_LOSS * 2u32.pow(barren.min(MOST_DOUBLINGS));
         tokio::select! {
             () = program.app.shutdown.triggered() => {}
-            () = tokio::time::sleep(AFTER_LOSS) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     Ok(())
+}
+
+fn prefetch(program: &Program, barren: u32) -> u16 {
+    match barren {
+        BARREN.. => 1,
+        _ => program.options.prefetch,
+    }
 }

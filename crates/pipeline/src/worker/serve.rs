@@ -14,7 +14,7 @@ use super::finish::finish;
 use super::groups::{Group, Groups};
 use crate::broker::{AckBook, Acknowledgement, Delivery, Session, Subscription};
 use crate::job::{Job, Lost};
-use crate::{BatchWorker, Outcome, Program};
+use crate::{BatchWorker, Outcome, Program, Weight};
 
 /// How long a completion behind a gap may wait for the gap to close, and with it one acknowledgement for both.
 const GAP: Duration = Duration::from_millis(50);
@@ -46,6 +46,8 @@ pub(super) struct Serving<'a, W: BatchWorker> {
     suspects: Vec<Gathered<W>>,
     slots: Arc<Semaphore>,
     slot_freed: Arc<Notify>,
+    /// Whether anything was acknowledged.
+    fruitful: bool,
     /// Each answers with the tags of its messages once these are confirmed.
     running: JoinSet<Result<Vec<u64>, Lost>>,
 }
@@ -68,13 +70,15 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             suspects: Vec::new(),
             slots: Arc::new(Semaphore::new(program.options.concurrency)),
             slot_freed: Arc::new(Notify::new()),
+            fruitful: false,
             running: JoinSet::new(),
         }
     }
 
     /// Serves until the session is lost or the program is told to stop, and in that case to the end of what
-    /// is in work. The order of stopping: intake, what has not begun, what is in work, acknowledgements.
-    pub async fn run(mut self) {
+    /// is in work. The order of stopping: intake, what has not begun, what is in work, acknowledgements. Answers
+    /// with whether anything was acknowledged.
+    pub async fn run(mut self) -> bool {
         let mut gaps = tokio::time::interval(GAP);
         let session = self.session.clone();
         let lost = std::pin::pin!(session.lost());
@@ -84,13 +88,13 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             let due = self.groups.due_at();
             tokio::select! {
                 biased;
-                _ = &mut lost => return,
+                _ = &mut lost => return self.fruitful,
                 () = self.program.app.shutdown.triggered() => break,
                 Some(done) = self.running.join_next() => self.ended(done),
                 delivery = self.subscription.deliveries.recv() => match delivery {
                     Some(delivery) => self.admit(delivery),
                     // The session is lost, and about to say so.
-                    None => return,
+                    None => return self.fruitful,
                 },
                 () = until(due) => {
                     let due = self.groups.due();
@@ -107,6 +111,7 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             _ = &mut lost => {}
             () = self.drain() => {}
         }
+        true
     }
 
     async fn drain(mut self) {
@@ -162,7 +167,7 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         let tries = message.headers.count(header::TRIES).unwrap_or(0);
         let attempt = tries.saturating_add(delivery_count).saturating_add(1);
         let checked = check(self.program, &message, delivery_count)
-            .and_then(|()| self.worker.admit(&message));
+            .and_then(|()| admit(&**self.worker, &message));
         let job = Job::new(
             message,
             attempt,
@@ -261,12 +266,14 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             ended = self.running.try_join_next();
         }
         if let Some(answer) = self.book.front() {
+            self.fruitful = true;
             self.subscription.answer(answer);
         }
     }
 
     fn acknowledge_all(&mut self) {
         for answer in self.book.all() {
+            self.fruitful = true;
             self.subscription.answer(answer);
         }
     }
@@ -307,6 +314,24 @@ fn check(program: &Program, message: &Message, delivery_count: u32) -> Result<()
     Ok(())
 }
 
+/// The role's own look at a message. A panic in it is the fault of this message, not of the program.
+fn admit<W: BatchWorker>(
+    worker: &W,
+    message: &Message,
+) -> Result<(W::Key, Weight, W::Item), Invalid> {
+    let admitted = std::panic::catch_unwind(AssertUnwindSafe(|| worker.admit(message)));
+    admitted.unwrap_or_else(|panic| {
+        let what = format!("looking at it panicked: {}", text_of(&*panic));
+        Err(Invalid::new(Reason::NotReadable, what))
+    })
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_default()
+}
+
 /// The role's own processing. A panic in it is a failure of these messages, not of the program.
 async fn process<W: BatchWorker>(
     worker: &W,
@@ -328,9 +353,7 @@ async fn process<W: BatchWorker>(
         }
         Ok(Err(Lost)) => Err(Lost),
         Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let error = format!("the role panicked: {}", text.unwrap_or_default());
+            let error = format!("the role panicked: {}", text_of(&*panic));
             Ok(vec![Outcome::retry(error, "worker"); count])
         }
     }
