@@ -98,21 +98,25 @@ impl Demo {
     fn cycle(&self) -> Value {
         say(&format!("Starting {}.", WORKERS.join(", ")));
         let mut workers: Vec<Process> = WORKERS.iter().map(|role| self.fleet.start(role)).collect();
-        say("fleet run queuer");
-        self.fleet.run(&["run", "queuer"]);
-        let runs = self.fleet.json(&["runs", "list"]);
-        let run = latest(&runs);
-        let name = run["run"].as_str().expect("a run has a name").to_owned();
-        let watched = self
-            .fleet
-            .command(&["runs", "watch", &name])
-            .stdout(Stdio::inherit())
-            .status();
-        if !watched.is_ok_and(|status| status.success()) {
-            say(&format!(
-                "fleet runs watch {name} did not see the run to its end."
-            ));
+        let mut publish = vec!["run", "queuer"];
+        let before = self.latest();
+        if let Some(run) = before.as_ref().filter(|run| is_unfinished(run)) {
+            let name = name_of(run);
+            if run["state"] == "planning" {
+                // Its queuer was killed: the rest of its tasks will never come.
+                publish.extend(["--force", name]);
+            } else {
+                say(&format!(
+                    "Run {name} was interrupted; seeing it to its end first."
+                ));
+                self.watch(name);
+            }
         }
+        say(&format!("fleet {}", publish.join(" ")));
+        self.fleet.run(&publish);
+        let run = self.latest().expect("the queuer has just published a run");
+        let name = name_of(&run);
+        self.watch(name);
         for worker in &mut workers {
             if worker.terminate(GRACE).is_none() {
                 say(&format!(
@@ -121,7 +125,23 @@ impl Demo {
                 ));
             }
         }
-        self.fleet.json(&["runs", "show", &name])
+        self.fleet.json(&["runs", "show", name])
+    }
+
+    fn watch(&self, name: &str) {
+        let mut watch = self.fleet.command(&["runs", "watch", name]);
+        let watched = watch.stdout(Stdio::inherit()).status();
+        if !watched.is_ok_and(|status| status.success()) {
+            say(&format!(
+                "fleet runs watch {name} did not see the run to its end."
+            ));
+        }
+    }
+
+    /// The latest run on the ledger.
+    fn latest(&self) -> Option<Value> {
+        let runs = self.fleet.json(&["runs", "list"]);
+        runs["runs"].as_array()?.last().cloned()
     }
 
     /// Counts in the stores, compares with the source, and prints the table.
@@ -158,26 +178,32 @@ impl Demo {
         ));
 
         println!();
+        let already = match read {
+            0 => ": nothing changed since the last run, its rows were already there",
+            _ => "",
+        };
         println!(
-            "rows in the source       {} ({} keys; {} rows are older versions)",
+            "rows in the source   {} ({} keys; {} rows are older versions)",
             number(source.rows),
             number(source.keys()),
             number(source.rows - source.keys())
         );
+        println!("rows read            {}{already}", number(read));
+        for store in run["stores"].as_array().into_iter().flatten() {
+            let rows = |what: &str| number(store["rows"][what].as_u64().unwrap_or(0));
+            println!(
+                "{:<21}{} stored, {} already there, {} quarantined",
+                store["store"].as_str().unwrap_or_default(),
+                rows("stored"),
+                rows("unchanged"),
+                rows("quarantined")
+            );
+        }
         println!(
-            "rows read in this run    {}{}",
-            number(read),
-            if read == 0 {
-                ": nothing changed since the last run, its rows were already there"
-            } else {
-                ""
-            }
-        );
-        println!(
-            "state of the run         {}",
+            "state of the run     {}",
             run["state"].as_str().unwrap_or("unknown")
         );
-        println!("time                     {}", duration(elapsed));
+        println!("time                 {}", duration(elapsed));
         println!();
         let cells = lines.iter().map(|line| {
             let agrees = if line.agrees() { "yes" } else { "NO" };
@@ -318,12 +344,12 @@ impl Line {
     }
 }
 
-fn latest(runs: &Value) -> Value {
-    let runs = runs["runs"].as_array().cloned().unwrap_or_default();
-    let name = |run: &Value| run["run"].as_str().map(str::to_owned);
-    runs.into_iter()
-        .max_by_key(name)
-        .expect("the queuer has just published a run")
+fn name_of(run: &Value) -> &str {
+    run["run"].as_str().expect("a run has a name")
+}
+
+fn is_unfinished(run: &Value) -> bool {
+    run["state"] == "planning" || run["state"] == "running"
 }
 
 fn count(address: &str, sql: &str) -> u64 {
@@ -336,7 +362,8 @@ fn count(address: &str, sql: &str) -> u64 {
 }
 
 fn say(text: &str) {
-    if std::io::stdout().is_terminal() {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if std::io::stdout().is_terminal() && !plain {
         println!("\x1b[1m{text}\x1b[0m");
     } else {
         println!("{text}");

@@ -58,6 +58,11 @@ impl Output {
         self.line(serde_json::to_string_pretty(value)?)
     }
 
+    /// JSON on one line: for answers that go on, one line each.
+    pub fn json_line(self, value: &impl Serialize) -> io::Result<()> {
+        self.line(serde_json::to_string(value)?)
+    }
+
     /// Writes the error and its causes to the standard error.
     pub fn error(self, error: &anyhow::Error, exit: Exit) {
         let text = causes(error);

@@ -2,7 +2,6 @@
 
 use batch::{BatchId, HeaderValue, Headers, Message, TaskHash, header};
 use bytes::Bytes;
-use pipeline::broker::{Broker, Confirm, Publication, RabbitMq};
 use testkit::Stack;
 
 use crate::support::*;
@@ -44,26 +43,6 @@ async fn take(stack: &Stack, queue: &str) -> Message {
     delivery.message
 }
 
-async fn connect(stack: &Stack) -> pipeline::broker::Session {
-    let broker = Broker::RabbitMq(RabbitMq::new(stack.host.url()).unwrap());
-    broker.connect("test").await.unwrap()
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn send(stack: &Stack, queue: &str, message: Message) {
-    let session = connect(stack).await;
-    let publication = Publication::to_queue(queue.to_owned(), message);
-    let confirm = session
-        .publisher
-        .publish(publication)
-        .await
-        .unwrap()
-        .await
-        .unwrap();
-    assert_eq!(confirm, Confirm::Stored);
-    session.close().await;
-}
-
 fn with(message: &Message, change: impl FnOnce(&mut Message)) -> Message {
     let mut message = message.clone();
     change(&mut message);
@@ -80,6 +59,15 @@ fn other_columns() -> Bytes {
     use arrow_array::{Int64Array, RecordBatch};
     let column: arrow_array::ArrayRef = std::sync::Arc::new(Int64Array::from(vec![1, 2, 3]));
     let batch = RecordBatch::try_from_iter([("unknown", column)]).unwrap();
+    batch::arrow::encode(&batch.schema(), &[batch]).unwrap()
+}
+
+/// Some kilobytes that hold a hundred megabytes.
+fn bomb() -> Bytes {
+    use arrow_array::{RecordBatch, StringArray};
+    let text = "a".repeat(100 << 20);
+    let column: arrow_array::ArrayRef = std::sync::Arc::new(StringArray::from(vec![text]));
+    let batch = RecordBatch::try_from_iter([("keyword", column)]).unwrap();
     batch::arrow::encode(&batch.schema(), &[batch]).unwrap()
 }
 
@@ -114,6 +102,7 @@ fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
             "oversized",
             with(&good, |m| m.body = vec![0; 1_000_001].into()),
         ),
+        ("decompression-bomb", Message::new(headers(0, 1), bomb())),
         ("unknown-shard", set(&good, header::SHARD, 77)),
     ];
     let mut workers = [
@@ -158,17 +147,34 @@ fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
             process.log()
         );
     }
-    // The good batch after the bad ones is stored.
-    let rows = good.headers.rows().unwrap();
+    // Nothing of the good batch after the bad ones is lost.
+    let rows = u64::from(good.headers.rows().unwrap());
     let stored = || -> u64 {
-        let sql = "SELECT count() FROM {db}.keywords_metrics_local FINAL";
-        (0..2)
+        let sql = "SELECT count() FROM {db}.keywords_metrics_local";
+        let shards = 0..stack.database.shards().len();
+        shards
             .map(|shard| stack.database.run(shard, sql).parse::<u64>().unwrap())
             .sum()
     };
-    assert!(eventually(|| stored() > 0), "{rows} rows should be stored");
+    assert!(
+        eventually(|| stored() == rows),
+        "{} of {rows} rows",
+        stored()
+    );
     let [all, _] = stack.index_names();
-    assert!(eventually(|| documents(&stack, &all) > 0));
+    let refused = || -> u64 {
+        let of = |message: &serde_json::Value| {
+            let headers = &message["properties"]["headers"];
+            (headers["fleet-reason"] == "refused-rows").then(|| headers["fleet-rows"].as_u64())?
+        };
+        peek(&stack, "es-writer-quar").iter().filter_map(of).sum()
+    };
+    let indexed = || documents(&stack, &all) + refused();
+    assert!(
+        eventually(|| indexed() == rows),
+        "{} of {rows} rows",
+        indexed()
+    );
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn fields_are_the_same_in_both_stores(stack: &Stack) {
             compared += 1;
         }
     }
-    assert!(compared > 80, "only {compared} rows were compared");
+    assert!(compared > 50, "only {compared} rows were compared");
 }
 
 fn assert_same(found: &Value, wanted: &Value, field: &str, store: &str, row: &Value) {
@@ -242,4 +242,36 @@ fn a_dry_run_publishes_nothing() {
     let plan = stack.fleet.run(&["run", "queuer", "--dry-run"]);
     assert!(plan.contains("SELECT"), "{plan}");
     assert_eq!(peek(&stack, "fetcher-in").len(), 0);
+}
+
+#[test]
+fn an_old_batch_that_arrives_late_changes_nothing() {
+    let _turn = one_at_a_time();
+    let stack = configured(2_000, "[queuer]\nchange_overlap_seconds = 0\n");
+    let fetcher = stack.fleet.start("fetcher");
+    let first = publish(&stack, &[]);
+    assert!(eventually(
+        || progress(&stack, &first)["rows_fetched"] == 2_000
+    ));
+    // The batches of the first run wait in the queues; a copy of each comes back at the end.
+    let late = WRITERS.map(|writer| (writer, copies(&stack, &format!("{writer}-in"))));
+    let _writers = WRITERS.map(|writer| stack.fleet.start(writer));
+    complete(&stack, &first);
+    stack.hub.change(1);
+    let second = publish(&stack, &[]);
+    complete(&stack, &second);
+    assert_stores_agree(&stack);
+
+    for (writer, messages) in late {
+        assert!(!messages.is_empty());
+        for message in messages {
+            send(&stack, &format!("{writer}-in"), message);
+        }
+        assert!(eventually(
+            || peek(&stack, &format!("{writer}-in")).is_empty()
+        ));
+    }
+    drop(fetcher);
+    assert_stores_agree(&stack);
+    fields_are_the_same_in_both_stores(&stack);
 }

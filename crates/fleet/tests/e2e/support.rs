@@ -1,6 +1,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use batch::Message;
+use pipeline::broker::{Broker, Confirm, Publication, RabbitMq, Session};
 use serde_json::Value;
 use testkit::{Process, Stack};
 
@@ -15,6 +17,7 @@ pub fn one_at_a_time() -> MutexGuard<'static, ()> {
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
 pub const WORKERS: [&str; 3] = ["fetcher", "ch-writer", "es-writer"];
+pub const WRITERS: [&str; 2] = ["ch-writer", "es-writer"];
 
 /// A stack whose tables, indices and pipeline are declared.
 pub fn configured(rows: u64, more: &str) -> Stack {
@@ -132,4 +135,33 @@ pub fn peek(stack: &Stack, queue: &str) -> Vec<Value> {
     let request = r#"{"count":1000,"ackmode":"ack_requeue_true","encoding":"base64"}"#;
     let answer = stack.host.api("POST", &path, request);
     serde_json::from_str(&answer).expect("the management interface answers in JSON")
+}
+
+pub async fn connect(stack: &Stack) -> Session {
+    let broker = Broker::RabbitMq(RabbitMq::new(stack.host.url()).unwrap());
+    broker.connect("test").await.unwrap()
+}
+
+/// Publishes a message to a queue, up to the confirm.
+#[tokio::main(flavor = "current_thread")]
+pub async fn send(stack: &Stack, queue: &str, message: Message) {
+    let session = connect(stack).await;
+    let publication = Publication::to_queue(queue.to_owned(), message);
+    let answer = session.publisher.publish(publication).await.unwrap();
+    assert_eq!(answer.await.unwrap(), Confirm::Stored);
+    session.close().await;
+}
+
+/// Copies of all messages of a queue, which stay there.
+#[tokio::main(flavor = "current_thread")]
+pub async fn copies(stack: &Stack, queue: &str) -> Vec<Message> {
+    let session = connect(stack).await;
+    let length = session.queue_length(queue).await.unwrap();
+    let mut subscription = session.subscribe(queue, 1000).await.unwrap();
+    let mut messages = Vec::new();
+    for _ in 0..length {
+        messages.push(subscription.deliveries.recv().await.unwrap().message);
+    }
+    session.close().await;
+    messages
 }

@@ -113,7 +113,7 @@ impl View {
 
     fn show(&mut self, progress: &Progress) -> anyhow::Result<()> {
         if self.output.is_json() {
-            return Ok(self.output.json(progress)?);
+            return Ok(self.output.json_line(progress)?);
         }
         let text = self.text(progress);
         match &self.bar {
@@ -129,7 +129,7 @@ impl View {
 
     fn end(&mut self, progress: &Progress) -> anyhow::Result<()> {
         if self.output.is_json() {
-            return Ok(self.output.json(progress)?);
+            return Ok(self.output.json_line(progress)?);
         }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
