@@ -4,7 +4,7 @@ use batch::arrow::Limits;
 use batch::{Invalid, Reason, Task};
 use futures_util::TryStreamExt;
 use stores::Class;
-use stores::clickhouse::read::{ReadError, select};
+use stores::clickhouse::read::select;
 use stores::clickhouse::{ByteStream, Error, Replica, classify};
 
 use crate::config::FetcherSettings;
@@ -28,6 +28,9 @@ pub(crate) enum Broken {
     /// The replica's answer is not what it should be; another one's may be.
     #[error("{replica}: {what}")]
     Answer { replica: String, what: Invalid },
+    /// The replica lacks what others may have.
+    #[error("{replica}: {what}")]
+    Behind { replica: String, what: String },
     /// No replica can do better.
     #[error(transparent)]
     Task(Invalid),
@@ -70,15 +73,6 @@ impl Reading {
     }
 }
 
-impl From<ReadError> for Broken {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Changed(invalid) => Self::Task(invalid),
-            ReadError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<Error> for Broken {
     fn from(error: Error) -> Self {
         match classify(&error) {
@@ -116,7 +110,7 @@ impl Broken {
                 Class::Quarantine(reason) => Some(Invalid::new(reason, error.to_string())),
                 _ => None,
             },
-            Self::Answer { .. } => None,
+            Self::Answer { .. } | Self::Behind { .. } => None,
         }
     }
 

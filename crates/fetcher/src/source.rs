@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use batch::{Column, RunId, Task};
 use serde::Deserialize;
-use stores::clickhouse::read::{ReadError, compare_columns};
-use stores::clickhouse::{Query, Replica};
+use stores::clickhouse::read::compare_columns;
+use stores::clickhouse::{Error, Query, Replica};
 
 use crate::config::FetcherSettings;
+use crate::delays::Delays;
+use crate::reading::Broken;
 
 /// Replicas that were checked, by their addresses.
-#[derive(Default)]
 pub(crate) struct Sources {
+    delays: Delays,
     checked: Mutex<HashMap<String, Arc<Source>>>,
 }
 
@@ -34,16 +36,28 @@ const OPTIONAL: [&str; 2] = [
 ];
 
 impl Sources {
-    /// Checks once for each run and replica that the replica has every column of the plan, with the
+    /// Replicas that are behind by more than `max_replica_delay_seconds` are not fit to be read from.
+    pub fn new(max_replica_delay_seconds: u64) -> Self {
+        Self {
+            delays: Delays::new(max_replica_delay_seconds),
+            checked: Mutex::default(),
+        }
+    }
+
+    /// Checks that the replica is not too far behind its shard's others, and once for each run and replica that the replica has every column of the plan, with the
     /// plan's type. Tasks that come in while the first check is under way check as well.
-    pub async fn check(&self, replica: &Replica, task: &Task) -> Result<Arc<Source>, ReadError> {
+    pub async fn check(&self, replica: &Replica, task: &Task) -> Result<Arc<Source>, Broken> {
+        if let Some(what) = self.delays.too_long(replica, task).await? {
+            let replica = replica.address().to_owned();
+            return Err(Broken::Behind { replica, what });
+        }
         if let Some(source) = self.lock().get(replica.address())
             && source.run == task.run
         {
             return Ok(source.clone());
         }
         let found = columns(replica, task).await?;
-        compare_columns(task.shard, &task.plan, &found)?;
+        compare_columns(task.shard, &task.plan, &found).map_err(Broken::Task)?;
         let source = Arc::new(Source {
             run: task.run.clone(),
             known_settings: known_settings(replica).await?,
@@ -89,17 +103,17 @@ impl Source {
     }
 }
 
-async fn columns(replica: &Replica, task: &Task) -> Result<Vec<Column>, ReadError> {
+async fn columns(replica: &Replica, task: &Task) -> Result<Vec<Column>, Error> {
     let query = Query::new(
         "SELECT name, type FROM system.columns \
          WHERE database = {database:String} AND table = {table:String}",
     )
     .param("database", &task.plan.database)
     .param("table", &task.plan.table);
-    Ok(replica.rows(&query).await?)
+    replica.rows(&query).await
 }
 
-async fn known_settings(replica: &Replica) -> Result<Vec<String>, ReadError> {
+async fn known_settings(replica: &Replica) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct Row {
         name: String,

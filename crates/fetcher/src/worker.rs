@@ -44,7 +44,7 @@ impl Fetcher {
             app: app.clone(),
             cluster: Cluster::new(&source.connection())?,
             settings: settings.clone(),
-            sources: Sources::default(),
+            sources: Sources::new(source.max_replica_delay_seconds),
         })
     }
 
@@ -130,7 +130,7 @@ impl Worker for Fetcher {
             };
             match broken {
                 Broken::Task(invalid) => return Ok(invalid.into()),
-                Broken::Answer { .. } => replica.mark_down(),
+                Broken::Answer { .. } | Broken::Behind { .. } => replica.mark_down(),
                 // Done already, if it is the replica's fault.
                 Broken::Replica(_) => {}
             }

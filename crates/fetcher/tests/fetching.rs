@@ -8,8 +8,8 @@ use batch::{Fact, KeyRange, Reason, header};
 use pipeline::{LoopOptions, Outcome, Worker};
 use support::{Done, Hub, ROWS, SentBatches, below, from, lines};
 use testkit::Proxy;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 /// An address where nothing listens: the port is reserved.
 const DEAD: &str = "http://127.0.0.1:1";
@@ -279,6 +279,69 @@ async fn a_quota_that_is_used_up_or_refused_credentials_cost_no_attempt() {
         assert!(why.contains("shard 0: ") && why.contains("reader"), "{why}");
         assert_eq!(*delay, Duration::from_secs(60));
     }
+}
+
+/// A server before the real one that says of itself how far its table is behind.
+async fn replica_with_delay(hub: &Hub, seconds: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = hub.server();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut request = vec![0; 65_536];
+            let n = client.read(&mut request).await.unwrap_or(0);
+            let request = &request[..n];
+            if String::from_utf8_lossy(request).contains("absolute_delay") {
+                let row = format!("{{\"absolute_delay\":{seconds}}}\n");
+                let length = row.len();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nX-ClickHouse-Summary: {{}}\r\nContent-Length: {length}\r\n\
+                     Connection: close\r\n\r\n{row}"
+                );
+                let _ = client.write_all(answer.as_bytes()).await;
+                continue;
+            }
+            let mut real = TcpStream::connect(&server).await.unwrap();
+            real.write_all(request).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut real).await });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_is_passed_over_and_one_that_is_just_behind_is_read() {
+    let hub = Hub::create();
+    let behind = replica_with_delay(&hub, 121).await;
+    let cluster = format!("{behind}|{}", replica_with_delay(&hub, 120).await);
+    let done = hub.fetch(&cluster, &hub.task(KeyRange::default()), 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(failed_attempts(&done), [1]);
+    assert_eq!(fetched(&done).unwrap().0, 2);
+    assert_eq!(all_lines(&done).len() as u64, ROWS);
+}
+
+#[tokio::test]
+async fn a_range_of_which_every_replica_is_behind_comes_again_and_says_how_far() {
+    let hub = Hub::create();
+    let (one, other) = (
+        replica_with_delay(&hub, 700).await,
+        replica_with_delay(&hub, 800).await,
+    );
+    let task = hub.task(KeyRange::default());
+    let done = hub.fetch(&format!("{one}|{other}"), &task, 1).await;
+    let Outcome::Retry { error, at } = &done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert_eq!(
+        *error,
+        format!(
+            "{one}: it is 700 s behind; source.max_replica_delay_seconds allows 120 s; \
+             {other}: it is 800 s behind; source.max_replica_delay_seconds allows 120 s"
+        )
+    );
+    assert_eq!(at, "shard 0");
+    assert!(done.sent.batches().is_empty());
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ pub struct SourceSettings {
     /// `{001..200}` counts shards, `{a|b}` names replicas. Shards count from 0.
     /// Example: `http://hub{001..200}-{a|b}:8123`.
     pub cluster: String,
-    /// User to read as. It needs SELECT on the table and on `system.columns`, `system.tables` and
-    /// `system.parts`, and the right to change settings (`readonly` 0 or 2).
+    /// User to read as. It needs SELECT on the table and on `system.columns`, `system.tables`,
+    /// `system.parts` and `system.replicas`, and the right to change settings (`readonly` 0 or 2).
     pub user: String,
     /// Password of the user.
     pub password: Option<Secret>,
@@ -37,6 +37,11 @@ pub struct SourceSettings {
     pub idle_timeout_seconds: u64,
     /// For how long a replica that failed is tried after the others, in seconds.
     pub replica_quarantine_seconds: u64,
+    /// A replica that is further behind the others of its shard is not read from, in seconds. A run of changes
+    /// reads what changed since `queuer.change_overlap_seconds` before the run before it: rows that reach
+    /// a replica later than that are in no run. So it has to be well under it; the rest is for what is on its way
+    /// into the hub.
+    pub max_replica_delay_seconds: u64,
 }
 
 impl Default for SourceSettings {
@@ -53,6 +58,8 @@ impl Default for SourceSettings {
             connect_timeout_seconds: CONNECT_TIMEOUT,
             idle_timeout_seconds: IDLE_TIMEOUT,
             replica_quarantine_seconds: REPLICA_QUARANTINE,
+            // Well under the overlap of 300 s.
+            max_replica_delay_seconds: 120,
         }
     }
 }
