@@ -232,6 +232,21 @@ async fn refused_credentials_pause_the_writer() {
 }
 
 #[tokio::test]
+async fn a_user_without_the_right_to_write_pauses_the_index_and_refuses_no_row() {
+    let fake = Fake::new(&[], |_, before| match before {
+        0 => items([("us/a", (403, "security_exception"))]),
+        _ => stored(),
+    })
+    .await;
+    let written = writer(&fake)
+        .write_one(batch(&[row("a", 1, 1), row("b", 1, 1)]))
+        .await;
+    assert_eq!(written.counts().0, [2, 0, 0, 0]);
+    assert!(written.quarantined().is_none());
+    assert_eq!(fake.requests("all")[1], ["us/a"]);
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_reached_is_a_failure_of_the_batch() {
     let writer = Writer::new("http://127.0.0.1:1", "all", "lite", &hasty());
     let written = writer.write_one(batch(&[row("a", 1, 1)])).await;

@@ -68,7 +68,7 @@ pub enum ItemVerdict {
     Unchanged,
     /// Not taken for load or for a moment's fault: send it again, after a pause.
     Again { status: u16, reason: String },
-    /// The index takes no writes from anyone: a full disk, or an operator's hand.
+    /// The index takes no writes, whatever they are: a full disk, an operator's hand, a user without the right.
     Blocked { reason: String },
     /// Elasticsearch refuses this document, and will again.
     Refused {
@@ -93,6 +93,8 @@ const INDEX_NOT_FOUND: &str = "index_not_found_exception";
 const CLUSTER_BLOCK: &str = "cluster_block_exception";
 /// As an operator does before maintenance.
 const INDEX_CLOSED: &str = "index_closed_exception";
+/// The user may not write to this index, or is not known any more.
+const SECURITY: &str = "security_exception";
 
 /// Judges one item of a bulk answer: `kind` and `reason` are empty where there is no error.
 pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
@@ -102,7 +104,7 @@ pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
         (409, "version_conflict_engine_exception") => ItemVerdict::Unchanged,
         // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster that
         // has no master for a moment.
-        (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => ItemVerdict::Blocked {
+        (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) | (401 | 403, SECURITY) => ItemVerdict::Blocked {
             reason: reason.to_owned(),
         },
         (408 | 429 | 500..=599, _) => ItemVerdict::Again {
@@ -171,7 +173,9 @@ mod tests {
             ),
             (403, "cluster_block_exception", blocked.clone()),
             (429, "cluster_block_exception", blocked.clone()),
-            (400, "index_closed_exception", blocked),
+            (400, "index_closed_exception", blocked.clone()),
+            (401, "security_exception", blocked.clone()),
+            (403, "security_exception", blocked),
             (503, "cluster_block_exception", again(503)),
             (429, "es_rejected_execution_exception", again(429)),
             (429, "circuit_breaking_exception", again(429)),
