@@ -12,7 +12,7 @@ pub struct QueuerSettings {
     /// How far a run of changes reaches back before the end of the last complete run, in seconds: for
     /// rows that become visible some time after the change time that they carry.
     pub change_overlap_seconds: u64,
-    /// Messages in a queue that tasks go to, above which no more of them are published for the time being.
+    /// Messages in a queue that tasks go to, or that batches wait in for a store, above which no more of them are published for the time being.
     pub max_queue_len: u64,
 }
 

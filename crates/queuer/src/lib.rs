@@ -38,6 +38,8 @@ pub const ROLE: Role = Role {
 };
 
 const TASKS: &str = "tasks";
+/// What fetchers send, and stores read.
+const BATCHES: &str = "batches";
 const RECEIPTS: &str = "receipts";
 
 /// The columns that a run would carry if it were planned now: what the stores have to be configured

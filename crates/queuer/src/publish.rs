@@ -17,7 +17,7 @@ use crate::look::Look;
 use crate::options::Options;
 use crate::plan::{Plan, PlanError, Planner, describe};
 use crate::report::Report;
-use crate::{RECEIPTS, TASKS};
+use crate::{BATCHES, RECEIPTS, TASKS};
 
 /// Time for giving a run up when the queuer is told to stop: well within any grace period.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ pub struct Pipeline {
     pub stores: Vec<String>,
     /// Queues that tasks go to.
     pub task_queues: Vec<String>,
+    /// Queues that batches of these tasks wait in, on their way into the stores.
+    pub batch_queues: Vec<String>,
 }
 
 impl Pipeline {
@@ -88,15 +90,28 @@ impl Pipeline {
                 .edges
                 .iter()
                 .filter(reads)
-                .any(|e| e.output == "batches")
+                .any(|e| e.output == BATCHES)
                 && outputs.contains(&RECEIPTS)
-                && !outputs.contains(&"batches")
+                && !outputs.contains(&BATCHES)
         });
-        let readers = topology.readers(program, TASKS);
+        let queues = |programs: &[&str]| programs.iter().copied().map(names::input_queue).collect();
+        let fetchers: Vec<&str> = topology.readers(program, TASKS).collect();
+        let mut batches: Vec<&str> = Vec::new();
+        let mut senders = fetchers.clone();
+        while let Some(sender) = senders.pop() {
+            for reader in topology.readers(sender, BATCHES) {
+                // Batches may go through further programs, which send what they make of them.
+                if !batches.contains(&reader) {
+                    batches.push(reader);
+                    senders.push(reader);
+                }
+            }
+        }
         Self {
             name: topology.name.clone(),
             stores: ends.map(|program| program.name.clone()).collect(),
-            task_queues: readers.map(names::input_queue).collect(),
+            task_queues: queues(&fetchers),
+            batch_queues: queues(&batches),
         }
     }
 }
@@ -123,7 +138,9 @@ pub async fn run(
     if options.dry_run {
         return Ok(Finished::Planned(queuer.dry_run().await?));
     }
-    let readers = BTreeMap::from([(TASKS.to_owned(), pipeline.task_queues.clone())]);
+    // Every task becomes batches for every store: one that is behind would only fall further behind.
+    let queues = [&pipeline.task_queues[..], &pipeline.batch_queues].concat();
+    let readers = BTreeMap::from([(TASKS.to_owned(), queues)]);
     let finished = async {
         let mut sender = Sender::open(program, readers, settings.max_queue_len).await?;
         let finished = match options.every_seconds {

@@ -212,6 +212,7 @@ async fn pipeline_of(
                 name: NO_PIPELINE.to_owned(),
                 stores: Vec::new(),
                 task_queues: Vec::new(),
+                batch_queues: Vec::new(),
             }));
         }
         if !said {

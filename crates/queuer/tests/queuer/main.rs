@@ -2,6 +2,7 @@
 
 mod planning;
 mod publishing;
+mod topology;
 mod types;
 
 use batch::Task;

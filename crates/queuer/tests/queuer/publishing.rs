@@ -12,6 +12,7 @@ use queuer::{Error, Finished, Options, Pipeline, Published, Refused, run};
 use super::Hub;
 
 const FETCHER: &str = "fetcher-in";
+const STORE: &str = "es-writer-in";
 
 struct Fleet {
     hub: Hub,
@@ -41,11 +42,13 @@ impl Fleet {
             broker.declare_queue(queue, QueueOptions::default());
             broker.bind(&exchange, output, queue);
         }
+        broker.declare_queue(STORE, QueueOptions::default());
         broker.declare_exchange(names::CONFIGURED);
         let pipeline = Pipeline {
             name: "direct".to_owned(),
             stores: vec!["ch-writer".to_owned(), "es-writer".to_owned()],
             task_queues: vec![FETCHER.to_owned()],
+            batch_queues: vec![STORE.to_owned()],
         };
         Self {
             hub,
@@ -311,6 +314,29 @@ async fn told_to_stop_while_held_back_it_gives_its_run_up() {
     assert_eq!(fleet.broker.ready(FETCHER).len(), 1);
     let run = fleet.receipts()[0].run.clone();
     assert_eq!(fleet.state(&run), State::Abandoned);
+}
+
+#[tokio::test]
+async fn no_task_is_sent_while_batches_wait_for_a_store_that_is_behind() {
+    let mut fleet = Fleet::new();
+    fleet.hub.settings.max_queue_len = 0;
+    fleet.put(STORE, Message::default()).await;
+    let app = Fleet::app();
+    let options = Options::default();
+    let stop = async {
+        while !app
+            .health
+            .failures()
+            .values()
+            .any(|why| why.contains(STORE))
+        {
+            tokio::task::yield_now().await;
+        }
+        app.shutdown.trigger();
+    };
+    let (finished, ()) = tokio::join!(fleet.run_as(&app, &options), stop);
+    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert!(fleet.tasks().is_empty());
 }
 
 #[tokio::test]
