@@ -1,5 +1,6 @@
 //! `fleet clickhouse …`: the tables that ch-writer writes to.
 
+use app::config::Problems;
 use stores::clickhouse::Cluster;
 use stores::clickhouse::ddl::{TargetTable, configure_target, diff_target};
 
@@ -33,6 +34,7 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 async fn configure(config: &Config, dry_run: bool, context: &Context) -> anyhow::Result<Exit> {
     let source = Cluster::new(&config.source.connection())?;
     let target = Cluster::new(&config.clickhouse.connection())?;
+    same_shards(&source, &target)?;
     let carried = queuer::carried_columns(&source, &config.source).await?;
     let table = TargetTable::new(&config.clickhouse, &carried.key, &carried.columns)?;
     let changes = match dry_run {
@@ -40,4 +42,16 @@ async fn configure(config: &Config, dry_run: bool, context: &Context) -> anyhow:
         false => configure_target(&target, &table).await?,
     };
     super::report_changes("The tables are as configured.", &changes, dry_run, context)
+}
+
+/// Rows of a shard of the source go to the target's shard of the same number: there must be one.
+fn same_shards(source: &Cluster, target: &Cluster) -> Result<(), Problems> {
+    let (source, target) = (source.shard_count(), target.shard_count());
+    if source == target {
+        return Ok(());
+    }
+    Err(Problems::one(
+        "clickhouse.cluster",
+        format!("has {target} shards, and source.cluster has {source}: they must be as many"),
+    ))
 }

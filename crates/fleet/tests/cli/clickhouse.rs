@@ -100,3 +100,12 @@ fn a_clickhouse_that_is_not_there_is_said_by_its_address() {
     let expected = "error: http://127.0.0.1:9: no connection";
     assert!(answer.stderr.contains(expected), "{}", answer.stderr);
 }
+
+#[test]
+fn a_target_of_another_number_of_shards_is_refused() {
+    let stores = Stores::new();
+    let one = format!("clickhouse.cluster={}", stores.database.shards()[0]);
+    stores
+        .configure(&["--set", &one])
+        .must_be("clickhouse-configure-shards.txt");
+}
