@@ -52,6 +52,8 @@ fn same_shards(source: &Cluster, target: &Cluster) -> Result<(), Problems> {
     }
     Err(Problems::one(
         "clickhouse.cluster",
-        format!("has {target} shards, and source.cluster has {source}: they must be as many"),
+        format!(
+            "the number of its shards is {target}, that of source.cluster {source}: they must be the same"
+        ),
     ))
 }
