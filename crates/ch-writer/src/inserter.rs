@@ -23,8 +23,9 @@ const AGAIN_AFTER: [Duration; 3] = [
     Duration::from_secs(3),
 ];
 
-/// What is put off while a shard takes no rows comes again after this.
-const SNOOZE: Duration = Duration::from_secs(60);
+/// What is put off while a shard takes no rows comes again after this: the first rung of the ladder, so that it
+/// is soon there when the shard takes rows again.
+const SNOOZE: Duration = Duration::from_secs(10);
 
 /// Rows and bytes below which the server joins the blocks of one INSERT into one part. These are the
 /// server's own defaults, far above a group; a profile may have smaller ones, and every part costs a merge.

@@ -14,8 +14,11 @@ use crate::encode::Bulk;
 use crate::judge::{Answers, Standing};
 use crate::sink::{Sink, failed, missing};
 
-/// What is put off while an index takes no writes comes again after this.
-const SNOOZE: Duration = Duration::from_secs(60);
+/// What is put off while an index takes no writes comes again after this: the first rung of the ladder, so that it
+/// is soon there when the index takes writes again.
+const SNOOZE: Duration = Duration::from_secs(10);
+/// What was for a follower that is gone comes again after this: when the followers have been looked up anew.
+const LOOKED_UP_ANEW: Duration = Duration::from_secs(60);
 /// Bytes kept of what Elasticsearch says of a row: it may repeat the whole document.
 const REASON_BYTES: usize = 1000;
 
@@ -174,7 +177,7 @@ impl<'a> Delivery<'a> {
         // Nobody's fault: the next look-up will not find it any more.
         Outcome::Snooze {
             why: format!("follower {} is gone: {why}", self.index),
-            delay: SNOOZE,
+            delay: LOOKED_UP_ANEW,
         }
     }
 }
