@@ -22,12 +22,15 @@ impl Ledger {
         let mut ledger = Self::new();
         let mut refused = Vec::new();
         for message in messages {
-            match Receipt::from_message(message) {
-                Ok(receipt) => ledger.apply(&receipt),
-                Err(invalid) => refused.push(invalid),
-            }
+            refused.extend(ledger.take(message).err());
         }
         (ledger, refused)
+    }
+
+    /// Takes one message of the ledger in. An error: it is no receipt of this release.
+    pub fn take(&mut self, message: &Message) -> Result<(), Invalid> {
+        self.apply(&Receipt::from_message(message)?);
+        Ok(())
     }
 
     pub fn apply(&mut self, receipt: &Receipt) {

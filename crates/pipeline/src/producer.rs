@@ -92,11 +92,21 @@ impl Sender {
         }
     }
 
-    /// All messages of the ledger, from its beginning to the end that it has now.
-    pub async fn read_ledger(&self) -> Result<Vec<Message>, ProducerError> {
-        let read = || self.program.broker.read_stream(names::LEDGER);
-        let messages = self.program.persistently(read).await?;
-        messages.ok_or(ProducerError::Stopped)
+    /// Folds all messages of the ledger, from its beginning to the end that it has now. A reading that is
+    /// cut off begins again, with nothing folded.
+    pub async fn fold_ledger<T: Default>(
+        &self,
+        take: impl Fn(&mut T, Message),
+    ) -> Result<T, ProducerError> {
+        let fold = || async {
+            let mut folded = T::default();
+            let each = |message| take(&mut folded, message);
+            let broker = &self.program.broker;
+            broker.read_stream_with(names::LEDGER, each).await?;
+            Ok(folded)
+        };
+        let folded = self.program.persistently(fold).await?;
+        folded.ok_or(ProducerError::Stopped)
     }
 
     /// Ends in good order; everything sent is stored.

@@ -18,8 +18,8 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    pub fn take(&mut self, message: &Message) {
-        let receipt = match Receipt::from_message(message) {
+    pub fn take(&mut self, message: Message) {
+        let receipt = match Receipt::from_message(&message) {
             Ok(receipt) => receipt,
             Err(invalid) => {
                 self.refused.0 += 1;
@@ -90,7 +90,7 @@ mod tests {
             started("r-1", 1, "yours"),
             started("r-1", 2, "mine"),
         ] {
-            look.take(&message);
+            look.take(message);
         }
         let run = "r-1".parse().unwrap();
         assert!(look.is_first(&run, "mine"));
@@ -101,9 +101,9 @@ mod tests {
     #[test]
     fn the_first_unfinished_run_is_the_one_that_was_heard_of_first() {
         let mut look = Look::default();
-        look.take(&Message::default());
-        look.take(&started("r-2", 9, "b"));
-        look.take(&started("r-1", 1, "a"));
+        look.take(Message::default());
+        look.take(started("r-2", 9, "b"));
+        look.take(started("r-1", 1, "a"));
         assert_eq!(look.first_unfinished("direct").unwrap().as_str(), "r-2");
         assert_eq!(look.first_unfinished("other"), None);
         assert_eq!(look.refused.0, 1);

@@ -166,19 +166,17 @@ impl Queuer<'_> {
     async fn dry_run(&self) -> Result<Report, Error> {
         let look = match self.planner.options.full {
             true => None,
-            false => Some(self.look().await.map_err(Error::Ledger)?),
+            false => {
+                let mut look = Look::default();
+                let broker = &self.program.broker;
+                let read = broker.read_stream_with(names::LEDGER, |message| look.take(message));
+                read.await.map_err(Error::Ledger)?;
+                Some(look)
+            }
         };
         let past = look.as_ref().map(|look| self.past(look));
         let plan = self.planner.plan(&self.pipeline.name, past).await?;
         Ok(Report::of(&plan)?)
-    }
-
-    /// The ledger as it is now.
-    async fn look(&self) -> Result<Look, BrokerError> {
-        let mut look = Look::default();
-        let messages = self.program.broker.read_stream(names::LEDGER).await?;
-        messages.iter().for_each(|message| look.take(message));
-        Ok(look)
     }
 
     fn past<'a>(&'a self, look: &'a Look) -> Past<'a> {
@@ -226,7 +224,7 @@ impl Queuer<'_> {
         sender: &mut Sender,
         force: Option<&RunId>,
     ) -> Result<Published, Error> {
-        let look = self.look().await.map_err(ProducerError::Broker)?;
+        let look = sender.fold_ledger(Look::take).await?;
         look.warn_of_refused();
         let abandon = admit(&look.ledger, &self.pipeline.name, force)?;
         let past = Some(self.past(&look));
@@ -274,7 +272,7 @@ impl Queuer<'_> {
             nonce: nonce.clone(),
         };
         say(sender, &plan.run, started).await?;
-        let look = self.look().await.map_err(ProducerError::Broker)?;
+        let look = sender.fold_ledger(Look::take).await?;
         if !look.is_first(&plan.run, &nonce) {
             // The run is the other queuer's: not this one's to give up.
             return Err(Refused::Simultaneous(plan.run.clone()).into());

@@ -59,11 +59,13 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 }
 
 async fn read(broker: &Broker) -> anyhow::Result<Ledger> {
-    let messages = broker.read_stream(names::LEDGER).await?;
-    let (ledger, refused) = Ledger::read(&messages);
-    for invalid in refused {
-        tracing::warn!(error = %invalid, "the ledger holds what is no receipt; passed over");
-    }
+    let mut ledger = Ledger::new();
+    let read = broker.read_stream_with(names::LEDGER, |message| {
+        if let Err(invalid) = ledger.take(&message) {
+            tracing::warn!(error = %invalid, "the ledger holds what is no receipt; passed over");
+        }
+    });
+    read.await?;
     Ok(ledger)
 }
 

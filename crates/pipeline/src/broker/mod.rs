@@ -55,9 +55,25 @@ impl Broker {
 
     /// All messages of a stream, from its beginning: at least those confirmed before the call.
     pub async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
+        let mut messages = Vec::new();
+        let read = self.read_stream_with(stream, |message| messages.push(message));
+        read.await?;
+        Ok(messages)
+    }
+
+    /// As [`Self::read_stream`], handing out each message as it comes: a ledger of months is far smaller
+    /// folded than it is as messages. After an error some of them were handed out.
+    pub async fn read_stream_with(
+        &self,
+        stream: &str,
+        take: impl FnMut(Message),
+    ) -> Result<(), BrokerError> {
         match self {
-            Self::RabbitMq(broker) => broker.read_stream(stream).await,
-            Self::Memory(broker) => Ok(broker.read_stream(stream)),
+            Self::RabbitMq(broker) => broker.read_stream_with(stream, take).await,
+            Self::Memory(broker) => {
+                broker.read_stream(stream).into_iter().for_each(take);
+                Ok(())
+            }
         }
     }
 

@@ -77,21 +77,30 @@ impl Follower {
 }
 
 impl RabbitMq {
-    pub(super) async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
-        let (messages, reading) = self.read_to_end(stream).await?;
-        reading.close().await;
-        Ok(messages)
+    pub(super) async fn read_stream_with(
+        &self,
+        stream: &str,
+        take: impl FnMut(Message),
+    ) -> Result<(), BrokerError> {
+        self.read_to_end(stream, take).await?.close().await;
+        Ok(())
     }
 
     pub(super) async fn follow_stream(
         &self,
         stream: &str,
     ) -> Result<(Vec<Message>, Follower), BrokerError> {
-        let (messages, reading) = self.read_to_end(stream).await?;
-        Ok((messages, Follower(Source::RabbitMq(Box::new(reading)))))
+        let mut messages = Vec::new();
+        let reading = self.read_to_end(stream, |message| messages.push(message));
+        let reading = Box::new(reading.await?);
+        Ok((messages, Follower(Source::RabbitMq(reading))))
     }
 
-    async fn read_to_end(&self, stream: &str) -> Result<(Vec<Message>, Reading), BrokerError> {
+    async fn read_to_end(
+        &self,
+        stream: &str,
+        take: impl FnMut(Message),
+    ) -> Result<Reading, BrokerError> {
         let connection = self.open("fleet-reader").await?;
         let end = self.within_patience(self.mark(&connection, stream)).await?;
         let connection = match &end {
@@ -101,8 +110,8 @@ impl RabbitMq {
         };
         let reading = Reading::begin(self.clone(), connection, stream);
         let mut reading = self.within_patience(reading).await?;
-        let messages = reading.read_to(&end).await?;
-        Ok((messages, reading))
+        reading.read_to(&end, take).await?;
+        Ok(reading)
     }
 
     /// Leaves a mark at the end of the stream.
@@ -243,12 +252,15 @@ impl Reading {
         })
     }
 
-    async fn read_to(&mut self, end: &End) -> Result<Vec<Message>, BrokerError> {
+    async fn read_to(
+        &mut self,
+        end: &End,
+        mut take: impl FnMut(Message),
+    ) -> Result<(), BrokerError> {
         let (mark, patience) = match end {
             End::Mark(mark) => (Some(mark.as_str()), PATIENCE),
             End::Quiet => (None, QUIET),
         };
-        let mut messages = Vec::new();
         loop {
             let message = match tokio::time::timeout(patience, self.receive()).await {
                 Ok(message) => message?,
@@ -261,14 +273,13 @@ impl Reading {
             match message.headers.text(MARK) {
                 Some(found) if Some(found) == mark => break,
                 Some(_) => {}
-                None => messages.push(message),
+                None => take(message),
             }
             if self.tag.is_multiple_of(PART) {
                 self.acknowledge().await?;
             }
         }
-        self.acknowledge().await?;
-        Ok(messages)
+        self.acknowledge().await
     }
 
     /// Acknowledges each message: the broker ends a consumer that leaves one unanswered for half an hour.
