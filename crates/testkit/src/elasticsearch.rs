@@ -2,7 +2,7 @@ use std::process::Command;
 
 use crate::{Services, unique};
 
-/// Index names that begin with a prefix of their own; deleted on drop.
+/// Index names that begin with a prefix of their own; deleted on drop, with the templates that guard them.
 pub struct IndexPrefix {
     prefix: String,
     url: String,
@@ -70,6 +70,8 @@ impl Drop for IndexPrefix {
             "_cat/indices/{}-*?h=index&expand_wildcards=all",
             self.prefix
         );
+        let templates = format!("_index_template/fleet-{}-*", self.prefix);
+        self.call("DELETE", &templates, "");
         // Elasticsearch deletes by name alone (`action.destructive_requires_name`).
         let (ok, names) = self.call("GET", &list, "");
         for name in names.lines().filter(|_| ok) {

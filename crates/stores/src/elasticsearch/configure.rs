@@ -49,7 +49,8 @@ impl Work {
 impl Client {
     /// Makes the configured indices what they have to be for documents of these columns: creates
     /// those that are missing, adds missing fields (to followers too), sets the alias and the
-    /// settings that can be changed. Says what it changed; nothing, when all was well.
+    /// settings that can be changed, and forbids Elasticsearch to make one of its own accord. Says what it
+    /// changed; nothing, when all was well.
     ///
     /// Refuses, before it changes anything in that index, a field that has another type there.
     pub async fn configure(
@@ -102,6 +103,25 @@ impl Client {
     ) -> Result<(), ConfigureError> {
         let name = &wanted.name;
         self.check_alias(wanted).await?;
+        let unguarded = !self.is_guarded(name).await?;
+        self.configure_existing_or_new(wanted, fields, work).await?;
+        if unguarded {
+            self.put(work, guard_path(name), guard(name)).await?;
+            work.note(
+                name,
+                format!("only made on request now, by template {}", guard_name(name)),
+            );
+        }
+        Ok(())
+    }
+
+    async fn configure_existing_or_new(
+        &self,
+        wanted: &IndexSettings,
+        fields: &[Field],
+        work: &mut Work,
+    ) -> Result<(), ConfigureError> {
+        let name = &wanted.name;
         let Some(existing) = self.index(name).await? else {
             self.put(work, path(name, ""), creation(wanted, fields))
                 .await?;
@@ -122,6 +142,20 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Whether the index template that forbids to make this index unasked is there, as it has to be.
+    async fn is_guarded(&self, index: &str) -> Result<bool, Error> {
+        let found: Result<Value, Error> = self.get(&guard_path(index), &[]).await;
+        let found = match found {
+            Err(Error::Exception { status: 404, .. }) => return Ok(false),
+            result => result?,
+        };
+        let (there, wanted) = (&found["index_templates"][0]["index_template"], guard(index));
+        let same = |(name, value): (&String, &Value)| there[name] == *value;
+        Ok(wanted
+            .as_object()
+            .is_some_and(|wanted| wanted.iter().all(same)))
     }
 
     async fn put(&self, work: &Work, path: String, body: Value) -> Result<(), Error> {
@@ -246,6 +280,28 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Above what anybody else's templates have for patterns that match all the same: Elasticsearch's own have 100 or
+/// 200, and it refuses two of the same.
+const GUARD_PRIORITY: u64 = 1_000_000;
+
+fn guard_name(index: &str) -> String {
+    format!("fleet-{index}")
+}
+
+fn guard_path(index: &str) -> String {
+    format!("/_index_template/{}", guard_name(index))
+}
+
+/// An index template that is there for one thing: a bulk request to a deleted index, or to a deleted follower, fails
+/// instead of making it anew with guessed types. An index that somebody creates gets nothing from it.
+fn guard(index: &str) -> Value {
+    json!({
+        "index_patterns": [index, format!("{index}-follower-*")],
+        "priority": GUARD_PRIORITY,
+        "allow_auto_create": false,
+    })
 }
 
 /// Names go into paths as they are, so what would be read as a pattern or a list is refused here.

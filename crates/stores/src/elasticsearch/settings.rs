@@ -12,7 +12,8 @@ use crate::Mapping;
 pub struct Settings {
     /// Addresses of nodes, such as `https://es1:9200`: requests take turns over them.
     pub urls: Vec<String>,
-    /// User of basic authentication; none without one.
+    /// User of basic authentication; none without one. `fleet elasticsearch configure` needs the cluster privilege
+    /// `manage_index_templates` besides the right to create and change the indices.
     pub user: Option<String>,
     /// Password of the user.
     pub password: Option<Secret>,

@@ -1,7 +1,7 @@
-use batch::{Column, VERSION_COLUMN};
+use batch::{Column, Reason, VERSION_COLUMN};
 use serde_json::json;
 use stores::ConfigureError;
-use stores::elasticsearch::{Client, IndexSettings, Settings};
+use stores::elasticsearch::{Client, IndexSettings, ItemVerdict, Settings};
 use testkit::IndexPrefix;
 
 fn column(name: &str, r#type: &str) -> Column {
@@ -46,6 +46,29 @@ async fn configure(settings: &Settings, columns: &[Column]) -> Result<Vec<String
     Ok(changes.iter().map(ToString::to_string).collect())
 }
 
+fn guarded(index: &str) -> String {
+    format!("index {index}: only made on request now, by template fleet-{index}")
+}
+
+#[tokio::test]
+async fn a_deleted_index_or_follower_is_not_made_again_by_a_bulk_and_a_new_one_can_be_made_by_hand()
+{
+    let prefix = IndexPrefix::create();
+    let settings = settings(&prefix);
+    configure(&settings, &columns()).await.unwrap();
+    let client = Client::new(&settings).unwrap();
+    let (all, follower) = (prefix.index("all"), prefix.index("all-follower-1"));
+    prefix.api("DELETE", &all, "");
+    let body = || vec!["{\"index\":{\"_id\":\"a\"}}\n{\"volume\":1}\n".into()];
+    for index in [&all, &follower] {
+        let verdicts = client.bulk(index, body()).await.unwrap();
+        assert_eq!(verdicts[0].quarantine(), Some(Reason::MissingTarget));
+    }
+    prefix.api("PUT", &follower, "");
+    let verdicts = client.bulk(&follower, body()).await.unwrap();
+    assert_eq!(verdicts, [ItemVerdict::Stored]);
+}
+
 #[tokio::test]
 async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
     let prefix = IndexPrefix::create();
@@ -56,7 +79,9 @@ async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
         changes,
         [
             format!("index {all}: created with 4 fields"),
+            guarded(&all),
             format!("index {lite}: created with 3 fields"),
+            guarded(&lite),
         ]
     );
     let made = prefix.api("GET", &lite, "");
@@ -148,6 +173,7 @@ async fn what_is_missing_is_added_to_the_leader_and_its_followers() {
         prefix.index("all-alias")
     ));
     expected.extend(fields(&follower));
+    expected.push(guarded(&all));
     assert_eq!(changes, expected);
     assert_eq!(configure(&settings, &columns()).await.unwrap(), [""; 0]);
 }
