@@ -282,9 +282,9 @@ impl Client {
     }
 }
 
-/// Above what anybody else's templates have for patterns that match all the same: Elasticsearch's own have 100 or
-/// 200, and it refuses two of the same.
-const GUARD_PRIORITY: u64 = 1_000_000;
+/// Below what an operator's own templates have: only the one of the highest priority counts, and an index that an
+/// operator creates is to get what the operator's template says.
+const GUARD_PRIORITY: u64 = 1;
 
 fn guard_name(index: &str) -> String {
     format!("fleet-{index}")

@@ -87,7 +87,7 @@ async fn a_missing_column_and_another_window_are_set_right_and_said() {
     let changes = configure(&settings, &columns).await.unwrap();
     let expected = [
         "column odd `name` Nullable(Float64) added",
-        "non_replicated_deduplication_window is 77 now; it was 10000",
+        "non_replicated_deduplication_window set to 77, from 10000",
     ];
     assert_eq!(changes, expected.repeat(database.shards().len()));
     assert_eq!(configure(&settings, &columns).await.unwrap(), [""; 0]);
