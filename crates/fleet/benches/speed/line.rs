@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use batch::Receipt;
 use ledger::{Ledger, Progress};
 use pipeline::broker::{Broker, RabbitMq};
 use pipeline::names;
@@ -11,9 +12,6 @@ use crate::figure::{Figure, median};
 
 /// The program under measurement, as it is released.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
-/// Times of a run come from its receipts, so that it does not matter how often the ledger is read; reading
-/// it takes some milliseconds of the machine that is measured.
-const LOOK: Duration = Duration::from_millis(500);
 /// For a run of seconds, on a machine that has other work as well.
 const PATIENCE: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(40);
@@ -87,7 +85,8 @@ impl Line {
         let reaped = reaped_cpu();
         self.stack.fleet.run(&["run", "queuer", "--full"]);
         let queuer = reaped_cpu() - reaped;
-        let run = self.complete();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+        let run = runtime.block_on(self.complete());
         let after = workers.iter().map(usage);
         let of_worker = |((program, before), (cpu, peak_bytes))| Usage {
             program,
@@ -104,6 +103,7 @@ impl Line {
         for worker in &mut workers {
             worker.terminate(GRACE);
         }
+        assert_eq!(run.rows_fetched, self.stack.hub.rows, "{}", run.summary());
         let started = run.started.expect("a complete run has started");
         Cycle {
             rows: run.rows_fetched,
@@ -126,24 +126,27 @@ impl Line {
         worker
     }
 
-    fn complete(&self) -> Progress {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    /// Follows the ledger until the latest run is complete. Each receipt is read once: reading the
+    /// ledger anew every time costs the broker as much as the run itself.
+    async fn complete(&self) -> Progress {
         let broker = RabbitMq::new(self.stack.host.url()).expect("an AMQP address");
-        let broker = Broker::RabbitMq(broker);
-        let deadline = Instant::now() + PATIENCE;
+        let following = Broker::RabbitMq(broker).follow_stream(names::LEDGER).await;
+        let (messages, mut follower) = following.expect("the ledger can be read");
+        let (mut ledger, _) = Ledger::read(&messages);
+        let latest = ledger
+            .runs()
+            .max_by_key(|run| run.started().map(|s| s.at_ms));
+        let name = latest.expect("a run was published").run().clone();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let messages = runtime.block_on(broker.read_stream(names::LEDGER));
-            let (ledger, _) = Ledger::read(&messages.expect("the ledger can be read"));
-            let latest = ledger
-                .runs()
-                .max_by_key(|run| run.started().map(|s| s.at_ms));
-            let run = latest.expect("a run was published").progress();
-            if run.state.is_complete() {
-                assert_eq!(run.rows_fetched, self.stack.hub.rows, "{}", run.summary());
-                return run;
+            let run = ledger.run(&name).expect("it is known");
+            if run.is_complete() {
+                return run.progress();
             }
-            assert!(Instant::now() < deadline, "{}", run.summary());
-            std::thread::sleep(LOOK);
+            let next = tokio::time::timeout_at(deadline, follower.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("{}", run.progress().summary()));
+            let receipt = Receipt::from_message(&next.expect("the ledger can be followed"));
+            ledger.apply(&receipt.expect("a receipt of this release"));
         }
     }
 }
