@@ -21,7 +21,7 @@ down: ## Stop the services that were started here; their data stays
 	@$(SERVICES) down
 
 test: up ## Run all tests, against the real services
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 	deploy/local/test
 
 check: ## Check formatting and lints
