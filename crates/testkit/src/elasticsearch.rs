@@ -1,5 +1,6 @@
 use std::process::Command;
 
+use crate::services::Private;
 use crate::{Services, unique};
 
 /// Index names that begin with a prefix of their own; deleted on drop, with the templates that guard them.
@@ -77,5 +78,23 @@ impl Drop for IndexPrefix {
         for name in names.lines().filter(|_| ok) {
             self.call("DELETE", name.trim(), "");
         }
+    }
+}
+
+/// A node of its own, with settings of its own. Stopped and removed on drop.
+pub struct PrivateElasticsearch(Private);
+
+impl PrivateElasticsearch {
+    /// `port_base` as for [`crate::PrivateBroker`]; `settings` are lines of elasticsearch.yml.
+    pub fn start(port_base: u16, settings: &str) -> Self {
+        let more = [
+            ("FLEET_ELASTICSEARCH_SETTINGS", settings),
+            ("FLEET_ELASTICSEARCH_HEAP", "512m"),
+        ];
+        Self(Private::start("elasticsearch", port_base, &more))
+    }
+
+    pub fn url(&self) -> &str {
+        self.0.services().get("FLEET__ELASTICSEARCH__URLS")
     }
 }

@@ -13,7 +13,7 @@ mod services;
 mod stack;
 
 pub use clickhouse::Database;
-pub use elasticsearch::{IndexPrefix, http};
+pub use elasticsearch::{IndexPrefix, PrivateElasticsearch, http};
 pub use fleet::{Fleet, Process};
 pub use hub::Hub;
 pub use proxy::Proxy;

@@ -1,8 +1,6 @@
-use std::path::PathBuf;
-
 use url::Url;
 
-use crate::services::{repository, script};
+use crate::services::Private;
 use crate::{Services, http, unique};
 
 /// A virtual host of its own on the shared broker; deleted, with all its queues, on drop.
@@ -89,66 +87,32 @@ impl Drop for VirtualHost {
 }
 
 /// A broker of its own, for tests that stop, restart or kill it. Stopped and removed on drop.
-pub struct PrivateBroker {
-    folder: PathBuf,
-    port_base: u16,
-    services: Services,
-}
+pub struct PrivateBroker(Private);
 
 impl PrivateBroker {
     /// `port_base`: first of some ports that no other test uses, below 32768.
     pub fn start(port_base: u16) -> Self {
-        let folder = repository().join(".services").join(unique("private"));
-        let environment = Self::environment(&folder, port_base);
-        script(&environment, &["up", "rabbitmq"]);
-        Self {
-            services: Services::addresses(&environment),
-            folder,
-            port_base,
-        }
-    }
-
-    fn environment(folder: &std::path::Path, port_base: u16) -> Vec<(&'static str, String)> {
-        vec![
-            ("FLEET_SERVICES", "local".to_owned()),
-            ("FLEET_SERVICES_DIR", folder.display().to_string()),
-            ("FLEET_PORT_BASE", port_base.to_string()),
-        ]
+        Self(Private::start("rabbitmq", port_base, &[]))
     }
 
     pub fn services(&self) -> &Services {
-        &self.services
-    }
-
-    fn run(&self, command: &str) {
-        script(
-            &Self::environment(&self.folder, self.port_base),
-            &[command, "rabbitmq"],
-        );
+        self.0.services()
     }
 
     /// Runs RabbitMQ's own tool on this node and answers with what it printed.
     pub fn rabbitmqctl(&self, arguments: &[&str]) -> String {
-        let environment = Self::environment(&self.folder, self.port_base);
-        script(&environment, &[&["rabbitmqctl"], arguments].concat())
+        self.0.script(&[&["rabbitmqctl"], arguments].concat())
     }
 
     pub fn restart(&self) {
-        self.run("restart");
+        self.0.script(&["restart", "rabbitmq"]);
     }
 
     pub fn stop(&self) {
-        self.run("down");
+        self.0.script(&["down", "rabbitmq"]);
     }
 
     pub fn start_again(&self) {
-        self.run("up");
-    }
-}
-
-impl Drop for PrivateBroker {
-    fn drop(&mut self) {
-        self.run("down");
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.0.script(&["up", "rabbitmq"]);
     }
 }

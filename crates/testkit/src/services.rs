@@ -91,3 +91,49 @@ pub(crate) fn script(environment: &[(&str, String)], arguments: &[&str]) -> Stri
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// A service of its own beside the shared ones, in a folder of its own. Stopped and removed on drop.
+pub(crate) struct Private {
+    service: &'static str,
+    folder: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    services: Services,
+}
+
+impl Private {
+    /// `port_base`: first of some ports that no other test uses, below 32768. `more`: variables for the script.
+    pub fn start(service: &'static str, port_base: u16, more: &[(&'static str, &str)]) -> Self {
+        let folder = repository().join(".services").join(unique("private"));
+        let mut environment = vec![
+            ("FLEET_SERVICES", "local".to_owned()),
+            ("FLEET_SERVICES_DIR", folder.display().to_string()),
+            ("FLEET_PORT_BASE", port_base.to_string()),
+        ];
+        environment.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        script(&environment, &["up", service]);
+        Self {
+            service,
+            services: Services::addresses(&environment),
+            folder,
+            environment,
+        }
+    }
+
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    pub fn script(&self, arguments: &[&str]) -> String {
+        script(&self.environment, arguments)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        self.script(&["down", self.service]);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

@@ -49,6 +49,7 @@ action.auto_create_index: false
 cluster.routing.allocation.disk.threshold_enabled: false
 path.data: $dir/data
 path.logs: $dir/log
+${FLEET_ELASTICSEARCH_SETTINGS:-}
 CONF
   # No log of garbage collections: it would go below the installation.
   cat >"$dir/config/jvm.options" <<CONF
