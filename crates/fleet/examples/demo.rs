@@ -272,24 +272,28 @@ impl Demo {
             .unwrap_or(0)
     }
 
-    /// Rows in quarantine, and why.
+    /// Rows in quarantine and why, of the latest run that has any there: a run of all rows refuses the same again.
     fn quarantined(&self) -> (u64, String) {
         let listed = self.fleet.json(&["quarantine", "list"]);
         let groups = listed["groups"].as_array().cloned().unwrap_or_default();
-        let rows = groups
+        let latest = groups
             .iter()
-            .filter_map(|group| group["rows"].as_u64())
-            .sum();
-        let mut reasons: Vec<&str> = groups
-            .iter()
+            .filter_map(|group| group["run"].as_str())
+            .max();
+        let of_latest = || {
+            groups
+                .iter()
+                .filter(|group| group["run"].as_str() == latest)
+        };
+        let rows = of_latest().filter_map(|group| group["rows"].as_u64()).sum();
+        let mut reasons: Vec<&str> = of_latest()
             .filter_map(|group| group["reason"].as_str())
             .collect();
         reasons.sort_unstable();
         reasons.dedup();
-        let reasons = if reasons.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", reasons.join(", "))
+        let reasons = match reasons.is_empty() {
+            true => String::new(),
+            false => format!(": {}", reasons.join(", ")),
         };
         (rows, reasons)
     }
