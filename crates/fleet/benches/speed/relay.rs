@@ -22,7 +22,7 @@ const WARM_SECONDS: f64 = 5.0;
 pub fn run() -> Vec<Figure> {
     let sizes = [
         ("4 KiB", 4 << 10, 100_000, 60_000),
-        ("66 KB", 66_000, 30_000, 15_000),
+        ("66 KB", 66_000, 20_000, 15_000),
     ];
     let figures = sizes.map(|(label, bytes, of_perf_test, messages)| {
         let mut ours = Vec::new();

@@ -33,6 +33,8 @@ const PREFETCH: u16 = 1000;
 const PART: u64 = 250;
 /// A broker that answers nothing for so long is taken for unreachable.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause before a stream that is not up yet is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Without a mark: a pause after which nothing more is expected. Chunks of a stream follow each other within
 /// milliseconds, on a busy machine within tenths of a second.
 const QUIET: Duration = Duration::from_secs(2);
@@ -102,7 +104,8 @@ impl RabbitMq {
         take: impl FnMut(Message),
     ) -> Result<Reading, BrokerError> {
         let connection = self.open("fleet-reader").await?;
-        let end = self.within_patience(self.mark(&connection, stream)).await?;
+        let end = self.within_patience(self.mark_when_up(&connection, stream));
+        let end = end.await?;
         let connection = match &end {
             End::Mark(_) => connection,
             // From a connection that publishes during an alarm the broker reads no more, acknowledgements included.
@@ -112,6 +115,24 @@ impl RabbitMq {
         let mut reading = self.within_patience(reading).await?;
         reading.read_to(&end, take).await?;
         Ok(reading)
+    }
+
+    /// [`Self::mark`], waiting for a stream that is there but not up yet: while a broker starts it takes
+    /// connections before its streams have found their leader.
+    async fn mark_when_up(
+        &self,
+        connection: &Connection,
+        stream: &str,
+    ) -> Result<End, BrokerError> {
+        loop {
+            match self.mark(connection, stream).await {
+                Err(error @ BrokerError::Object { .. }) if is_starting(&error) => {
+                    tracing::debug!(%error, "waiting for the stream");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                marked => return marked,
+            }
+        }
     }
 
     /// Leaves a mark at the end of the stream.
@@ -202,6 +223,11 @@ async fn blocked(events: impl Stream<Item = Event>) {
         }
     }
     std::future::pending().await
+}
+
+/// What the broker says of a stream whose leader is not up: <https://www.rabbitmq.com/docs/streams>.
+fn is_starting(error: &BrokerError) -> bool {
+    error.to_string().contains("is down or inaccessible")
 }
 
 fn is_access_refused(error: &lapin::Error) -> bool {
