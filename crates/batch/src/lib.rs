@@ -6,14 +6,18 @@
 pub mod arrow;
 mod headers;
 mod identity;
+mod order;
 mod reason;
 mod receipt;
+mod stage;
 mod task;
 
 pub use headers::{Failure, HeaderError, HeaderValue, Headers, Message, SCHEMA_VERSION, header};
 pub use identity::{BatchId, RunId, TaskHash};
+pub use order::{Command, Order};
 pub use reason::{Invalid, Reason};
-pub use receipt::{Fact, Receipt, Rows};
+pub use receipt::{Course, Fact, Receipt, Rows};
+pub use stage::{Stage, Verdict};
 pub use task::{Column, KeyRange, KeyValue, ReadPlan, RunMode, Task};
 
 /// Name of the column that carries a row's version: its change time, in milliseconds since the epoch (Int64).

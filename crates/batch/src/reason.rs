@@ -37,10 +37,12 @@ pub enum Reason {
     DeliveryLimit,
     /// An operator or a gate rejected it.
     Rejected,
+    /// The order is for a host that the configuration does not allow.
+    ForbiddenTarget,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Self::BadHeader,
         Self::UnknownVersion,
         Self::Oversized,
@@ -56,6 +58,7 @@ impl Reason {
         Self::TooManyRetries,
         Self::DeliveryLimit,
         Self::Rejected,
+        Self::ForbiddenTarget,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -75,6 +78,7 @@ impl Reason {
             Self::TooManyRetries => "too-many-retries",
             Self::DeliveryLimit => "delivery-limit",
             Self::Rejected => "rejected",
+            Self::ForbiddenTarget => "forbidden-target",
         }
     }
 

@@ -2,8 +2,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Versioned, from_json};
-use crate::{BatchId, Headers, Invalid, Message, Reason, RunId, RunMode, SCHEMA_VERSION, TaskHash};
+use crate::task::from_json;
+use crate::{
+    BatchId, Headers, Invalid, Message, Reason, RunId, RunMode, SCHEMA_VERSION, Stage, TaskHash,
+    Verdict,
+};
 
 /// What became of the rows of one batch in one store. The four add up to the batch's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,7 +37,7 @@ impl Rows {
 
 /// One thing that happened in a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Fact {
     /// The run exists from here on: no other run of the pipeline may begin before it ends.
     Started {
@@ -54,6 +57,9 @@ pub enum Fact {
         /// Tells apart two queuers that announce a run of one name: the first in the ledger goes on.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         nonce: String,
+        /// What the run must pass beyond the stores; absent in a pipeline that nobody judges.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        course: Option<Course>,
     },
     /// Every task has been published and confirmed. The proof of completeness starts from this number.
     Manifest { tasks: u64, estimated_rows: u64 },
@@ -93,8 +99,100 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         reasons: BTreeMap<Reason, u64>,
     },
+    /// The held batches of a task went on: all of them, of this attempt.
+    Released {
+        task: TaskHash,
+        attempt: u32,
+        batches: u32,
+    },
+    /// A gate judged a stage by its receipts. Said once; the earliest counts.
+    Judged {
+        stage: Stage,
+        verdict: Verdict,
+        /// The counts that decided, for a person.
+        why: String,
+        /// Decisions of operators on the run that were known then: one on an earlier stage makes the verdict void.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        decisions: u32,
+    },
+    /// An operator decided on a stage, whatever its gate said. The latest counts.
+    Decided {
+        stage: Stage,
+        verdict: Verdict,
+        who: String,
+        why: String,
+    },
+    /// The dictionaries of these shards were ordered to be refreshed.
+    Ordered {
+        shards: Vec<u32>,
+        /// As in [`Fact::Judged`].
+        #[serde(default, skip_serializing_if = "is_zero")]
+        decisions: u32,
+    },
+    /// A replica has everything that was written to its shard before it was asked.
+    ReplicaSynced {
+        shard: u32,
+        replica: String,
+        took_ms: u64,
+    },
+    /// A replica lacks some of it still.
+    ReplicaLate {
+        shard: u32,
+        replica: String,
+        /// By its own account (`absolute_delay` of `system.replicas`), where it gives one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        behind_seconds: Option<u64>,
+        error: String,
+    },
+    /// Every replica of the shard is in sync.
+    ShardSynced { shard: u32, replicas: u32 },
+    /// Readers of the shard's dictionary see the run's version, on every replica.
+    ShardApplied {
+        shard: u32,
+        /// Version that is in place: that of the run.
+        version: i64,
+        /// Entries of the dictionary.
+        elements: u64,
+        /// SERP nodes that were ordered to be restarted for it.
+        nodes: Vec<String>,
+    },
+    /// Every port of a SERP node serves the run's version.
+    NodeRestarted {
+        node: String,
+        shard: u32,
+        /// Ports that were restarted, and ports that served the version already.
+        restarted: u32,
+        already: u32,
+    },
+    /// An order could not be carried out.
+    OrderFailed {
+        stage: Stage,
+        /// The number of the shard, or the name of the node.
+        target: String,
+        /// What was being done.
+        step: String,
+        error: String,
+        /// It will not be tried again by itself.
+        given_up: bool,
+    },
     /// An operator gave the run up; the pipeline is free for the next one.
     Abandoned { who: String, why: String },
+}
+
+/// What a judged run must pass beyond the stores, and by which rules: fixed when it begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Course {
+    /// The store whose closing lets the dictionaries be refreshed. Absent: the pipeline has no dictionary.
+    pub dictionary_after: Option<String>,
+    /// The SERP service is restarted after its dictionary.
+    pub serp: bool,
+    /// Rules of this run alone: values by the names that they have in `[gates]`.
+    pub overrides: BTreeMap<String, String>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl PartialOrd for RunMode {
@@ -119,15 +217,22 @@ pub struct Receipt {
     pub run: RunId,
     /// When it happened, in milliseconds since the epoch, by the clock of the program that says it.
     pub at_ms: i64,
-    #[serde(flatten)]
     pub fact: Fact,
+}
+
+/// A receipt as it is written. Facts are tagged from outside and nothing is flattened, so that it is read in one pass.
+#[derive(Serialize)]
+struct Written<'a> {
+    schema: i64,
+    #[serde(flatten)]
+    receipt: &'a Receipt,
 }
 
 impl Receipt {
     pub fn to_message(&self) -> Message {
-        let body = serde_json::to_vec(&Versioned {
+        let body = serde_json::to_vec(&Written {
             schema: SCHEMA_VERSION,
-            content: self,
+            receipt: self,
         });
         Message::new(
             Headers::of_run(&self.run),
@@ -136,8 +241,23 @@ impl Receipt {
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
+        #[derive(Deserialize)]
+        struct Read {
+            schema: i64,
+            run: RunId,
+            at_ms: i64,
+            fact: Fact,
+        }
         message.headers.check_schema()?;
-        from_json(&message.body, "a receipt")
+        match serde_json::from_slice::<Read>(&message.body) {
+            Ok(read) if read.schema == SCHEMA_VERSION => Ok(Self {
+                run: read.run,
+                at_ms: read.at_ms,
+                fact: read.fact,
+            }),
+            // Of another release perhaps: the slower way tells why it cannot be read.
+            _ => from_json(&message.body, "a receipt"),
+        }
     }
 }
 

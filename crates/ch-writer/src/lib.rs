@@ -23,4 +23,5 @@ pub const ROLE: Role = Role {
     name: "ch-writer",
     kind: RoleKind::Worker,
     outputs: &["receipts"],
+    optional: &[],
 };

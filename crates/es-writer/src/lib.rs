@@ -33,4 +33,5 @@ pub const ROLE: Role = Role {
     name: "es-writer",
     kind: RoleKind::Worker,
     outputs: &[RECEIPTS],
+    optional: &[],
 };

@@ -22,4 +22,5 @@ pub const ROLE: Role = Role {
     name: "fetcher",
     kind: RoleKind::Worker,
     outputs: &["batches", "receipts"],
+    optional: &[],
 };

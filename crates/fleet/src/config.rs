@@ -3,15 +3,19 @@ use std::collections::BTreeMap;
 use app::config::{Problems, Process};
 use app::{DeploymentSettings, HealthSettings, LogSettings, Secret, Settings, StatsSettings};
 use ch_writer::ChWriterSettings;
+use dict_refresher::{DictRefresherSettings, DictionarySettings};
 use fetcher::FetcherSettings;
+use persister::{GateSettings, PersisterSettings};
 use pipeline::BrokerSettings;
 use pipeline::broker::RabbitMq;
 use pipeline::topology::{Catalog, PipelineSettings};
 use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serp_restarter::SerpRestarterSettings;
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
 use stores::elasticsearch;
+use stores::serp::SerpSettings;
 
 /// Every setting that there is, by the crates that they belong to.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
@@ -28,8 +32,14 @@ pub struct Config {
     pub elasticsearch: elasticsearch::Settings,
     pub queuer: QueuerSettings,
     pub fetcher: FetcherSettings,
+    pub gates: GateSettings,
+    pub persister: PersisterSettings,
     pub ch_writer: ChWriterSettings,
     pub es_writer: es_writer::Settings,
+    pub dictionary: DictionarySettings,
+    pub dict_refresher: DictRefresherSettings,
+    pub serp: SerpSettings,
+    pub serp_restarter: SerpRestarterSettings,
     /// Processes that run a role under another name, or with settings of their own.
     pub processes: BTreeMap<String, Process>,
 }
@@ -52,8 +62,14 @@ impl Config {
             self.pipeline.check(),
             self.queuer.check(),
             self.fetcher.check("fetcher"),
+            self.gates.check(),
+            self.persister.check("persister"),
             self.ch_writer.check("ch_writer"),
             self.es_writer.check("es_writer"),
+            self.dictionary.check("dictionary"),
+            self.dict_refresher.check("dict_refresher"),
+            self.serp.check(),
+            self.serp_restarter.check("serp_restarter", &self.serp),
         ]);
         Problems::join([self.log.check(), others])
     }
@@ -82,6 +98,7 @@ impl Config {
             readable(self.broker.management_url.as_ref()),
             readable(self.source.password.as_ref()),
             readable(self.clickhouse.password.as_ref()),
+            readable(self.dictionary.source_password.as_ref()),
             Catalog::load(self.pipeline.file.as_deref())
                 .map(drop)
                 .map_err(message),
@@ -89,8 +106,8 @@ impl Config {
                 .map(drop)
                 .map_err(message),
             Cluster::new(&self.clickhouse.connection())
-                .map(drop)
-                .map_err(message),
+                .map_err(message)
+                .and_then(|cluster| crate::commands::serp::check_template(self, &cluster)),
             elasticsearch::Client::new(&self.elasticsearch)
                 .map(drop)
                 .map_err(message),

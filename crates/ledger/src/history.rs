@@ -1,14 +1,24 @@
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use batch::{Invalid, Message, Receipt, RunId};
+use batch::{Fact, Invalid, Message, Receipt, RunId};
 
+use crate::progress::Progress;
 use crate::run::RunState;
+use crate::summary::{Content, Record};
 
-/// All runs that the ledger still tells of.
+/// All runs that the ledger still tells of: those that ended by their records, the others by their receipts.
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: BTreeMap<RunId, RunState>,
+    /// Place in the ledger of each run's first receipt, where places are known.
+    first_offsets: BTreeMap<RunId, u64>,
+    records: BTreeMap<RunId, Record>,
+    /// Place in the ledger after everything that was taken in.
+    next_offset: u64,
+    /// Runs that have ended, with a decision that their records do not know.
+    to_reopen: BTreeSet<RunId>,
 }
 
 impl Ledger {
@@ -33,7 +43,61 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes a record of a run in. Records come before receipts, of which they spare most.
+    pub fn take_record(&mut self, record: Record) {
+        if let Content::Finished { at_offset, .. } = record.content {
+            self.next_offset = self.next_offset.max(at_offset);
+        }
+        let known = self.records.get(&record.run);
+        if known.is_none_or(|known| known.revision < record.revision) {
+            self.records.insert(record.run.clone(), record);
+        }
+    }
+
+    /// Place in the ledger from which on it has to be read: everything before is of runs whose records say
+    /// all. `None`: from its beginning.
+    pub fn resume_offset(&self) -> Option<u64> {
+        let resume = self
+            .records
+            .values()
+            .filter_map(|record| match record.content {
+                Content::Finished { resume_offset, .. } => Some(resume_offset),
+                Content::Reopened => None,
+            });
+        let reopened = self
+            .records
+            .values()
+            .filter_map(|record| match record.content {
+                Content::Reopened => Some(record.first_offset),
+                Content::Finished { .. } => None,
+            });
+        let resume = resume.max()?;
+        Some(reopened.min().map_or(resume, |first| first.min(resume)))
+    }
+
+    /// Takes the receipt at a place in the ledger in, as [`Self::apply`].
+    pub fn apply_at(&mut self, offset: u64, receipt: &Receipt) {
+        self.next_offset = self.next_offset.max(offset + 1);
+        if self.record(&receipt.run).is_none() && !self.first_offsets.contains_key(&receipt.run) {
+            self.first_offsets.insert(receipt.run.clone(), offset);
+        }
+        if self.reopens(offset, receipt) {
+            self.to_reopen.insert(receipt.run.clone());
+        }
+        self.apply(receipt);
+    }
+
+    /// Ended runs that were decided on anew since the last call. They are known by their records until they are given
+    /// to [`Self::reopen`].
+    pub fn take_reopened(&mut self) -> BTreeSet<RunId> {
+        std::mem::take(&mut self.to_reopen)
+    }
+
+    /// Takes a receipt in. One of a run whose record says how it ended changes nothing any more.
     pub fn apply(&mut self, receipt: &Receipt) {
+        if self.record(&receipt.run).is_some() {
+            return;
+        }
         // Looked up before it is inserted: the name is copied once for each run, not for each receipt.
         match self.runs.get_mut(&receipt.run) {
             Some(run) => run.apply(receipt),
@@ -45,13 +109,93 @@ impl Ledger {
         }
     }
 
+    /// Whether the receipt at this place opens a run that has ended: a decision that its record does not know.
+    fn reopens(&self, offset: u64, receipt: &Receipt) -> bool {
+        let decision = matches!(receipt.fact, Fact::Decided { .. });
+        let ended = self.record(&receipt.run).map(|(_, _, at_offset)| at_offset);
+        decision && ended.is_some_and(|at_offset| offset >= at_offset)
+    }
+
+    /// The record that ends `run`, from what is known of it; and the run is known by it alone from here on. `None`
+    /// while it has not ended.
+    pub fn finish(&mut self, run: &RunId) -> Option<Record> {
+        let offset = self.next_offset;
+        let state = self.runs.get(run)?;
+        if state.state().is_unfinished() {
+            return None;
+        }
+        let progress = Box::new(state.progress());
+        let first_offset = self.first_offsets.get(run).copied().unwrap_or(0);
+        let unfinished = self.runs.keys().filter(|other| *other != run);
+        let firsts = unfinished.filter_map(|other| self.first_offsets.get(other));
+        let content = Content::Finished {
+            at_offset: offset,
+            resume_offset: firsts.min().map_or(offset, |first| offset.min(*first)),
+            progress,
+        };
+        let revision = self.records.get(run).map_or(1, |known| known.revision + 1);
+        let record = Record::new(run, revision, first_offset, content);
+        self.runs.remove(run);
+        self.first_offsets.remove(run);
+        self.take_record(record.clone());
+        Some(record)
+    }
+
+    /// The record that opens a run that has ended, and `state` for it, folded from its receipts.
+    pub fn reopen(&mut self, state: RunState) -> Option<Record> {
+        let known = self.records.get(state.run())?;
+        let (revision, first) = (known.revision + 1, known.first_offset);
+        let record = Record::new(state.run(), revision, first, Content::Reopened);
+        self.first_offsets.insert(state.run().clone(), first);
+        self.take_record(record.clone());
+        self.runs.insert(state.run().clone(), state);
+        Some(record)
+    }
+
+    /// How an ended run ended, where its receipts begin, and where its record stands.
+    pub fn record(&self, run: &RunId) -> Option<(&Progress, u64, u64)> {
+        let record = self.records.get(run)?;
+        match &record.content {
+            Content::Finished {
+                progress,
+                at_offset,
+                ..
+            } => Some((progress, record.first_offset, *at_offset)),
+            Content::Reopened => None,
+        }
+    }
+
+    /// What the receipts say of a run that has no record; see [`Self::progress`] for any run.
     pub fn run(&self, run: &RunId) -> Option<&RunState> {
         self.runs.get(run)
     }
 
-    /// All runs, by name.
+    pub fn knows(&self, run: &RunId) -> bool {
+        self.runs.contains_key(run) || self.records.contains_key(run)
+    }
+
+    /// How far a run has come, or how it ended.
+    pub fn progress(&self, run: &RunId) -> Option<Cow<'_, Progress>> {
+        match self.record(run) {
+            Some((progress, ..)) => Some(Cow::Borrowed(progress)),
+            None => Some(Cow::Owned(self.runs.get(run)?.progress())),
+        }
+    }
+
+    /// Runs that have no record, by name.
     pub fn runs(&self) -> impl DoubleEndedIterator<Item = &RunState> {
         self.runs.values()
+    }
+
+    /// All runs, by name.
+    pub fn all(&self) -> Vec<Cow<'_, Progress>> {
+        let mut names: Vec<&RunId> = self.runs.keys().chain(self.records.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .filter_map(|run| self.progress(run))
+            .collect()
     }
 
     /// Runs of the pipeline that stand in the way of the next one.
@@ -59,27 +203,39 @@ impl Ledger {
         &'a self,
         pipeline: &'p str,
     ) -> impl Iterator<Item = &'a RunState> + use<'a, 'p> {
-        self.of(pipeline).filter(|r| r.state().is_unfinished())
-    }
-
-    /// Complete runs of the pipeline, the latest first. [`RunState::leaves_out`] says which of them a run
-    /// of changes must not follow.
-    pub fn complete(&self, pipeline: &str) -> Vec<&RunState> {
-        let complete = self.of(pipeline).filter(|run| run.state().is_complete());
-        let mut runs: Vec<&RunState> = complete.collect();
-        runs.sort_by_key(|run| Reverse(run.started().map(|s| (s.until_ms, s.at_ms))));
-        runs
-    }
-
-    /// The latest run that a run of changes may follow: complete, and leaving nothing out.
-    pub fn last_complete(&self, pipeline: &str) -> Option<&RunState> {
-        let mut runs = self.complete(pipeline).into_iter();
-        runs.find(|run| run.leaves_out().is_none())
-    }
-
-    fn of<'a, 'p>(&'a self, pipeline: &'p str) -> impl Iterator<Item = &'a RunState> + use<'a, 'p> {
         let of_pipeline =
             move |run: &&RunState| run.started().is_some_and(|s| s.pipeline == pipeline);
-        self.runs.values().filter(of_pipeline)
+        let runs = self.runs.values().filter(of_pipeline);
+        runs.filter(|run| run.state().is_unfinished())
+    }
+
+    /// How far each store of the pipeline is: the end of the latest run that closed well in it, in milliseconds since
+    /// the epoch. What they differ by is the skew between the stores.
+    pub fn marks(&self, pipeline: &str) -> BTreeMap<String, i64> {
+        let mut marks = BTreeMap::new();
+        for run in self.ended(pipeline) {
+            let Some(started) = run.started.as_ref().filter(|started| !started.partial) else {
+                continue;
+            };
+            for store in run.stores.iter().filter(|store| store.closed) {
+                marks.entry(store.store.clone()).or_insert(started.until_ms);
+            }
+        }
+        marks
+    }
+
+    /// Runs of the pipeline that ended, the latest first, without those that were abandoned. What each store has of
+    /// them, and what a run that follows must know, is in [`Progress::stores`].
+    pub fn ended(&self, pipeline: &str) -> Vec<Cow<'_, Progress>> {
+        let mut runs = self.all();
+        runs.retain(|run| {
+            let of = run
+                .started
+                .as_ref()
+                .map(|started| started.pipeline.as_str());
+            of == Some(pipeline) && (run.state.is_complete() || run.state == crate::State::Rejected)
+        });
+        runs.sort_by_key(|run| Reverse(run.started.as_ref().map(|s| (s.until_ms, s.at_ms))));
+        runs
     }
 }

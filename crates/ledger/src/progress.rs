@@ -1,24 +1,27 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use batch::{Reason, Rows, RunId, TaskHash};
-use serde::Serialize;
+use batch::{Reason, Rows, RunId, TaskHash, Verdict};
+use serde::{Deserialize, Serialize};
 
 use crate::run::{RunState, Started};
+use crate::stage_progress::StageProgress;
 use crate::tally::Tally;
 use crate::task::Standing;
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Its tasks are being published: how many there will be is not known yet.
     Planning,
     Running,
-    /// Every row of every task is accounted for in every store.
+    /// Every row of every task is accounted for in every store, and every stage of a judged run closed well.
     Complete,
     /// The same, but some tasks or rows are in quarantine instead of in the stores.
     CompleteWithQuarantine,
+    /// Every stage is judged, and one of them ended badly.
+    Rejected,
     /// An operator gave it up.
     Abandoned,
 }
@@ -41,13 +44,14 @@ impl fmt::Display for State {
             Self::Running => "running",
             Self::Complete => "complete",
             Self::CompleteWithQuarantine => "complete, with quarantine",
+            Self::Rejected => "rejected",
             Self::Abandoned => "abandoned",
         })
     }
 }
 
 /// How far a run has come: tasks, rows read, and what each store has accounted for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub run: RunId,
     pub state: State,
@@ -69,10 +73,16 @@ pub struct Progress {
     pub bytes_fetched: u64,
     /// By name; every store that must account for the run, and any other that was heard of.
     pub stores: Vec<StoreProgress>,
+    /// In their order; none in a pipeline that nobody judges.
+    #[serde(default)]
+    pub stages: Vec<StageProgress>,
+    /// What a run that ended left out that a run of changes beginning at its end would not carry either.
+    #[serde(default)]
+    pub leaves_out: Option<String>,
 }
 
 /// What one store has accounted for, of the rows fetched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreProgress {
     /// The program that writes to it, by its process name.
     pub store: String,
@@ -86,6 +96,12 @@ pub struct StoreProgress {
     pub targets: BTreeMap<String, Rows>,
     /// Quarantined rows by reason.
     pub reasons: BTreeMap<Reason, u64>,
+    /// It has accounted for the whole run, and where there is a gate this closed it well.
+    #[serde(default)]
+    pub closed: bool,
+    /// As [`Progress::leaves_out`], of this store.
+    #[serde(default)]
+    pub leaves_out: Option<String>,
 }
 
 /// A task that did not go well so far.
@@ -114,6 +130,8 @@ impl RunState {
     pub fn state(&self) -> State {
         if self.abandoned.is_some() {
             State::Abandoned
+        } else if let Some(judged) = self.judged_state() {
+            judged
         } else if self.manifest.is_none() {
             State::Planning
         } else if !self.is_complete() {
@@ -125,25 +143,52 @@ impl RunState {
         }
     }
 
+    /// Where a judged run stands once its manifest is known or its planning was rejected. `None`: before that, or
+    /// nobody judges it.
+    fn judged_state(&self) -> Option<State> {
+        let course = self.course();
+        let verdicts: Option<Vec<Verdict>> =
+            course.iter().map(|stage| self.verdict(stage)).collect();
+        match verdicts {
+            _ if course.is_empty() => None,
+            None => self.manifest.map(|_| State::Running),
+            Some(verdicts) if verdicts.contains(&Verdict::Rejected) => Some(State::Rejected),
+            Some(_) if self.has_quarantine() => Some(State::CompleteWithQuarantine),
+            Some(_) => Some(State::Complete),
+        }
+    }
+
     /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or
     /// given up, and every store of the run has accounted for all rows of the counted attempts.
     ///
     /// Tasks known only from answers to their batches say nothing here: those of the manifest are missing
     /// among the settled ones, and any other will never be heard of again.
     pub fn is_complete(&self) -> bool {
-        let (Some(started), Some((planned, _))) = (&self.started, self.manifest) else {
-            return false;
-        };
-        let settled = self.standing(Standing::Fetched) + self.standing(Standing::Quarantined);
-        settled >= planned
-            && self.standing(Standing::Failed) == 0
-            && started.stores.iter().all(|store| self.has_closed(store))
+        let stores = self.started.iter().flat_map(|started| &started.stores);
+        self.started.is_some()
+            && self.is_settled()
+            && stores.into_iter().all(|s| self.has_closed(s))
     }
 
-    /// What a complete run left out that a run of changes beginning at its end would not carry either.
+    /// Every planned task was fetched or given up.
+    fn is_settled(&self) -> bool {
+        let settled = self.standing(Standing::Fetched) + self.standing(Standing::Quarantined);
+        let planned = self.manifest.map(|(planned, _)| planned);
+        planned.is_some_and(|planned| settled >= planned) && self.standing(Standing::Failed) == 0
+    }
+
+    /// What an ended run left out that a run of changes beginning at its end would not carry either.
     /// `None`: such a run may follow it. Rows that a store itself refused are no reason: it would refuse
     /// them again.
     pub fn leaves_out(&self) -> Option<String> {
+        let stores = self.started.iter().flat_map(|started| &started.stores);
+        let mut of_stores = stores.map(|store| self.leaves_out_of(store));
+        self.leaves_out_of_all()
+            .or_else(|| of_stores.find_map(|left| left))
+    }
+
+    /// As [`Self::leaves_out`], of all stores alike.
+    fn leaves_out_of_all(&self) -> Option<String> {
         if self.started.as_ref().is_some_and(|started| started.partial) {
             return Some("it was partial".to_owned());
         }
@@ -151,24 +196,28 @@ impl RunState {
             return Some("two queuers began it, each with a plan of its own".to_owned());
         }
         let given_up = self.standing(Standing::Quarantined);
-        if given_up > 0 {
-            return Some(format!("tasks in quarantine, not fetched: {given_up}"));
-        }
-        let stores = self.started.iter().flat_map(|started| &started.stores);
-        let mut tallies = stores.filter_map(|store| self.tally_of(store));
-        let (store, rows) = tallies.find_map(|tally| {
-            let refused = tally.reasons().get(&Reason::RefusedRows).copied();
-            let rows = tally.rows.quarantined.saturating_sub(refused.unwrap_or(0));
-            (rows > 0).then_some((&tally.name, rows))
-        })?;
-        Some(format!(
-            "rows in quarantine that {store} did not refuse: {rows}"
-        ))
+        (given_up > 0).then(|| format!("tasks in quarantine, not fetched: {given_up}"))
     }
 
-    fn has_closed(&self, store: &str) -> bool {
+    fn leaves_out_of(&self, store: &str) -> Option<String> {
+        let tally = self.tally_of(store)?;
+        let refused = tally.reasons().get(&Reason::RefusedRows).copied();
+        let rows = tally.rows.quarantined.saturating_sub(refused.unwrap_or(0));
+        (rows > 0).then(|| format!("rows in quarantine that {store} did not refuse: {rows}"))
+    }
+
+    pub(crate) fn has_closed(&self, store: &str) -> bool {
         let closed = self.tally_of(store).map_or(0, |tally| tally.closed);
         closed == self.tasks_with_rows
+    }
+
+    /// Whether the store has the whole run, by its gate where there is one.
+    fn closed_well(&self, store: &str) -> bool {
+        let stage = batch::Stage::Store(store.to_owned());
+        match self.course().contains(&stage) {
+            true => self.verdict(&stage) == Some(Verdict::Closed),
+            false => self.is_settled() && self.has_closed(store),
+        }
     }
 
     fn has_quarantine(&self) -> bool {
@@ -176,7 +225,7 @@ impl RunState {
             || self.tallies.iter().any(|t| t.rows.quarantined > 0)
     }
 
-    fn tally_of(&self, store: &str) -> Option<&Tally> {
+    pub(crate) fn tally_of(&self, store: &str) -> Option<&Tally> {
         self.tallies.iter().find(|tally| &*tally.name == store)
     }
 
@@ -195,6 +244,8 @@ impl RunState {
             batches_fetched: self.batches,
             bytes_fetched: self.bytes,
             stores: self.stores(),
+            stages: self.stage_progress(),
+            leaves_out: self.leaves_out(),
         }
     }
 
@@ -214,6 +265,10 @@ impl RunState {
                 rows,
                 targets: tally.map(Tally::targets).unwrap_or_default(),
                 reasons: tally.map(Tally::reasons).unwrap_or_default(),
+                closed: self.closed_well(store),
+                leaves_out: self
+                    .leaves_out_of_all()
+                    .or_else(|| self.leaves_out_of(store)),
             }
         };
         stores.into_iter().map(answer).collect()

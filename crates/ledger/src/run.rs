@@ -1,14 +1,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use batch::{BatchId, Fact, Receipt, RunId, RunMode, TaskHash};
-use serde::Serialize;
+use batch::{BatchId, Course, Fact, Receipt, RunId, RunMode, TaskHash};
+use serde::{Deserialize, Serialize};
 
+use crate::stages::Stages;
 use crate::tally::Tally;
 use crate::task::{Answer, Read, Standing, TaskState};
 
 /// What was said when the run began.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Started {
     pub at_ms: i64,
     pub pipeline: String,
@@ -21,6 +22,9 @@ pub struct Started {
     pub partial: bool,
     /// Fingerprint of what was read; empty when it was not said.
     pub source: String,
+    /// What the run must pass beyond the stores, and by which rules of its own; absent when nobody judges it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub course: Option<Course>,
 }
 
 impl Started {
@@ -35,6 +39,7 @@ impl Started {
             source,
             // Only the order of the ledger tells whose it is, and here order says nothing.
             nonce: _,
+            course,
         } = &receipt.fact
         else {
             return None;
@@ -48,6 +53,7 @@ impl Started {
             stores: stores.clone(),
             partial: *partial,
             source: source.clone(),
+            course: course.clone(),
         })
     }
 
@@ -71,6 +77,12 @@ pub struct RunState {
     pub(crate) contested: bool,
     /// Tasks planned and rows that the plan counted.
     pub(crate) manifest: Option<(u64, u64)>,
+    /// When the manifest was first said.
+    pub(crate) manifest_ms: Option<i64>,
+    /// What was said of its stages.
+    pub(crate) stages: Stages,
+    /// Held tasks whose batches went on.
+    pub(crate) tasks_released: u64,
     /// When, by whom and why the run was given up.
     pub(crate) abandoned: Option<(i64, String, String)>,
     pub(crate) latest_ms: i64,
@@ -94,6 +106,9 @@ impl RunState {
             started: None,
             contested: false,
             manifest: None,
+            manifest_ms: None,
+            stages: Stages::default(),
+            tasks_released: 0,
             abandoned: None,
             latest_ms: i64::MIN,
             tasks: HashMap::new(),
@@ -132,7 +147,10 @@ impl RunState {
             Fact::Manifest {
                 tasks,
                 estimated_rows,
-            } => self.manifest = self.manifest.max(Some((*tasks, *estimated_rows))),
+            } => {
+                self.manifest = self.manifest.max(Some((*tasks, *estimated_rows)));
+                least(&mut self.manifest_ms, at_ms);
+            }
             Fact::Fetched {
                 task,
                 attempt,
@@ -176,6 +194,19 @@ impl RunState {
                 let answer = Answer::new(rows, targets, reasons, |name| self.share(name));
                 self.stored(store, *batch, answer);
             }
+            Fact::Released { task, .. } => {
+                let released = self.change(*task, TaskState::released);
+                self.tasks_released += u64::from(released);
+            }
+            Fact::Judged { .. }
+            | Fact::Decided { .. }
+            | Fact::Ordered { .. }
+            | Fact::ReplicaSynced { .. }
+            | Fact::ReplicaLate { .. }
+            | Fact::ShardSynced { .. }
+            | Fact::ShardApplied { .. }
+            | Fact::NodeRestarted { .. }
+            | Fact::OrderFailed { .. } => self.stages.apply(receipt),
             Fact::Abandoned { who, why } => {
                 least(&mut self.abandoned, (at_ms, who.clone(), why.clone()));
             }
@@ -187,20 +218,21 @@ impl RunState {
     }
 
     /// Changes a task and keeps the counts of tasks right.
-    fn change<T>(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState) -> T) {
+    fn change<T>(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState) -> T) -> T {
         let task = self.tasks.entry(hash).or_insert_with(|| {
             self.standings[Standing::Open as usize] += 1;
             TaskState::default()
         });
         self.standings[task.standing() as usize] -= 1;
-        change(task);
+        let changed = change(task);
         self.standings[task.standing() as usize] += 1;
+        changed
     }
 
     /// Another success can change which attempt counts: what was summed for the task is taken back first.
     fn fetched(&mut self, hash: TaskHash, read: Read) {
         self.sum(hash, u64::wrapping_sub, Tally::take);
-        self.change(hash, |task| task.succeeded(read));
+        let _ = self.change(hash, |task| task.succeeded(read));
         self.sum(hash, u64::wrapping_add, Tally::add);
     }
 
@@ -261,6 +293,35 @@ impl RunState {
         if after.is_covered && !was_covered && !task.is_empty() {
             tally.closed += 1;
         }
+    }
+
+    /// The attempt at a task that goes on when the run's batches were held: its first success, and the number
+    /// of its batches. `None` while there is none.
+    pub fn chosen(&self, task: TaskHash) -> Option<(u32, u32)> {
+        let read = self.tasks.get(&task)?.read()?;
+        Some((read.attempt, read.batches))
+    }
+
+    /// Whether what the task led to has arrived, as far as is known: its chosen batches went on all, or every store has
+    /// accounted for one of its attempts.
+    pub fn has_gone_on(&self, task: TaskHash) -> bool {
+        let Some(state) = self.tasks.get(&task) else {
+            return false;
+        };
+        state.is_released() || {
+            let stores = self.started.iter().flat_map(|started| &started.stores);
+            let mut tallies =
+                stores.map(|store| self.tallies.iter().position(|t| *t.name == **store));
+            tallies.all(|tally| {
+                let counted = tally.and_then(|tally| state.counted(tally));
+                counted.is_some_and(|counted| counted.is_covered)
+            })
+        }
+    }
+
+    /// Whether the attempt at the task read its whole range.
+    pub fn has_read(&self, task: TaskHash, attempt: u32) -> Option<u32> {
+        self.tasks.get(&task)?.batches_of(attempt)
     }
 
     /// Position of the store's tally, which is made when the store is first heard of.

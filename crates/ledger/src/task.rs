@@ -178,6 +178,8 @@ pub(crate) struct TaskState {
     pub failure: Option<Box<(u32, String)>>,
     /// Answers to every attempt, successful or not: its success can be heard of later.
     answers: Vec<Answers>,
+    /// The batches of one attempt went on from where they were held: all of them.
+    released: bool,
 }
 
 /// What counts of a task in one store.
@@ -210,6 +212,21 @@ impl TaskState {
     /// Whether some successful attempt found nothing, so that no store has anything to say.
     pub fn is_empty(&self) -> bool {
         self.reads.iter().any(Read::is_empty)
+    }
+
+    /// Takes in that an attempt's batches all went on. Whether that is news.
+    pub fn released(&mut self) -> bool {
+        !std::mem::replace(&mut self.released, true)
+    }
+
+    pub fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// Batches of the attempt, if it was read to its end.
+    pub fn batches_of(&self, attempt: u32) -> Option<u32> {
+        let read = self.reads.iter().find(|read| read.attempt == attempt)?;
+        Some(read.batches)
     }
 
     /// Takes a success in. Whether it changed anything.

@@ -7,8 +7,10 @@
 pub mod broker;
 #[cfg(test)]
 mod conformance;
+pub mod history;
 mod job;
 mod ladder;
+mod lead;
 pub mod management;
 pub mod names;
 mod options;
@@ -24,9 +26,10 @@ mod worker;
 
 pub use job::{Job, Lost};
 pub use ladder::Ladder;
+pub use lead::{Lead, lead};
 pub use options::{BrokerSettings, LoopOptions};
 pub use outcome::Outcome;
 pub use producer::{ProducerError, Sender};
 pub use program::Program;
 pub use role::{BatchWorker, GroupLimits, Role, RoleKind, Weight, Worker};
-pub use worker::{run_batch_worker, run_worker};
+pub use worker::{run_batch_worker, run_worker, run_worker_while};

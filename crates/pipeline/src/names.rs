@@ -15,8 +15,19 @@ pub fn quarantine_queue(program: &str) -> String {
     format!("{program}-quar")
 }
 
+/// Queue whose only subscriber is the one process of `program` that is at work.
+pub fn lease_queue(program: &str) -> String {
+    format!("{program}-lease")
+}
+
+/// Stream that holds the record of every run that has ended.
+pub const RUNS: &str = "runs";
+
 /// Stream that holds every receipt.
 pub const LEDGER: &str = "ledger";
 
 /// Exchange that exists while a pipeline is configured; workers wait for it.
 pub const CONFIGURED: &str = "fleet-configured";
+
+/// Exchange that exists while the SERP service is not to be restarted.
+pub const SERP_PAUSED: &str = "fleet-serp-paused";

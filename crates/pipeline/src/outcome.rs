@@ -20,6 +20,9 @@ pub enum Outcome {
     Snooze { why: String, delay: Duration },
     /// Can never be processed as it is: kept in quarantine for an operator, with the reason.
     Quarantine(Invalid),
+    /// Not to be taken out of its queue yet: goes back to where it was. Only for a role that shuts its intake as
+    /// well (see [`crate::run_worker_while`]), or it would come again at once.
+    Return { why: String },
     /// Of no use to anyone any more, such as a stale order: dropped, and counted.
     Discard { why: String },
 }
@@ -39,6 +42,7 @@ impl Outcome {
             Self::Retry { .. } => "retry",
             Self::Snooze { .. } => "snooze",
             Self::Quarantine(_) => "quarantine",
+            Self::Return { .. } => "return",
             Self::Discard { .. } => "discard",
         }
     }

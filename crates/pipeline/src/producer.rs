@@ -5,7 +5,7 @@ use batch::Message;
 
 use crate::broker::{BrokerError, Publication, Session};
 use crate::unconfirmed::Unconfirmed;
-use crate::{Lost, Program, names};
+use crate::{Lost, Program, history, names};
 
 /// How often a producer looks at the queues that it fills.
 const LOOK: Duration = Duration::from_secs(1);
@@ -92,21 +92,19 @@ impl Sender {
         }
     }
 
-    /// Folds all messages of the ledger, from its beginning to the end that it has now. A reading that is
-    /// cut off begins again, with nothing folded.
-    pub async fn fold_ledger<T: Default>(
+    /// What the ledger says up to now, with each receipt that was not spared by a record shown to `see` beside the
+    /// `T` of the caller. A reading that is cut off begins again, with nothing seen.
+    pub async fn read_history<T: Default>(
         &self,
-        take: impl Fn(&mut T, Message),
-    ) -> Result<T, ProducerError> {
-        let fold = || async {
-            let mut folded = T::default();
-            let each = |message| take(&mut folded, message);
-            let broker = &self.program.broker;
-            broker.read_stream_with(names::LEDGER, each).await?;
-            Ok(folded)
+        see: impl Fn(&mut T, &batch::Receipt),
+    ) -> Result<(ledger::Ledger, T), ProducerError> {
+        let read = || async {
+            let mut seen = T::default();
+            let ledger = history::read(&self.program.broker, |r| see(&mut seen, r)).await?;
+            Ok((ledger, seen))
         };
-        let folded = self.program.persistently(fold).await?;
-        folded.ok_or(ProducerError::Stopped)
+        let read = self.program.persistently(read).await?;
+        read.ok_or(ProducerError::Stopped)
     }
 
     /// Ends in good order; everything sent is stored.

@@ -13,6 +13,8 @@ pub struct Role {
     pub kind: RoleKind,
     /// Names that [`Job::send`] takes; an edge of the topology gives each its readers.
     pub outputs: &'static [&'static str],
+    /// Those of them that a type may leave unread: the role sends nothing there then.
+    pub optional: &'static [&'static str],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum RoleKind {
     Worker,
     /// Reads nothing.
     Producer,
+    /// Follows the ledger, one process at a time; a type may have it read a queue too.
+    Judge,
     /// No program at all: an append-only stream that others read.
     Stream,
 }

@@ -29,6 +29,8 @@ pub enum Refused {
     },
     #[error("run {0} exists already; start again in a second")]
     Exists(RunId),
+    #[error("run {0} was judged before its tasks were published; see fleet runs show {0}")]
+    Ended(RunId),
     #[error(
         "another queuer began run {0} at the same moment, and goes on with it: fleet runs watch {0}"
     )]
@@ -63,8 +65,8 @@ pub fn admit(
         });
     }
     if let (Some(run), None) = (force, &abandon) {
-        let why = match ledger.run(run) {
-            Some(state) => format!("it is {}", state.state()),
+        let why = match ledger.progress(run) {
+            Some(progress) => format!("it is {}", progress.state),
             None => "the ledger knows no such run".to_owned(),
         };
         let run = run.clone();
@@ -140,6 +142,7 @@ mod tests {
                 partial: false,
                 source: String::new(),
                 nonce: String::new(),
+                course: None,
             });
             if let Some(tasks) = *tasks {
                 say(Fact::Manifest {

@@ -1,7 +1,9 @@
 //! Which run a run of changes follows: decided from the ledger. Pure.
 
+use std::borrow::Cow;
+
 use batch::{Column, RunId, TaskHash};
-use ledger::{Ledger, Started};
+use ledger::{Ledger, Progress, Started};
 
 /// Runs passed over that are named one by one; there may be hundreds of partial ones.
 const NAMED: usize = 3;
@@ -41,28 +43,55 @@ pub(crate) fn source_of(
     TaskHash::of(parts.into_iter().chain(all)).to_string()
 }
 
-/// The latest complete run of `pipeline` that left nothing out, unless a run since then, or that run
-/// itself, was for another source, for other shards, or not for all of the stores: rows that did not
+/// Where a run of changes may begin: the older of the marks that the stores have, so that what one of them missed is
+/// sent again; what the other has already counts as unchanged there.
+///
+/// A store's mark is the latest ended run of `pipeline` that closed well in it and left nothing out, unless a run since
+/// then, or that run itself, was for another source, for other shards, or not for the store: rows that did not
 /// change since are missing then, and only a full run brings them.
 pub(crate) fn follow(past: Past<'_>, pipeline: &str, shards: u32, source: &str) -> Basis {
+    let ended = past.ledger.ended(pipeline);
+    // A plan for no pipeline in particular follows a run that is complete in all that it was for.
+    let none = [String::new()];
+    let stores = match past.stores {
+        [] => &none[..],
+        stores => stores,
+    };
+    let marks = stores
+        .iter()
+        .map(|store| (store, mark(&ended, store, shards, source)));
+    let marks: Vec<(&String, Basis)> = marks.collect();
+    let oldest = marks.iter().min_by_key(|(_, mark)| mark.end_ms);
+    let Some((store, oldest)) = oldest else {
+        return basis(None, "no run has ended yet".to_owned(), &[]);
+    };
+    let mut oldest = oldest.clone();
+    // `None`, a full run, is the least of all.
+    if marks.iter().any(|(_, mark)| mark.end_ms != oldest.end_ms) {
+        oldest.why = format!("of the stores {store} is behind: {}", oldest.why);
+    }
+    oldest
+}
+
+fn mark(ended: &[Cow<'_, Progress>], store: &str, shards: u32, source: &str) -> Basis {
     let mut passed = Vec::new();
-    for run in past.ledger.complete(pipeline) {
-        let Some(started) = run.started() else {
+    for run in ended {
+        let Some(started) = &run.started else {
             continue;
         };
         // A partial run is no sign of anything: it may have been a trial.
         let unlike = match started.partial {
             true => None,
-            false => unlike(started, past.stores, shards, source),
+            false => unlike(started, store, shards, source),
         };
         if let Some(unlike) = unlike {
-            let why = format!("run {} {unlike}", run.run());
+            let why = format!("run {} {unlike}", run.run);
             return basis(None, why, &passed);
         }
-        match run.leaves_out() {
-            Some(what) => passed.push((run.run(), what)),
+        match missed(run, store) {
+            Some(what) => passed.push((&run.run, what)),
             None => {
-                let why = format!("run {} left nothing out", run.run());
+                let why = format!("run {} left nothing out", run.run);
                 return basis(Some(started.until_ms), why, &passed);
             }
         }
@@ -72,6 +101,18 @@ pub(crate) fn follow(past: Past<'_>, pipeline: &str, shards: u32, source: &str) 
         false => "no complete run left nothing out",
     };
     basis(None, why.to_owned(), &passed)
+}
+
+/// What the store does not have of the run that it should.
+fn missed(run: &Progress, store: &str) -> Option<String> {
+    if store.is_empty() {
+        let incomplete = (!run.state.is_complete()).then(|| format!("it was {}", run.state));
+        return incomplete.or_else(|| run.leaves_out.clone());
+    }
+    match run.stores.iter().find(|known| known.store == store) {
+        Some(known) if known.closed => known.leaves_out.clone(),
+        _ => Some(format!("it did not close well in {store}")),
+    }
 }
 
 fn basis(end_ms: Option<i64>, mut why: String, passed: &[(&RunId, String)]) -> Basis {
@@ -88,9 +129,8 @@ fn basis(end_ms: Option<i64>, mut why: String, passed: &[(&RunId, String)]) -> B
 }
 
 /// Why rows that the run did not carry would be missing now, if so.
-fn unlike(started: &Started, stores: &[String], shards: u32, source: &str) -> Option<String> {
-    let missing = stores.iter().find(|store| !started.stores.contains(store));
-    if let Some(store) = missing {
+fn unlike(started: &Started, store: &str, shards: u32, source: &str) -> Option<String> {
+    if !store.is_empty() && !started.stores.iter().any(|known| known == store) {
         return Some(format!("was not for {store}"));
     }
     if started.shards != shards {
@@ -107,7 +147,7 @@ fn unlike(started: &Started, stores: &[String], shards: u32, source: &str) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use batch::{Fact, Reason, Receipt, RunMode};
+    use batch::{Course, Fact, Reason, Receipt, RunMode, Stage, Verdict};
 
     const NOW: i64 = 1_767_323_045_678;
 
@@ -143,6 +183,7 @@ mod tests {
                 partial: run.partial,
                 source: run.source.into(),
                 nonce: String::new(),
+                course: None,
             };
             let manifest = Fact::Manifest {
                 tasks: 1,
@@ -215,6 +256,86 @@ mod tests {
         assert_eq!(basis.end_ms, Some(NOW));
         assert!(basis.why.contains("not fetched: 1"), "{}", basis.why);
         assert!(basis.why.contains("it was partial"), "{}", basis.why);
+    }
+
+    /// A judged run of one task with one row, whose stores closed or were rejected.
+    fn judged(ledger: &mut Ledger, end_ms: i64, closed: [bool; 2]) {
+        let task = TaskHash::of([b"t".as_slice()]);
+        let stores = ["ch-writer", "es-writer"];
+        let mut facts = vec![
+            Fact::Started {
+                pipeline: "direct".into(),
+                mode: RunMode::Full,
+                until_ms: end_ms,
+                shards: 2,
+                stores: stores.map(str::to_owned).into(),
+                partial: false,
+                source: "same".into(),
+                nonce: String::new(),
+                course: Some(Course::default()),
+            },
+            Fact::Manifest {
+                tasks: 1,
+                estimated_rows: 1,
+            },
+            Fact::Fetched {
+                task,
+                attempt: 1,
+                shard: 0,
+                batches: 1,
+                rows: 1,
+                bytes: 1,
+            },
+        ];
+        let mut judge = |stage, closed| {
+            let verdict = match closed {
+                true => Verdict::Closed,
+                false => Verdict::Rejected,
+            };
+            facts.push(Fact::Judged {
+                stage,
+                verdict,
+                why: String::new(),
+                decisions: 0,
+            });
+        };
+        judge(Stage::Plan, true);
+        judge(Stage::Fetch, true);
+        for (store, closed) in stores.into_iter().zip(closed) {
+            judge(Stage::Store(store.into()), closed);
+        }
+        for fact in facts {
+            ledger.apply(&Receipt {
+                run: RunId::new("direct", end_ms).unwrap(),
+                at_ms: end_ms,
+                fact,
+            });
+        }
+    }
+
+    #[test]
+    fn the_next_run_begins_at_the_older_of_the_marks_that_the_stores_have() {
+        let mut ledger = Ledger::new();
+        let after = |ledger: &Ledger| {
+            let stores = ["ch-writer".to_owned(), "es-writer".to_owned()];
+            let past = Past {
+                ledger,
+                stores: &stores,
+            };
+            follow(past, "direct", 2, "same")
+        };
+        judged(&mut ledger, NOW, [true, true]);
+        assert_eq!(after(&ledger).end_ms, Some(NOW));
+        // Elasticsearch failed: what it missed is sent again, from where it closed well.
+        judged(&mut ledger, NOW + 1, [true, false]);
+        let basis = after(&ledger);
+        assert_eq!(basis.end_ms, Some(NOW));
+        assert!(basis.why.contains("es-writer is behind"), "{}", basis.why);
+        assert!(basis.why.contains("did not close well"), "{}", basis.why);
+        judged(&mut ledger, NOW + 2, [true, true]);
+        assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
+        judged(&mut ledger, NOW + 3, [false, false]);
+        assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
     }
 
     #[test]

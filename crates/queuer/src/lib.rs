@@ -35,12 +35,17 @@ pub const ROLE: Role = Role {
     name: "queuer",
     kind: RoleKind::Producer,
     outputs: &[TASKS, RECEIPTS],
+    optional: &[],
 };
 
 const TASKS: &str = "tasks";
 /// What fetchers send, and stores read.
 const BATCHES: &str = "batches";
 const RECEIPTS: &str = "receipts";
+/// What the judge of a pipeline sends after a stage that closed well, and who carries it out may send on.
+const ORDERS: &str = "orders";
+/// The role whose stores have the dictionaries.
+const CH_WRITER: &str = "ch-writer";
 
 /// The columns that a run would carry if it were planned now: what the stores have to be configured
 /// for. Asks every shard; fails when they differ, or lack a column of the settings.

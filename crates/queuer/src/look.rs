@@ -1,45 +1,27 @@
-//! A look at the ledger: the state of all runs, and who came first. Pure.
+//! What a look at the ledger tells beside the state of its runs: who came first. Pure.
 
 use std::collections::BTreeMap;
 
-use batch::{Fact, Invalid, Message, Receipt, RunId};
+use batch::{Fact, Receipt, RunId};
 use ledger::Ledger;
 
-/// The ledger's receipts, taken in one by one in the order in which all see them.
+/// The order in which all see the runs' first receipts, taken in one by one.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
-    pub ledger: Ledger,
+pub(crate) struct Order {
     /// Runs by their first receipts.
-    order: Vec<RunId>,
+    runs: Vec<RunId>,
     /// What the first announcement of each run has as its nonce.
     announced: BTreeMap<RunId, String>,
-    /// Messages that are no receipts, and the first of them.
-    refused: (u64, Option<Invalid>),
 }
 
-impl Look {
-    pub fn take(&mut self, message: Message) {
-        let receipt = match Receipt::from_message(&message) {
-            Ok(receipt) => receipt,
-            Err(invalid) => {
-                self.refused.0 += 1;
-                self.refused.1.get_or_insert(invalid);
-                return;
-            }
-        };
-        if self.ledger.run(&receipt.run).is_none() {
-            self.order.push(receipt.run.clone());
+impl Order {
+    pub fn see(&mut self, receipt: &Receipt) {
+        if self.runs.last() != Some(&receipt.run) && !self.runs.contains(&receipt.run) {
+            self.runs.push(receipt.run.clone());
         }
-        self.ledger.apply(&receipt);
-        if let Fact::Started { nonce, .. } = receipt.fact {
-            self.announced.entry(receipt.run).or_insert(nonce);
-        }
-    }
-
-    /// One of them must not keep a pipeline from running, but it should be said.
-    pub fn warn_of_refused(&self) {
-        if let (count, Some(first)) = &self.refused {
-            tracing::warn!(count, %first, "messages in the ledger that are no receipts of this release");
+        if let Fact::Started { nonce, .. } = &receipt.fact {
+            let run = receipt.run.clone();
+            self.announced.entry(run).or_insert_with(|| nonce.clone());
         }
     }
 
@@ -49,13 +31,9 @@ impl Look {
     }
 
     /// The unfinished run of the pipeline whose first receipt comes first.
-    pub fn first_unfinished(&self, pipeline: &str) -> Option<&RunId> {
-        let unfinished: Vec<&RunId> = self
-            .ledger
-            .unfinished(pipeline)
-            .map(|run| run.run())
-            .collect();
-        self.order.iter().find(|run| unfinished.contains(run))
+    pub fn first_unfinished(&self, ledger: &Ledger, pipeline: &str) -> Option<&RunId> {
+        let unfinished: Vec<&RunId> = ledger.unfinished(pipeline).map(|run| run.run()).collect();
+        self.runs.iter().find(|run| unfinished.contains(run))
     }
 }
 
@@ -64,8 +42,8 @@ mod tests {
     use super::*;
     use batch::RunMode;
 
-    fn started(run: &str, at_ms: i64, nonce: &str) -> Message {
-        let receipt = Receipt {
+    fn started(run: &str, at_ms: i64, nonce: &str) -> Receipt {
+        Receipt {
             run: run.parse().unwrap(),
             at_ms,
             fact: Fact::Started {
@@ -77,35 +55,36 @@ mod tests {
                 partial: false,
                 source: "s".into(),
                 nonce: nonce.into(),
+                course: None,
             },
-        };
-        receipt.to_message()
+        }
     }
 
     #[test]
     fn of_two_announcements_of_one_run_the_first_in_the_ledger_counts_whatever_their_clocks_say() {
-        let mut look = Look::default();
-        for message in [
+        let mut order = Order::default();
+        for receipt in [
             started("r-1", 2, "mine"),
             started("r-1", 1, "yours"),
             started("r-1", 2, "mine"),
         ] {
-            look.take(message);
+            order.see(&receipt);
         }
         let run = "r-1".parse().unwrap();
-        assert!(look.is_first(&run, "mine"));
-        assert!(!look.is_first(&run, "yours"));
-        assert!(!look.is_first(&"r-2".parse().unwrap(), "mine"));
+        assert!(order.is_first(&run, "mine"));
+        assert!(!order.is_first(&run, "yours"));
+        assert!(!order.is_first(&"r-2".parse().unwrap(), "mine"));
     }
 
     #[test]
     fn the_first_unfinished_run_is_the_one_that_was_heard_of_first() {
-        let mut look = Look::default();
-        look.take(Message::default());
-        look.take(started("r-2", 9, "b"));
-        look.take(started("r-1", 1, "a"));
-        assert_eq!(look.first_unfinished("direct").unwrap().as_str(), "r-2");
-        assert_eq!(look.first_unfinished("other"), None);
-        assert_eq!(look.refused.0, 1);
+        let (mut order, mut ledger) = (Order::default(), Ledger::new());
+        for receipt in [started("r-2", 9, "b"), started("r-1", 1, "a")] {
+            ledger.apply(&receipt);
+            order.see(&receipt);
+        }
+        let first = order.first_unfinished(&ledger, "direct").unwrap();
+        assert_eq!(first.as_str(), "r-2");
+        assert_eq!(order.first_unfinished(&ledger, "other"), None);
     }
 }

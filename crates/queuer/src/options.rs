@@ -26,6 +26,10 @@ pub struct Options {
     /// Give up the unfinished run RUN, which stands in the way, before starting
     #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
     pub force: Option<RunId>,
+    /// Judge this run by another rule than the configured one, such as max_failed_tasks=0.2, or for one stage alone
+    /// ch-writer.max_rejected_rows=0.05; may be given again. It is on the ledger with the run
+    #[arg(long = "gate", value_name = "RULE=NUMBER", value_parser = parse_rule)]
+    pub gates: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -38,6 +42,7 @@ impl Default for Options {
             dry_run: false,
             every_seconds: None,
             force: None,
+            gates: Vec::new(),
         }
     }
 }
@@ -49,6 +54,15 @@ pub enum Since {
     At(i64),
     /// Milliseconds before the end of the run.
     Before(i64),
+}
+
+fn parse_rule(text: &str) -> Result<(String, String), String> {
+    let (rule, number) = text
+        .split_once('=')
+        .ok_or("give a rule and a number, such as max_failed_tasks=0.2")?;
+    let name = rule.rsplit_once('.').map_or(rule, |(_, name)| name);
+    ledger::check_rule(name, number)?;
+    Ok((rule.to_owned(), number.to_owned()))
 }
 
 /// 10¹¹ milliseconds are in 1973, 10¹¹ seconds in the year 5138: what is less is meant as seconds.

@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use batch::{Fact, Message, Receipt, RunId};
+use batch::{Course, Fact, Message, Receipt, RunId};
+use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
 use pipeline::topology::{Edge, Topology};
-use pipeline::{ProducerError, Program, Sender, names};
+use pipeline::{ProducerError, Program, RoleKind, Sender, history, names};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
 
@@ -13,11 +14,11 @@ use crate::admission::{Refused, admit};
 use crate::clock::{Cycles, now_ms, wait_until};
 use crate::config::QueuerSettings;
 use crate::follow::Past;
-use crate::look::Look;
+use crate::look::Order;
 use crate::options::Options;
 use crate::plan::{Plan, PlanError, Planner, describe};
 use crate::report::Report;
-use crate::{BATCHES, RECEIPTS, TASKS};
+use crate::{BATCHES, CH_WRITER, ORDERS, RECEIPTS, TASKS};
 
 /// Time for giving a run up when the queuer is told to stop: well within any grace period.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -75,8 +76,11 @@ pub struct Pipeline {
     pub stores: Vec<String>,
     /// Queues that tasks go to.
     pub task_queues: Vec<String>,
-    /// Queues that batches of these tasks wait in, on their way into the stores.
+    /// Queues that batches of these tasks wait in, on their way into the stores. Not that of a program which holds
+    /// them until the run is read: it has to take them all.
     pub batch_queues: Vec<String>,
+    /// What a run must pass beyond the stores; absent where nobody judges it.
+    pub course: Option<Course>,
 }
 
 impl Pipeline {
@@ -107,12 +111,43 @@ impl Pipeline {
                 }
             }
         }
+        let judge = topology
+            .programs
+            .iter()
+            .find(|program| program.role.kind == RoleKind::Judge);
+        batches.retain(|program| judge.is_none_or(|judge| judge.name != *program));
         Self {
             name: topology.name.clone(),
+            course: judge.map(|judge| course(topology, &judge.name, ends.clone())),
             stores: ends.map(|program| program.name.clone()).collect(),
             task_queues: queues(&fetchers),
             batch_queues: queues(&batches),
         }
+    }
+}
+
+/// What follows the stores, as the edges have it: the dictionaries are those of the ClickHouse that ch-writer fills.
+fn course<'a>(
+    topology: &'a Topology,
+    judge: &str,
+    mut stores: impl Iterator<Item = &'a pipeline::topology::Program>,
+) -> Course {
+    let refreshers: Vec<&str> = topology
+        .edges
+        .iter()
+        .filter(|edge| edge.program == judge && edge.output == ORDERS)
+        .map(|edge| edge.reader.as_str())
+        .collect();
+    let store = stores.find(|store| store.role.name == CH_WRITER);
+    let serp = refreshers
+        .iter()
+        .any(|refresher| topology.readers(refresher, ORDERS).next().is_some());
+    Course {
+        dictionary_after: store
+            .filter(|_| !refreshers.is_empty())
+            .map(|store| store.name.clone()),
+        serp,
+        ..Course::default()
     }
 }
 
@@ -164,24 +199,21 @@ struct Queuer<'a> {
 
 impl Queuer<'_> {
     async fn dry_run(&self) -> Result<Report, Error> {
-        let look = match self.planner.options.full {
+        let ledger = match self.planner.options.full {
             true => None,
             false => {
-                let mut look = Look::default();
-                let broker = &self.program.broker;
-                let read = broker.read_stream_with(names::LEDGER, |message| look.take(message));
-                read.await.map_err(Error::Ledger)?;
-                Some(look)
+                let read = history::read(&self.program.broker, |_| {});
+                Some(read.await.map_err(Error::Ledger)?)
             }
         };
-        let past = look.as_ref().map(|look| self.past(look));
+        let past = ledger.as_ref().map(|ledger| self.past(ledger));
         let plan = self.planner.plan(&self.pipeline.name, past).await?;
         Ok(Report::of(&plan)?)
     }
 
-    fn past<'a>(&'a self, look: &'a Look) -> Past<'a> {
+    fn past<'a>(&'a self, ledger: &'a Ledger) -> Past<'a> {
         Past {
-            ledger: &look.ledger,
+            ledger,
             stores: &self.pipeline.stores,
         }
     }
@@ -224,12 +256,11 @@ impl Queuer<'_> {
         sender: &mut Sender,
         force: Option<&RunId>,
     ) -> Result<Published, Error> {
-        let look = sender.fold_ledger(Look::take).await?;
-        look.warn_of_refused();
-        let abandon = admit(&look.ledger, &self.pipeline.name, force)?;
-        let past = Some(self.past(&look));
+        let (ledger, _) = sender.read_history(Order::see).await?;
+        let abandon = admit(&ledger, &self.pipeline.name, force)?;
+        let past = Some(self.past(&ledger));
         let plan = self.planner.plan(&self.pipeline.name, past).await?;
-        if look.ledger.run(&plan.run).is_some() {
+        if ledger.knows(&plan.run) {
             return Err(Refused::Exists(plan.run).into());
         }
         if let Some(run) = abandon {
@@ -270,25 +301,39 @@ impl Queuer<'_> {
             partial: plan.partial,
             source: plan.source.clone(),
             nonce: nonce.clone(),
+            course: self.course(),
         };
         say(sender, &plan.run, started).await?;
-        let look = sender.fold_ledger(Look::take).await?;
-        if !look.is_first(&plan.run, &nonce) {
+        let (ledger, order) = sender.read_history(Order::see).await?;
+        if ledger.record(&plan.run).is_some() {
+            return Err(Refused::Ended(plan.run.clone()).into());
+        }
+        if !order.is_first(&plan.run, &nonce) {
             // The run is the other queuer's: not this one's to give up.
             return Err(Refused::Simultaneous(plan.run.clone()).into());
         }
-        let first = match look.first_unfinished(&self.pipeline.name) {
+        let first = match order.first_unfinished(&ledger, &self.pipeline.name) {
             Some(first) if *first != plan.run => first.clone(),
             _ => return Ok(()),
         };
         let why = format!("run {first} started at the same moment");
         self.abandon(sender, &plan.run, why).await?;
-        let progress = look.ledger.run(&first).map(|run| run.progress().summary());
+        let progress = ledger.progress(&first).map(|run| run.summary());
         Err(Error::Refused(Refused::Unfinished {
             pipeline: self.pipeline.name.clone(),
             run: first,
             progress: progress.unwrap_or_default(),
         }))
+    }
+
+    /// What the run must pass, with the rules that it alone has.
+    fn course(&self) -> Option<Course> {
+        let rules = &self.planner.options.gates;
+        let course = self.pipeline.course.clone()?;
+        Some(Course {
+            overrides: rules.iter().cloned().collect(),
+            ..course
+        })
     }
 
     async fn publish(&self, sender: &mut Sender, plan: &Plan) -> Result<Published, ProducerError> {

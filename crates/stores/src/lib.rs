@@ -9,6 +9,7 @@ mod configured;
 pub mod elasticsearch;
 mod health;
 mod mapping;
+pub mod serp;
 
 pub use class::Class;
 pub use configured::{Change, ConfigureError};

@@ -9,6 +9,7 @@ mod fleet;
 mod hub;
 mod proxy;
 mod rabbitmq;
+pub mod serp;
 mod services;
 mod stack;
 

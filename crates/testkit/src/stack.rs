@@ -52,6 +52,7 @@ impl Stack {
         [self.indices.index("all"), self.indices.index("lite")]
     }
 
+    /// In small tables the rows that Elasticsearch refuses are more than the share that is allowed by default.
     fn configuration(host: &VirtualHost, database: &Database, indices: &IndexPrefix) -> String {
         let clickhouse = format!(
             "cluster = \"{}\"\ndatabase = \"{}\"",
@@ -69,10 +70,12 @@ impl Stack {
         format!(
             "[deployment]\nname = \"test\"\n\n\
              [broker]\nurl = \"{}\"\nmanagement_url = \"{}\"\n\n\
-             [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}\n\n\
+             [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}\n\n[dictionary]\ndatabase = \"{}\"\n\n\
+             [gates]\nclose_without_changes = true\nmax_rejected_rows = 0.05\n\n\
              [elasticsearch]\nurls = [\"{}\"]\nfollowers_seconds = 1\n\n{}\n{}\n",
             host.url(),
             host.management_url(),
+            database.name(),
             indices.url(),
             index("all", ""),
             index("lite", lite),

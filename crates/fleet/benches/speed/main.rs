@@ -7,6 +7,7 @@
 mod clickhouse;
 mod elasticsearch;
 mod figure;
+mod ledger_cost;
 mod line;
 mod memory;
 mod planning;
@@ -16,12 +17,13 @@ use figure::Figure;
 
 type Benchmark = (&'static str, fn() -> Vec<Figure>);
 
-const BENCHMARKS: [Benchmark; 5] = [
+const BENCHMARKS: [Benchmark; 6] = [
     ("relay", relay::run),
     ("clickhouse", clickhouse::run),
     ("elasticsearch", elasticsearch::run),
     ("memory", memory::run),
     ("planning", planning::run),
+    ("ledger", ledger_cost::run),
 ];
 
 fn main() {

@@ -3,11 +3,13 @@
 pub mod clickhouse;
 pub mod completions;
 pub mod config;
+pub mod dictionary;
 pub mod elasticsearch;
 pub mod pipeline;
 pub mod quarantine;
 pub mod run;
 pub mod runs;
+pub mod serp;
 
 use app::LogSettings;
 use serde_json::json;
@@ -30,7 +32,7 @@ pub enum Command {
     /// Create the ClickHouse tables that rows go to
     #[command(subcommand)]
     Clickhouse(clickhouse::Action),
-    /// What the ledger says of runs: list, show, watch
+    /// What the ledger says of runs: list, show, watch; and what an operator decides on them
     #[command(subcommand)]
     Runs(runs::Action),
     /// Configure the indices of Elasticsearch
@@ -39,6 +41,12 @@ pub enum Command {
     /// Look at what the programs could not process
     #[command(subcommand)]
     Quarantine(quarantine::Action),
+    /// Look at the dictionaries, go back to the ones before
+    #[command(subcommand)]
+    Dictionary(dictionary::Action),
+    /// Look at the SERP service, pause and resume its restarts, restart a node
+    #[command(subcommand)]
+    Serp(serp::Action),
     /// Print the completions for a shell
     Completions(completions::Arguments),
 }
@@ -53,6 +61,8 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Runs(action) => as_operator(|| runs::run(action, context)),
         Command::Elasticsearch(action) => as_operator(|| elasticsearch::run(action, context)),
         Command::Quarantine(action) => as_operator(|| quarantine::run(action, context)),
+        Command::Dictionary(action) => as_operator(|| dictionary::run(action, context)),
+        Command::Serp(action) => as_operator(|| serp::run(action, context)),
         Command::Completions(arguments) => completions::run(&arguments, context),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::builder::PossibleValue;
 use pipeline::Role;
 use pipeline::management::{Management, parse_discard};
-use pipeline::topology::{Catalog, Desired, LEDGER, Topology, TopologyError, desired};
+use pipeline::topology::{Catalog, Desired, LEDGER, RUNS, Topology, TopologyError, desired};
 
 use crate::commands::block_on;
 use crate::config::Config;
@@ -18,12 +18,16 @@ use crate::context::Context;
 use crate::exit::Exit;
 
 /// Every role that a pipeline type can be made of.
-pub const ROLES: [Role; 5] = [
+pub const ROLES: [Role; 9] = [
     queuer::ROLE,
     fetcher::ROLE,
+    persister::ROLE,
     ch_writer::ROLE,
     es_writer::ROLE,
+    dict_refresher::ROLE,
+    serp_restarter::ROLE,
     LEDGER,
+    RUNS,
 ];
 
 #[derive(Debug, clap::Subcommand)]

@@ -6,13 +6,15 @@ use app::App;
 use app::config::Problems;
 use ch_writer::ChWriter;
 use clap::Subcommand;
+use dict_refresher::DictRefresher;
 use es_writer::EsWriter;
 use fetcher::Fetcher;
 use pipeline::management::Management;
-use pipeline::topology::Catalog;
+use pipeline::topology::{Catalog, Topology};
 use pipeline::{LoopOptions, Program, run_batch_worker, run_worker};
 use queuer::{Finished, Published};
 use serde_json::json;
+use serp_restarter::SerpRestarter;
 
 use super::pipeline::ROLES;
 use crate::config::Config;
@@ -52,10 +54,16 @@ enum Role {
     Queuer(queuer::Options),
     /// Read the ranges of the hub that tasks name, and cut them into batches
     Fetcher,
+    /// Judge the stages of every run, order what follows, and release what is held
+    Persister,
     /// Write batches into ClickHouse
     ChWriter,
     /// Write batches into Elasticsearch
     EsWriter,
+    /// Sync the replicas of a shard, load its new dictionary and put it in place
+    DictRefresher,
+    /// Restart the SERP service, port by port, after its dictionary was refreshed
+    SerpRestarter,
 }
 
 impl Role {
@@ -63,8 +71,11 @@ impl Role {
         match self {
             Self::Queuer(_) => queuer::ROLE.name,
             Self::Fetcher => fetcher::ROLE.name,
+            Self::Persister => persister::ROLE.name,
             Self::ChWriter => ch_writer::ROLE.name,
             Self::EsWriter => es_writer::ROLE.name,
+            Self::DictRefresher => dict_refresher::ROLE.name,
+            Self::SerpRestarter => serp_restarter::ROLE.name,
         }
     }
 }
@@ -137,6 +148,14 @@ async fn run_role(role: Role, app: &App, config: &Config, output: Output) -> any
             let fetcher = Fetcher::new(app, &config.source, &config.fetcher)?;
             run_worker(&program(&config.fetcher.options)?, fetcher).await?;
         }
+        Role::Persister => {
+            let Some(topology) = topology_of(app, config).await? else {
+                return Ok(Exit::Ok);
+            };
+            let feed = persister::Feed::of(&topology, &app.name);
+            let program = program(&config.persister.options)?;
+            persister::run(&program, &feed, &config.gates, &config.persister).await?;
+        }
         Role::ChWriter => {
             let writer = ChWriter::new(app, &config.clickhouse, &config.ch_writer)?;
             run_batch_worker(&program(&config.ch_writer.options)?, writer).await?;
@@ -144,6 +163,18 @@ async fn run_role(role: Role, app: &App, config: &Config, output: Output) -> any
         Role::EsWriter => {
             let writer = EsWriter::new(app, &config.elasticsearch, &config.es_writer)?;
             run_batch_worker(&program(&config.es_writer.options)?, writer).await?;
+        }
+        Role::DictRefresher => {
+            let settings = &config.dict_refresher;
+            let (target, dictionary) = (&config.clickhouse, &config.dictionary);
+            let refresher = DictRefresher::new(app, target, dictionary, &config.serp, settings)?;
+            run_worker(&program(&settings.options)?, refresher).await?;
+        }
+        Role::SerpRestarter => {
+            let (serp, settings) = (&config.serp, &config.serp_restarter);
+            let program = program(&settings.loop_options(serp))?;
+            let restarter = SerpRestarter::new(app, program.broker.clone(), serp, settings)?;
+            run_worker(&program, restarter).await?;
         }
     }
     Ok(Exit::Ok)
@@ -189,32 +220,46 @@ fn say_published(published: &Published, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The pipeline that is configured, waited for; `None` when told to stop. A dry run does without one.
+/// What the queuer must know of the pipeline that is configured, waited for; `None` when told to stop. A dry run does
+/// without one.
 async fn pipeline_of(
     app: &App,
     config: &Config,
     dry_run: bool,
 ) -> anyhow::Result<Option<queuer::Pipeline>> {
+    if dry_run {
+        let management = Management::from_settings(&config.broker)?;
+        let missing = match management.configured().await {
+            Ok(Some(pipeline)) => return fed_by(app, &topology(config, &pipeline)?).map(Some),
+            Ok(None) => NOT_CONFIGURED.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(error = missing, "planning for no pipeline in particular");
+        return Ok(Some(queuer::Pipeline {
+            name: NO_PIPELINE.to_owned(),
+            stores: Vec::new(),
+            task_queues: Vec::new(),
+            batch_queues: Vec::new(),
+            course: None,
+        }));
+    }
+    let topology = topology_of(app, config).await?;
+    topology.map(|topology| fed_by(app, &topology)).transpose()
+}
+
+const NOT_CONFIGURED: &str = "no pipeline is configured yet: fleet pipeline configure --type TYPE";
+
+/// The type that is configured, waited for; `None` when told to stop.
+async fn topology_of(app: &App, config: &Config) -> anyhow::Result<Option<Topology>> {
     let management = Management::from_settings(&config.broker)?;
     let mut said = false;
     loop {
         let missing = match management.configured().await {
-            Ok(Some(pipeline)) => return fed_by(app, config, &pipeline).map(Some),
-            Ok(None) => {
-                "no pipeline is configured yet: fleet pipeline configure --type TYPE".to_owned()
-            }
-            Err(error) if error.may_pass() || dry_run => error.to_string(),
+            Ok(Some(pipeline)) => return topology(config, &pipeline).map(Some),
+            Ok(None) => NOT_CONFIGURED.to_owned(),
+            Err(error) if error.may_pass() => error.to_string(),
             Err(error) => return Err(error.into()),
         };
-        if dry_run {
-            tracing::warn!(error = missing, "planning for no pipeline in particular");
-            return Ok(Some(queuer::Pipeline {
-                name: NO_PIPELINE.to_owned(),
-                stores: Vec::new(),
-                task_queues: Vec::new(),
-                batch_queues: Vec::new(),
-            }));
-        }
         if !said {
             tracing::info!(error = missing, "waiting for the pipeline");
             said = true;
@@ -226,35 +271,32 @@ async fn pipeline_of(
     }
 }
 
-/// What the queuer must know of the pipeline type.
-fn fed_by(app: &App, config: &Config, pipeline: &str) -> anyhow::Result<queuer::Pipeline> {
-    let topology = Catalog::load(config.pipeline.file.as_deref())?
+fn topology(config: &Config, pipeline: &str) -> anyhow::Result<Topology> {
+    Catalog::load(config.pipeline.file.as_deref())?
         .topology(pipeline, &ROLES)
-        .with_context(|| format!("the broker is configured for pipeline type {pipeline}"))?;
-    let fed = queuer::Pipeline::of(&topology, &app.name);
+        .with_context(|| format!("the broker is configured for pipeline type {pipeline}"))
+}
+
+fn fed_by(app: &App, topology: &Topology) -> anyhow::Result<queuer::Pipeline> {
+    let fed = queuer::Pipeline::of(topology, &app.name);
     if fed.task_queues.is_empty() {
-        return Err(Problems::one(
-            "",
-            format!(
-                "nothing in pipeline type {pipeline} reads what {} sends",
-                app.name
-            ),
-        )
-        .into());
+        let (pipeline, name) = (&topology.name, &app.name);
+        let problem = format!("nothing in pipeline type {pipeline} reads what {name} sends");
+        return Err(Problems::one("", problem).into());
     }
     Ok(fed)
 }
 
 #[cfg(test)]
 mod tests {
-    use pipeline::topology::LEDGER;
+    use pipeline::RoleKind;
 
     use super::*;
 
     #[test]
     fn the_roles_that_can_be_run_are_those_of_the_topology() {
-        let known = ROLES.iter().map(|role| role.name);
-        let known: Vec<_> = known.filter(|name| *name != LEDGER.name).collect();
+        let programs = ROLES.iter().filter(|role| role.kind != RoleKind::Stream);
+        let known: Vec<_> = programs.map(|role| role.name).collect();
         assert_eq!(roles(), known);
     }
 }

@@ -1,19 +1,23 @@
-//! `fleet runs …`: what the ledger says of runs. Reads, and changes nothing.
+//! `fleet runs …`: what the ledger says of runs, and what an operator decides on them.
 
+mod decide;
+mod describe;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use anyhow::bail;
-use batch::RunId;
+use batch::{RunId, Stage, Verdict};
 use comfy_table::Cell;
-use ledger::{Ledger, Progress, RunState, State};
+use ledger::{Ledger, Progress, State};
 use pipeline::broker::{Broker, RabbitMq};
-use pipeline::names;
+use pipeline::history;
 use serde_json::json;
 
 use crate::commands::block_on;
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::output::{Output, Tone, bytes, duration, number, table, time};
+use crate::output::{Output, Tone, duration, number, table, time};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
@@ -26,12 +30,15 @@ pub enum Action {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
     },
-    /// Show one run: tasks, rows, what each store has accounted for, and what went wrong
+    /// Show one run: its stages and their verdicts, what each store has accounted for, and what went wrong
     Show {
         /// Its name, or `latest`
         run: String,
+        /// Draw it anew as it goes on, until it has ended; exit code 6 if it did not end well
+        #[arg(long)]
+        watch: bool,
     },
-    /// Follow a run until it is complete; exit code 6 if it was given up or the time is over
+    /// Follow a run until it is complete; exit code 6 if it was rejected or given up, or the time is over
     Watch {
         /// Its name, or `latest`
         run: String,
@@ -39,34 +46,72 @@ pub enum Action {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
+    /// Close a stage that its gate rejected, or has not judged, after what was wrong is repaired
+    ///
+    /// What builds on the stage is judged again: a pipeline that holds batches takes those of the run out of
+    /// quarantine and releases them; a store that is closed has its dictionaries refreshed. The decision is on the
+    /// ledger with its reason and who made it.
+    Approve(Decision),
+    /// End a stage badly, whatever its gate says: nothing that builds on it begins
+    Reject(Decision),
+    /// Give a run up, so that the next one can begin; what is on its way still arrives
+    Abandon {
+        /// Its name
+        run: RunId,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Decision {
+    /// Name of the run
+    run: RunId,
+    /// The stage: plan, fetch, the program of a store such as ch-writer, sync, dictionary or serp
+    #[arg(long, value_name = "STAGE")]
+    stage: Stage,
+    #[command(flatten)]
+    because: Because,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Because {
+    /// Why, for whoever reads the ledger later
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who decides [default: the user and the machine]
+    #[arg(long, value_name = "NAME")]
+    who: Option<String>,
 }
 
 pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
     let url = config.broker.url.reveal()?;
     let broker = Broker::RabbitMq(RabbitMq::new(&url)?);
+    let output = context.output;
     block_on(async {
         match action {
             Action::List { pipeline, limit } => {
-                list(&broker, pipeline.as_deref(), limit, context.output).await
+                list(&broker, pipeline.as_deref(), limit, output).await
             }
-            Action::Show { run } => show(&broker, &run, context.output).await,
-            Action::Watch { run, timeout } => {
-                watch::watch(&broker, &run, timeout, context.output).await
+            Action::Show { run, watch: true } => watch::draw(&broker, &run, output).await,
+            Action::Show { run, watch: false } => show(&broker, &run, output).await,
+            Action::Watch { run, timeout } => watch::watch(&broker, &run, timeout, output).await,
+            Action::Approve(decision) => {
+                decide::decide(&broker, decision, Verdict::Closed, output).await
+            }
+            Action::Reject(decision) => {
+                decide::decide(&broker, decision, Verdict::Rejected, output).await
+            }
+            Action::Abandon { run, because } => {
+                decide::abandon(&broker, run, because, output).await
             }
         }
     })
 }
 
 async fn read(broker: &Broker) -> anyhow::Result<Ledger> {
-    let mut ledger = Ledger::new();
-    let read = broker.read_stream_with(names::LEDGER, |message| {
-        if let Err(invalid) = ledger.take(&message) {
-            tracing::warn!(error = %invalid, "the ledger holds what is no receipt; passed over");
-        }
-    });
-    read.await?;
-    Ok(ledger)
+    Ok(history::read(broker, |_| {}).await?)
 }
 
 async fn list(
@@ -80,15 +125,23 @@ async fn list(
         let of = progress.started.as_ref().map(|s| s.pipeline.as_str());
         pipeline.is_none_or(|name| of == Some(name))
     };
-    let mut runs: Vec<Progress> = ledger
-        .runs()
-        .map(RunState::progress)
-        .filter(wanted)
-        .collect();
+    let runs = ledger.all().into_iter().map(std::borrow::Cow::into_owned);
+    let mut runs: Vec<Progress> = runs.filter(wanted).collect();
     runs.sort_by_key(begun_ms);
-    let runs = runs.split_off(runs.len().saturating_sub(limit));
+    let skews = skews(&runs);
+    let first = runs.len().saturating_sub(limit);
+    let (runs, skews) = (runs.split_off(first), &skews[first..]);
     if output.is_json() {
-        output.json(&json!({ "runs": runs }))?;
+        let runs: Result<Vec<_>, _> = runs
+            .iter()
+            .zip(skews)
+            .map(|(run, skew)| {
+                let mut run = serde_json::to_value(run)?;
+                run["skew_seconds"] = json!(skew.map(|ms| ms as f64 / 1000.0));
+                Ok::<_, serde_json::Error>(run)
+            })
+            .collect();
+        output.json(&json!({ "runs": runs? }))?;
     } else if runs.is_empty() {
         output.line("The ledger knows no run.")?;
     } else {
@@ -99,9 +152,11 @@ async fn list(
             "took",
             "tasks",
             "rows read",
+            "rows/s",
             "stores",
+            "skew",
         ];
-        let rows = runs.iter().map(|run| {
+        let rows = runs.iter().zip(skews).map(|(run, skew)| {
             [
                 Cell::new(run.run.as_str()),
                 state(run.state, output),
@@ -109,26 +164,59 @@ async fn list(
                 Cell::new(took(run)),
                 Cell::new(tasks(run)),
                 Cell::new(number(run.rows_fetched)),
+                Cell::new(number(rate(run))),
                 Cell::new(shares(run)),
+                skewed(*skew, output),
             ]
         });
-        output.text(&table(&headers, &[3, 4, 5], rows))?;
+        output.text(&table(&headers, &[3, 4, 5, 6, 8], rows))?;
     }
     Ok(Exit::Ok)
 }
 
+/// For each run, in the order of their beginnings, by how much the stores of its pipeline differed after it, in
+/// milliseconds: the ends of the latest runs that closed well in each. `None` while one of them has none.
+fn skews(runs: &[Progress]) -> Vec<Option<i64>> {
+    let mut marks: BTreeMap<&str, BTreeMap<&str, i64>> = BTreeMap::new();
+    let after = |run| {
+        let run: &Progress = run;
+        let started = run.started.as_ref()?;
+        let marks = marks.entry(&started.pipeline).or_default();
+        if !started.partial {
+            let closed = run.stores.iter().filter(|store| store.closed);
+            marks.extend(closed.map(|store| (store.store.as_str(), started.until_ms)));
+        }
+        let ends: Option<Vec<i64>> = (started.stores.iter())
+            .map(|store| marks.get(store.as_str()).copied())
+            .collect();
+        let ends = ends?;
+        Some(ends.iter().max()? - ends.iter().min()?)
+    };
+    runs.iter().map(after).collect()
+}
+
+fn skewed(skew: Option<i64>, output: Output) -> Cell {
+    match skew {
+        None => output.cell(Tone::Faint, "–"),
+        Some(0) => output.cell(Tone::Faint, "0"),
+        Some(ms) => output.cell(Tone::Warning, span(ms)),
+    }
+}
+
 async fn show(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exit> {
     let ledger = read(broker).await?;
-    let run = find(&ledger, name)?;
-    let progress = run.progress();
+    let progress = find(&ledger, name)?;
+    // Of a run that has ended well the tasks are no longer told one by one.
+    let troubles = ledger.run(&progress.run).map(|run| run.troubles());
+    let troubles = troubles.unwrap_or_default();
     if output.is_json() {
         let mut answer = serde_json::to_value(&progress)?;
-        answer["troubles"] = serde_json::to_value(run.troubles())?;
+        answer["troubles"] = serde_json::to_value(troubles)?;
         output.json(&answer)?;
         return Ok(Exit::Ok);
     }
-    describe(&progress, output)?;
-    for trouble in run.troubles() {
+    output.text(&describe::describe(&progress, output))?;
+    for trouble in troubles {
         output.line(format!(
             "task {}: {}",
             trouble.task,
@@ -139,86 +227,16 @@ async fn show(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exi
 }
 
 /// The run of that name, or the latest.
-fn find<'a>(ledger: &'a Ledger, name: &str) -> anyhow::Result<&'a RunState> {
+fn find(ledger: &Ledger, name: &str) -> anyhow::Result<Progress> {
     let found = match name {
-        "latest" => ledger.runs().max_by_key(|run| begun_ms(&run.progress())),
-        name => ledger.run(&name.parse::<RunId>()?),
+        "latest" => ledger.all().into_iter().max_by_key(|run| begun_ms(run)),
+        name => ledger.progress(&name.parse::<RunId>()?),
     };
     match found {
-        Some(run) => Ok(run),
+        Some(run) => Ok(run.into_owned()),
         None if name == "latest" => bail!("the ledger knows no run"),
         None => bail!("the ledger knows no run {name}; fleet runs list names those that it knows"),
     }
-}
-
-fn describe(run: &Progress, output: Output) -> anyhow::Result<()> {
-    let mode = run.started.as_ref().map(|started| {
-        let partial = if started.partial {
-            ", some shards or a sample only"
-        } else {
-            ""
-        };
-        format!(
-            "{} until {}{partial}",
-            watch::mode(started.mode),
-            time(started.until_ms)
-        )
-    });
-    let lines = [
-        ("run", run.run.to_string()),
-        ("state", run.state.to_string()),
-        (
-            "carries",
-            mode.unwrap_or_else(|| "unknown: its beginning is no longer on the ledger".into()),
-        ),
-        ("began (UTC)", time(begun_ms(run))),
-        ("took", took(run)),
-        ("tasks", tasks(run)),
-        (
-            "rows read",
-            format!(
-                "{} in {} batches, {}",
-                number(run.rows_fetched),
-                number(run.batches_fetched),
-                bytes(run.bytes_fetched)
-            ),
-        ),
-    ];
-    for (name, value) in lines {
-        output.line(format!("{name:<13}{value}"))?;
-    }
-    let headers = [
-        "store",
-        "accounted",
-        "stored",
-        "unchanged",
-        "skipped",
-        "quarantined",
-        "why",
-    ];
-    let row = |name: String, rows: &batch::Rows, why: String| {
-        [
-            name,
-            number(rows.total()),
-            number(rows.stored),
-            number(rows.unchanged),
-            number(rows.skipped),
-            number(rows.quarantined),
-            why,
-        ]
-    };
-    let rows = run.stores.iter().flat_map(|store| {
-        let reasons = store.reasons.iter();
-        let why: Vec<String> = reasons
-            .map(|(reason, n)| format!("{reason}: {}", number(*n)))
-            .collect();
-        let whole = row(store.store.clone(), &store.rows, why.join(", "));
-        let targets = store.targets.iter();
-        let targets = targets.map(|(name, rows)| row(format!("  {name}"), rows, String::new()));
-        std::iter::once(whole).chain(targets)
-    });
-    output.text(&table(&headers, &[1, 2, 3, 4, 5], rows))?;
-    Ok(())
 }
 
 fn begun_ms(run: &Progress) -> i64 {
@@ -227,12 +245,25 @@ fn begun_ms(run: &Progress) -> i64 {
         .map_or(run.latest_ms, |started| started.at_ms)
 }
 
-/// From the first receipt to the latest.
+/// Milliseconds from the first receipt to the latest.
+fn took_ms(run: &Progress) -> i64 {
+    run.latest_ms.saturating_sub(begun_ms(run))
+}
+
 fn took(run: &Progress) -> String {
-    let ms = run.latest_ms.saturating_sub(begun_ms(run));
-    duration(std::time::Duration::from_millis(
-        u64::try_from(ms).unwrap_or(0),
-    ))
+    span(took_ms(run))
+}
+
+/// Rows that every store has accounted for, a second.
+fn rate(run: &Progress) -> u64 {
+    let rows = run.rows_fetched.saturating_sub(run.rows_outstanding());
+    let seconds = took_ms(run).max(1) as f64 / 1000.0;
+    (rows as f64 / seconds) as u64
+}
+
+fn span(ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0);
+    duration(std::time::Duration::from_millis(ms))
 }
 
 fn tasks(run: &Progress) -> String {
@@ -267,6 +298,7 @@ fn state(state: State, output: Output) -> Cell {
     let tone = match state {
         State::Complete => Tone::Good,
         State::CompleteWithQuarantine | State::Abandoned => Tone::Warning,
+        State::Rejected => Tone::Bad,
         State::Planning | State::Running => return Cell::new(state.to_string()),
     };
     output.cell(tone, state.to_string())

@@ -61,6 +61,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Changes what the file says of the call.
+    pub fn called_with(&mut self, change: impl FnOnce(&str) -> String) {
+        self.called = change(&self.called);
+    }
+
     /// Fails unless exit code and both outputs are those in `tests/golden/NAME`.
     pub fn must_be(&self, name: &str) {
         let code = self

@@ -1,11 +1,14 @@
 //! What commands answer and how programs begin and end. The texts are in `tests/golden`.
 
 mod clickhouse;
+mod dictionary;
 mod elasticsearch;
 mod golden;
 mod pipeline;
 mod programs;
 mod quarantine;
+mod runs;
+mod serp;
 
 use golden::{Folder, repository, same_as};
 

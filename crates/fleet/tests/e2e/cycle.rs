@@ -257,6 +257,7 @@ fn an_old_batch_that_arrives_late_changes_nothing() {
     // The batches of the first run wait in the queues; a copy of each comes back at the end.
     let late = WRITERS.map(|writer| (writer, copies(&stack, &format!("{writer}-in"))));
     let _writers = WRITERS.map(|writer| stack.fleet.start(writer));
+    let _closers = CLOSERS.map(|closer| stack.fleet.start(closer));
     complete(&stack, &first);
     stack.hub.change(1);
     let second = publish(&stack, &[]);

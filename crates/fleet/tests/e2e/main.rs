@@ -3,4 +3,5 @@
 mod bad_input;
 mod cycle;
 mod failures;
+mod proof;
 mod support;

@@ -16,7 +16,16 @@ pub fn one_at_a_time() -> MutexGuard<'static, ()> {
 }
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
-pub const WORKERS: [&str; 3] = ["fetcher", "ch-writer", "es-writer"];
+pub const WORKERS: [&str; 6] = [
+    "fetcher",
+    "ch-writer",
+    "es-writer",
+    "persister",
+    "dict-refresher",
+    "serp-restarter",
+];
+/// Programs that see a run from its stores to its end.
+pub const CLOSERS: [&str; 3] = ["persister", "dict-refresher", "serp-restarter"];
 pub const WRITERS: [&str; 2] = ["ch-writer", "es-writer"];
 
 /// A stack whose tables, indices and pipeline are declared.
@@ -27,11 +36,15 @@ pub fn configured(rows: u64, more: &str) -> Stack {
 }
 
 pub fn configure(stack: &Stack) {
+    configure_as(stack, "direct");
+}
+
+pub fn configure_as(stack: &Stack, pipeline: &str) {
     stack.fleet.run(&["clickhouse", "configure"]);
     stack.fleet.run(&["elasticsearch", "configure"]);
     stack
         .fleet
-        .run(&["pipeline", "configure", "--type", "direct"]);
+        .run(&["pipeline", "configure", "--type", pipeline]);
 }
 
 pub fn start_workers(stack: &Stack) -> Vec<Process> {
@@ -62,6 +75,24 @@ pub fn complete(stack: &Stack, run: &str) -> Value {
     });
     let last = progress();
     assert!(done, "run {run} is not complete: {last:#}");
+    last
+}
+
+/// What became of a stage of a run.
+pub fn stage(progress: &Value, name: &str) -> Value {
+    let stages = progress["stages"].as_array().cloned().unwrap_or_default();
+    let mut stages = stages.into_iter();
+    stages
+        .find(|stage| stage["stage"] == name)
+        .unwrap_or_default()
+}
+
+/// Waits until a stage of the run has this status; answers with what the ledger says of the run.
+pub fn until_stage(stack: &Stack, run: &str, name: &str, status: &str) -> Value {
+    let reached = || stage(&progress(stack, run), name)["status"] == status;
+    let done = eventually(reached);
+    let last = progress(stack, run);
+    assert!(done, "stage {name} of run {run} is not {status}: {last:#}");
     last
 }
 

@@ -1,9 +1,10 @@
 //! Neither order nor repetition of receipts changes what they say.
 
-use batch::{Fact, Receipt};
-use ledger::{Progress, RunState, State, TaskTrouble};
+use batch::{Fact, Receipt, Stage, Verdict};
+use ledger::{Judgement, Progress, RunState, State, TaskTrouble, judge};
 use proptest::prelude::*;
 
+use crate::gates::rules;
 use crate::receipts::*;
 
 fn any_fact() -> impl Strategy<Value = Receipt> {
@@ -11,12 +12,44 @@ fn any_fact() -> impl Strategy<Value = Receipt> {
     let rows = prop::array::uniform3(0u64..4);
     prop_oneof![
         1 => prop::sample::subsequence(vec!["ch", "es"], 1..=2).prop_map(|s| started(&s)),
+        2 => prop::sample::subsequence(vec!["ch", "es"], 1..=2).prop_map(|s| judged_run(&s)),
+        4 => any_stage_fact(),
         1 => (0u64..4).prop_map(manifest),
         4 => (0u8..3, 1u32..4, 0u32..3, 0u64..6).prop_map(|(n, a, b, r)| fetched(n, a, b, r)),
         2 => (0u8..3, 1u32..4).prop_map(|(n, a)| failed(n, a)),
         1 => (0u8..3).prop_map(given_up),
         12 => (store, 0u8..3, 1u32..4, 0u32..3, rows).prop_map(|(s, n, a, q, r)| stored(s, n, a, q, r)),
         1 => Just(receipt(Fact::Abandoned { who: "ada".into(), why: "so".into() })),
+    ]
+}
+
+fn any_stage_fact() -> impl Strategy<Value = Receipt> {
+    let stage = prop::sample::select(vec![
+        "plan",
+        "fetch",
+        "ch",
+        "es",
+        "sync",
+        "dictionary",
+        "serp",
+    ]);
+    let stage = stage.prop_map(|name| name.parse::<Stage>().unwrap());
+    let verdict = prop_oneof![
+        Just(Verdict::Closed),
+        Just(Verdict::Skipped),
+        Just(Verdict::Rejected)
+    ];
+    let both = (stage.clone(), verdict);
+    prop_oneof![
+        4 => (both.clone(), 0u32..3).prop_map(|((s, v), n)| judged(s, v, n)),
+        1 => (both, 1_000i64..1_003).prop_map(|((s, v), at)| decided(at, s, v)),
+        1 => Just(ordered(&[0, 1])),
+        1 => (0u32..2).prop_map(synced),
+        1 => (0u32..2, 0u64..3).prop_map(|(shard, s)| late(shard, s)),
+        1 => (0u32..2).prop_map(|shard| applied(shard, &["hotdog000"])),
+        1 => Just(restarted("hotdog000")),
+        1 => (stage, any::<bool>()).prop_map(|(s, up)| order_failed(s, "0", up)),
+        1 => (0u8..3).prop_map(|n| receipt(Fact::Released { task: task(n), attempt: 1, batches: 1 })),
     ]
 }
 
@@ -40,12 +73,23 @@ fn whole_run() -> impl Strategy<Value = Vec<Receipt>> {
 }
 
 /// All that a run's state answers.
-fn answers(state: &RunState) -> (Progress, Vec<TaskTrouble>, bool, Option<String>) {
+fn answers(
+    state: &RunState,
+) -> (
+    Progress,
+    Vec<TaskTrouble>,
+    bool,
+    Option<String>,
+    Vec<Judgement>,
+    Vec<u32>,
+) {
     (
         state.progress(),
         state.troubles(),
         state.is_complete(),
         state.leaves_out(),
+        judge(state, &rules(), 1_500),
+        state.shards_to_order(),
     )
 }
 

@@ -1,6 +1,8 @@
 //! Receipts of one run, in a line each.
 
-use batch::{BatchId, Fact, Reason, Receipt, Rows, RunId, RunMode, TaskHash};
+use batch::{
+    BatchId, Course, Fact, Reason, Receipt, Rows, RunId, RunMode, Stage, TaskHash, Verdict,
+};
 use ledger::RunState;
 
 pub fn run_id() -> RunId {
@@ -29,6 +31,89 @@ pub fn started(stores: &[&str]) -> Receipt {
         partial: false,
         source: "s".into(),
         nonce: String::new(),
+        course: None,
+    })
+}
+
+/// The beginning of a run that is judged, up to its SERP nodes when it writes to `ch`.
+pub fn judged_run(stores: &[&str]) -> Receipt {
+    let mut started = started(stores);
+    if let Fact::Started { course, .. } = &mut started.fact {
+        let has_dictionary = stores.contains(&"ch");
+        *course = Some(Course {
+            dictionary_after: has_dictionary.then(|| "ch".to_owned()),
+            serp: has_dictionary,
+            ..Course::default()
+        });
+    }
+    started
+}
+
+pub fn judged(stage: Stage, verdict: Verdict, decisions: u32) -> Receipt {
+    receipt(Fact::Judged {
+        stage,
+        verdict,
+        why: format!("{verdict}"),
+        decisions,
+    })
+}
+
+pub fn decided(at_ms: i64, stage: Stage, verdict: Verdict) -> Receipt {
+    let mut receipt = receipt(Fact::Decided {
+        stage,
+        verdict,
+        who: "ada".into(),
+        why: "repaired".into(),
+    });
+    receipt.at_ms = at_ms;
+    receipt
+}
+
+pub fn ordered(shards: &[u32]) -> Receipt {
+    receipt(Fact::Ordered {
+        shards: shards.to_vec(),
+        decisions: 0,
+    })
+}
+
+pub fn synced(shard: u32) -> Receipt {
+    receipt(Fact::ShardSynced { shard, replicas: 2 })
+}
+
+pub fn late(shard: u32, seconds: u64) -> Receipt {
+    receipt(Fact::ReplicaLate {
+        shard,
+        replica: format!("laksa{shard:03}"),
+        behind_seconds: Some(seconds),
+        error: "timed out".into(),
+    })
+}
+
+pub fn applied(shard: u32, nodes: &[&str]) -> Receipt {
+    receipt(Fact::ShardApplied {
+        shard,
+        version: 1_000,
+        elements: 10,
+        nodes: nodes.iter().map(|node| node.to_string()).collect(),
+    })
+}
+
+pub fn restarted(node: &str) -> Receipt {
+    receipt(Fact::NodeRestarted {
+        node: node.into(),
+        shard: 0,
+        restarted: 8,
+        already: 0,
+    })
+}
+
+pub fn order_failed(stage: Stage, target: &str, given_up: bool) -> Receipt {
+    receipt(Fact::OrderFailed {
+        stage,
+        target: target.into(),
+        step: "waiting".into(),
+        error: "timed out".into(),
+        given_up,
     })
 }
 

@@ -193,7 +193,7 @@ fn an_abandoned_run_stands_in_nobodys_way() {
 }
 
 #[test]
-fn a_run_follows_the_latest_complete_run_that_left_nothing_out() {
+fn ended_runs_are_told_latest_first_with_what_they_left_out() {
     let mut ledger = Ledger::new();
     for (until_ms, partial, tasks) in [
         (10, false, 0),
@@ -218,15 +218,22 @@ fn a_run_follows_the_latest_complete_run_that_left_nothing_out() {
             partial,
             source: String::new(),
             nonce: String::new(),
+            course: None,
         });
         say(Fact::Manifest {
             tasks,
             estimated_rows: 0,
         });
     }
-    let last = ledger.last_complete("direct").unwrap();
-    assert_eq!(last.started().unwrap().until_ms, 20);
-    assert!(ledger.last_complete("other").is_none());
+    let ended = ledger.ended("direct");
+    let ends = ended
+        .iter()
+        .map(|run| run.started.as_ref().unwrap().until_ms);
+    assert_eq!(ends.collect::<Vec<_>>(), [30, 20, 10]);
+    let mut well = ended.iter().filter(|run| run.leaves_out.is_none());
+    let last = well.next().unwrap().started.as_ref().unwrap();
+    assert_eq!(last.until_ms, 20);
+    assert!(ledger.ended("other").is_empty());
 }
 
 #[test]
@@ -270,7 +277,7 @@ fn a_run_announced_by_two_queuers_with_unlike_plans_is_taken_to_leave_rows_out()
 }
 
 #[test]
-fn an_earlier_run_is_followed_when_the_latest_left_rows_out() {
+fn what_a_run_left_out_is_said_of_each_of_its_stores() {
     let mut ledger = Ledger::new();
     for (until_ms, is_given_up) in [(10, false), (20, true)] {
         let last = if is_given_up {
@@ -286,11 +293,12 @@ fn an_earlier_run_is_followed_when_the_latest_left_rows_out() {
             ledger.apply(&receipt);
         }
     }
-    let complete = ledger.complete("direct");
-    let ends = complete.iter().map(|run| run.started().unwrap().until_ms);
-    assert_eq!(ends.collect::<Vec<_>>(), [20, 10]);
-    let last = ledger.last_complete("direct").unwrap();
-    assert_eq!(last.started().unwrap().until_ms, 10);
+    let ended = ledger.ended("direct");
+    let left = ended.iter().map(|run| {
+        let ch = &run.stores[0];
+        (ch.closed, ch.leaves_out.is_some())
+    });
+    assert_eq!(left.collect::<Vec<_>>(), [(true, true), (true, false)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use batch::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::session::Backend;
+use super::session::{Answer, Backend};
 use super::{
     Acknowledgement, BrokerError, Confirm, Link, Publication, Publisher, Request, Session,
 };
@@ -49,6 +49,7 @@ struct State {
     /// Exchange → (routing key, queue).
     exchanges: BTreeMap<String, Vec<(String, String)>>,
     links: Vec<Link>,
+    leases: BTreeMap<String, Holding>,
     sessions: u64,
     confirms_held: bool,
     refuses_connections: bool,
@@ -59,7 +60,21 @@ struct State {
 struct Queue {
     options: QueueOptions,
     ready: VecDeque<Entry>,
+    /// How many of the first were given back: they are handed out first, in the order in which they came back.
+    returned: usize,
     unanswered: Vec<(Holder, Entry)>,
+}
+
+/// Who holds the lease of a queue: until the session is lost, or the subscription is dropped.
+struct Holding {
+    link: Link,
+    answers: mpsc::WeakUnboundedSender<Answer>,
+}
+
+impl Holding {
+    fn is_over(&self) -> bool {
+        self.link.is_lost() || self.answers.upgrade().is_none()
+    }
 }
 
 #[derive(Clone)]
@@ -245,6 +260,13 @@ impl Memory {
     }
 }
 
+impl Queue {
+    fn pop(&mut self) -> Option<Entry> {
+        self.returned = self.returned.saturating_sub(1);
+        self.ready.pop_front()
+    }
+}
+
 impl State {
     fn route(&mut self, publication: &Publication) -> Confirm {
         let key = &publication.routing_key;
@@ -305,7 +327,7 @@ impl State {
                 .front()
                 .is_some_and(|entry| entry.since + ttl <= now)
             {
-                let entry = queue.ready.pop_front().expect("it has a front");
+                let entry = queue.pop().expect("it has a front");
                 expired.push((queue.options.dead_letter.clone(), entry.message));
             }
             let due = queue.ready.front().map(|entry| entry.since + ttl);
@@ -335,19 +357,22 @@ impl State {
         }
     }
 
-    /// Returns deliveries to the front of their queue, in order, or past the limit to the next queue.
+    /// Returns deliveries to their queue, before all that were never given out, or past the limit to the next queue.
     fn give_back(&mut self, which: impl Fn(&Holder) -> bool) {
         let mut dead = Vec::new();
         for queue in self.queues.values_mut() {
             let taken = queue.unanswered.extract_if(.., |(holder, _)| which(holder));
             let taken: Vec<_> = taken.collect();
-            for (_, mut entry) in taken.into_iter().rev() {
+            for (_, mut entry) in taken {
                 entry.delivery_count += 1;
                 match queue.options.delivery_limit {
                     Some(limit) if entry.delivery_count > limit => {
                         dead.push((queue.options.dead_letter.clone(), entry.message));
                     }
-                    _ => queue.ready.push_front(entry),
+                    _ => {
+                        queue.ready.insert(queue.returned, entry);
+                        queue.returned += 1;
+                    }
                 }
             }
         }

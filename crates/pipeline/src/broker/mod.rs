@@ -12,7 +12,7 @@ pub use ackbook::AckBook;
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
 pub use session::{
-    Acknowledgement, Confirm, Delivery, Publication, Publisher, Session, Subscription,
+    Acknowledgement, Confirm, Delivery, Lease, Publication, Publisher, Session, Subscription,
 };
 pub(crate) use session::{Link, Request};
 pub use stream::Follower;
@@ -37,6 +37,19 @@ pub enum BrokerError {
     },
 }
 
+impl BrokerError {
+    /// Whether the broker says that what was asked for is not there.
+    pub fn is_missing(&self) -> bool {
+        let Self::Object { detail, .. } = self else {
+            return false;
+        };
+        detail.contains("NOT_FOUND - no ") || detail == MISSING
+    }
+}
+
+/// What the broker in memory says of what is not there.
+const MISSING: &str = "it does not exist";
+
 /// A broker: RabbitMQ, or one in memory with the same behaviour, for tests of the loops.
 #[derive(Clone, Debug)]
 pub enum Broker {
@@ -56,38 +69,46 @@ impl Broker {
     /// All messages of a stream, from its beginning: at least those confirmed before the call.
     pub async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
         let mut messages = Vec::new();
-        let read = self.read_stream_with(stream, |message| messages.push(message));
+        let read = self.read_stream_from(stream, 0, |_, message| messages.push(message));
         read.await?;
         Ok(messages)
     }
 
-    /// As [`Self::read_stream`], handing out each message as it comes: a ledger of months is far smaller
-    /// folded than it is as messages. After an error some of them were handed out.
-    pub async fn read_stream_with(
+    /// The messages of a stream from the place `from` on (or from the first that is still there; past the end there
+    /// are none), each with its place, handed out as they come: a ledger of months is far smaller folded than it is as messages. After an
+    /// error some of them were handed out.
+    pub async fn read_stream_from(
         &self,
         stream: &str,
-        take: impl FnMut(Message),
+        from: u64,
+        mut take: impl FnMut(u64, Message),
     ) -> Result<(), BrokerError> {
         match self {
-            Self::RabbitMq(broker) => broker.read_stream_with(stream, take).await,
+            Self::RabbitMq(broker) => broker.read_stream(stream, from, take).await,
             Self::Memory(broker) => {
-                broker.read_stream(stream).into_iter().for_each(take);
+                let places = (0..).zip(broker.read_stream(stream));
+                let wanted = places.filter(|(place, _)| *place >= from);
+                wanted.for_each(|(place, message)| take(place, message));
                 Ok(())
             }
         }
     }
 
-    /// As [`Self::read_stream`], then the messages that are added, each once.
+    /// As [`Self::read_stream_from`], then the messages that are added, each once.
     pub async fn follow_stream(
         &self,
         stream: &str,
-    ) -> Result<(Vec<Message>, Follower), BrokerError> {
+        from: u64,
+        mut take: impl FnMut(u64, Message),
+    ) -> Result<Follower, BrokerError> {
         match self {
-            Self::RabbitMq(broker) => broker.follow_stream(stream).await,
+            Self::RabbitMq(broker) => broker.follow_stream(stream, from, take).await,
             Self::Memory(broker) => {
                 let messages = broker.read_stream(stream);
                 let follower = Follower::of_memory(broker, stream, messages.len());
-                Ok((messages, follower))
+                let wanted = (0..).zip(messages).filter(|(place, _)| *place >= from);
+                wanted.for_each(|(place, message)| take(place, message));
+                Ok(follower)
             }
         }
     }

@@ -1,3 +1,4 @@
+mod lease;
 mod publishing;
 mod translation;
 
@@ -17,12 +18,12 @@ use tokio::sync::mpsc;
 use super::session::{Answer, Backend};
 use super::{Acknowledgement, BrokerError, Delivery, Link, Publisher, Session, Subscription};
 use publishing::publish;
-pub(super) use translation::{receive, to_table};
+pub(super) use translation::{receive, stream_offset, to_table};
 
 /// Time for the TCP connection and the AMQP handshake together.
 const CONNECT: Duration = Duration::from_secs(10);
 /// AMQP reply codes that mean "not with these credentials, not this virtual host".
-const ACCESS_REFUSED: u16 = 403;
+pub(super) const ACCESS_REFUSED: u16 = 403;
 const NOT_ALLOWED: u16 = 530;
 
 /// RabbitMQ at one AMQP URL.
@@ -205,7 +206,12 @@ fn object(object: &'static str, name: &str, error: &lapin::Error) -> BrokerError
 
 fn is_not_found(error: &lapin::Error) -> bool {
     const NOT_FOUND: u16 = 404;
-    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == NOT_FOUND)
+    is_reply(error, NOT_FOUND)
+}
+
+/// Whether the broker itself said so, with this code.
+pub(super) fn is_reply(error: &lapin::Error, code: u16) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
 }
 
 async fn watch_connection(events: impl futures_util::Stream<Item = Event>, link: Link) {

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use batch::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::Lost;
 
@@ -144,6 +145,27 @@ impl Subscription {
     }
 }
 
+/// The right to be the one at work; given up when it is dropped or its session ends.
+pub struct Lease {
+    /// Aborts what it has on drop.
+    _holding: JoinSet<()>,
+}
+
+impl Lease {
+    /// Holds a subscription, and takes what is delivered out of the way: the broker ends a consumer that leaves a
+    /// message unanswered for half an hour.
+    pub(crate) fn of(mut subscription: Subscription) -> Self {
+        let mut holding = JoinSet::new();
+        holding.spawn(async move {
+            while let Some(Delivery { tag, .. }) = subscription.deliveries.recv().await {
+                let multiple = false;
+                subscription.answer(Acknowledgement::Ack { tag, multiple });
+            }
+        });
+        Self { _holding: holding }
+    }
+}
+
 /// What a backend keeps to tell the loops about the connection.
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -171,6 +193,10 @@ impl Link {
         });
         // The alarm of a broker that is gone will never be lifted.
         self.block(None);
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.borrow().is_some()
     }
 
     pub fn block(&self, reason: Option<String>) {
@@ -204,7 +230,7 @@ pub(crate) enum Backend {
 impl Session {
     /// Whether the session has ended.
     pub fn is_lost(&self) -> bool {
-        self.link.lost.borrow().is_some()
+        self.link.is_lost()
     }
 
     /// Resolves with the cause when the session has ended.
@@ -226,6 +252,15 @@ impl Session {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.subscribe(queue, prefetch, &self.link).await,
             Backend::Memory(connected) => connected.subscribe(queue, prefetch, &self.link),
+        }
+    }
+
+    /// Takes the lease of `queue`, which one session holds at a time; `None`: another holds it. The queue must have
+    /// a single active consumer, no room for messages, and no other subscribers.
+    pub async fn lease(&self, queue: &str) -> Result<Option<Lease>, super::BrokerError> {
+        match &self.backend {
+            Backend::RabbitMq(connected) => connected.lease(queue, &self.link).await,
+            Backend::Memory(connected) => connected.lease(queue, &self.link),
         }
     }
 

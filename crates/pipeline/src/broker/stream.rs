@@ -22,7 +22,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, Event};
 
-use super::rabbitmq::{RabbitMq, receive, to_table};
+use super::rabbitmq::{ACCESS_REFUSED, RabbitMq, is_reply, receive, stream_offset, to_table};
 use super::{BrokerError, Memory};
 
 /// Header of a reader's mark; its value is the reader's own.
@@ -60,9 +60,9 @@ impl Follower {
         })
     }
 
-    /// The next message, waiting for it as long as it takes. Nothing is lost when the wait is cut off. After an
-    /// error the follower is of no more use: begin again with [`super::Broker::follow_stream`].
-    pub async fn next(&mut self) -> Result<Message, BrokerError> {
+    /// The next message and its place, waiting for it as long as it takes. Nothing is lost when the wait is cut off.
+    /// After an error the follower is of no more use: begin again with [`super::Broker::follow_stream`].
+    pub async fn next(&mut self) -> Result<(u64, Message), BrokerError> {
         match &mut self.0 {
             Source::RabbitMq(reading) => reading.next_added().await,
             Source::Memory {
@@ -71,37 +71,40 @@ impl Follower {
                 read,
             } => {
                 let message = broker.stream_message(stream, *read).await;
+                let place = *read as u64;
                 *read += 1;
-                Ok(message)
+                Ok((place, message))
             }
         }
     }
 }
 
 impl RabbitMq {
-    pub(super) async fn read_stream_with(
+    pub(super) async fn read_stream(
         &self,
         stream: &str,
-        take: impl FnMut(Message),
+        from: u64,
+        take: impl FnMut(u64, Message),
     ) -> Result<(), BrokerError> {
-        self.read_to_end(stream, take).await?.close().await;
+        self.read_to_end(stream, from, take).await?.close().await;
         Ok(())
     }
 
     pub(super) async fn follow_stream(
         &self,
         stream: &str,
-    ) -> Result<(Vec<Message>, Follower), BrokerError> {
-        let mut messages = Vec::new();
-        let reading = self.read_to_end(stream, |message| messages.push(message));
-        let reading = Box::new(reading.await?);
-        Ok((messages, Follower(Source::RabbitMq(reading))))
+        from: u64,
+        take: impl FnMut(u64, Message),
+    ) -> Result<Follower, BrokerError> {
+        let reading = Box::new(self.read_to_end(stream, from, take).await?);
+        Ok(Follower(Source::RabbitMq(reading)))
     }
 
     async fn read_to_end(
         &self,
         stream: &str,
-        take: impl FnMut(Message),
+        from: u64,
+        take: impl FnMut(u64, Message),
     ) -> Result<Reading, BrokerError> {
         let connection = self.open("fleet-reader").await?;
         let end = self.within_patience(self.mark_when_up(&connection, stream));
@@ -111,7 +114,15 @@ impl RabbitMq {
             // From a connection that publishes during an alarm the broker reads no more, acknowledgements included.
             End::Quiet => self.open("fleet-reader").await?,
         };
-        let reading = Reading::begin(self.clone(), connection, stream);
+        let from = match &end {
+            // From a place past the end the broker would not even hand out the mark.
+            End::Mark(mark) if from > 0 => {
+                let place = self.within_patience(self.place_of(mark, &connection, stream));
+                from.min(place.await?)
+            }
+            _ => from,
+        };
+        let reading = Reading::begin(self.clone(), connection, stream, from);
         let mut reading = self.within_patience(reading).await?;
         reading.read_to(&end, take).await?;
         Ok(reading)
@@ -160,9 +171,34 @@ impl RabbitMq {
                 Ok(End::Mark(mark))
             }
             Ok(_) => Ok(End::Quiet),
-            Err(error) if is_access_refused(&error) => Ok(End::Quiet),
+            Err(error) if is_reply(&error, ACCESS_REFUSED) => Ok(End::Quiet),
             Err(error) => Err(unusable(error)),
         }
+    }
+
+    /// The place of a mark that is confirmed: in the last chunk of the nearest copy, or behind it.
+    async fn place_of(
+        &self,
+        mark: &str,
+        connection: &Connection,
+        stream: &str,
+    ) -> Result<u64, BrokerError> {
+        let unusable = |error: lapin::Error| self.stream_error(stream, &error);
+        let last = AMQPValue::LongString("last".into());
+        let consuming = consume(connection, stream, last).await;
+        let (channel, mut consumer) = consuming.map_err(unusable)?;
+        while let Some(delivery) = consumer.next().await {
+            let delivery = delivery.map_err(unusable)?;
+            let tag = delivery.delivery_tag;
+            let answered = channel.basic_ack(tag, BasicAckOptions::default());
+            answered.await.map_err(unusable)?;
+            let place = stream_offset(&delivery).unwrap_or(0);
+            if receive(delivery).message.headers.text(MARK) == Some(mark) {
+                let _ = channel.close(200, "done".into()).await;
+                return Ok(place);
+            }
+        }
+        Err(ended(stream))
     }
 
     async fn within_patience<T>(
@@ -203,6 +239,30 @@ enum End {
     Quiet,
 }
 
+async fn consume(
+    connection: &Connection,
+    stream: &str,
+    from: AMQPValue,
+) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+    qos.await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-stream-offset".into(), from);
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(stream.into(), "".into(), options, arguments);
+    let consumer = consumer.await?;
+    Ok((channel, consumer))
+}
+
+fn ended(stream: &str) -> BrokerError {
+    BrokerError::Object {
+        object: "stream",
+        name: stream.to_owned(),
+        detail: "the broker ended the reading; the stream may be deleted".to_owned(),
+    }
+}
+
 async fn publish_mark(channel: &Channel, stream: &str, mark: &str) -> lapin::Result<Confirmation> {
     let mut headers = Headers::new();
     headers.set(MARK, mark);
@@ -230,12 +290,7 @@ fn is_starting(error: &BrokerError) -> bool {
     error.to_string().contains("is down or inaccessible")
 }
 
-fn is_access_refused(error: &lapin::Error) -> bool {
-    const ACCESS_REFUSED: u16 = 403;
-    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == ACCESS_REFUSED)
-}
-
-/// A consumer that began at the beginning of a stream.
+/// A consumer of a stream from some place on.
 struct Reading {
     broker: RabbitMq,
     stream: String,
@@ -247,7 +302,7 @@ struct Reading {
     /// Delivery tag up to which messages are acknowledged.
     acknowledged: u64,
     /// Received, and not yet given to the caller.
-    added: Option<Message>,
+    added: Option<(u64, Message)>,
 }
 
 impl Reading {
@@ -255,17 +310,13 @@ impl Reading {
         broker: RabbitMq,
         connection: Connection,
         stream: &str,
+        from: u64,
     ) -> Result<Self, BrokerError> {
         let unusable = |error: lapin::Error| broker.stream_error(stream, &error);
-        let channel = connection.create_channel().await.map_err(unusable)?;
-        let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-        qos.await.map_err(unusable)?;
-        let mut arguments = FieldTable::default();
-        let first = AMQPValue::LongString("first".into());
-        arguments.insert("x-stream-offset".into(), first);
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(stream.into(), "".into(), options, arguments);
-        let consumer = consumer.await.map_err(unusable)?;
+        // A place that retention has cut off stands for the first that is left.
+        let from = AMQPValue::LongLongInt(i64::try_from(from).unwrap_or(i64::MAX));
+        let consuming = consume(&connection, stream, from).await;
+        let (channel, consumer) = consuming.map_err(unusable)?;
         Ok(Self {
             broker,
             stream: stream.to_owned(),
@@ -281,15 +332,15 @@ impl Reading {
     async fn read_to(
         &mut self,
         end: &End,
-        mut take: impl FnMut(Message),
+        mut take: impl FnMut(u64, Message),
     ) -> Result<(), BrokerError> {
         let (mark, patience) = match end {
             End::Mark(mark) => (Some(mark.as_str()), PATIENCE),
             End::Quiet => (None, QUIET),
         };
         loop {
-            let message = match tokio::time::timeout(patience, self.receive()).await {
-                Ok(message) => message?,
+            let (place, message) = match tokio::time::timeout(patience, self.receive()).await {
+                Ok(received) => received?,
                 Err(_) if mark.is_none() => break,
                 Err(_) => {
                     let what = format!("of stream {:?} it hands out nothing", self.stream);
@@ -299,7 +350,7 @@ impl Reading {
             match message.headers.text(MARK) {
                 Some(found) if Some(found) == mark => break,
                 Some(_) => {}
-                None => take(message),
+                None => take(place, message),
             }
             if self.tag.is_multiple_of(PART) {
                 self.acknowledge().await?;
@@ -309,7 +360,7 @@ impl Reading {
     }
 
     /// Acknowledges each message: the broker ends a consumer that leaves one unanswered for half an hour.
-    async fn next_added(&mut self) -> Result<Message, BrokerError> {
+    async fn next_added(&mut self) -> Result<(u64, Message), BrokerError> {
         loop {
             if self.added.is_none() {
                 self.added = Some(self.receive().await?);
@@ -317,24 +368,21 @@ impl Reading {
             // Still there for the next call if this one is cut off here.
             self.acknowledge().await?;
             let added = self.added.take();
-            if let Some(message) = added.filter(|message| message.headers.get(MARK).is_none()) {
-                return Ok(message);
+            if let Some(added) = added.filter(|(_, message)| message.headers.get(MARK).is_none()) {
+                return Ok(added);
             }
         }
     }
 
-    async fn receive(&mut self) -> Result<Message, BrokerError> {
+    async fn receive(&mut self) -> Result<(u64, Message), BrokerError> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => {
                 self.tag = delivery.delivery_tag;
-                Ok(receive(delivery).message)
+                let place = stream_offset(&delivery).unwrap_or(0);
+                Ok((place, receive(delivery).message))
             }
             Some(Err(error)) => Err(self.broker.stream_error(&self.stream, &error)),
-            None => Err(BrokerError::Object {
-                object: "stream",
-                name: self.stream.clone(),
-                detail: "the broker ended the reading; the stream may be deleted".to_owned(),
-            }),
+            None => Err(ended(&self.stream)),
         }
     }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use app::App;
 use batch::{Headers, Message};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::broker::{Broker, Memory, Publication, QueueOptions, RabbitMq, Session};
-use crate::{Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names, run_worker};
+use crate::{
+    Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names, run_worker, run_worker_while,
+};
 
 /// Nothing that is to happen takes longer on a loaded machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +95,33 @@ impl Bench {
         }
     }
 
+    /// Adds the queue of `relay`'s lease.
+    pub(super) fn add_lease(&self) {
+        let queue = names::lease_queue("relay");
+        match (&self.broker, &self.host) {
+            (Broker::Memory(memory), _) => memory.declare_queue(&queue, QueueOptions::default()),
+            (_, Some(host)) => {
+                let arguments =
+                    r#"{"x-queue-type":"quorum","x-single-active-consumer":true,"x-max-length":0}"#;
+                let body = format!(r#"{{"durable":true,"arguments":{arguments}}}"#);
+                host.api("PUT", &format!("queues/{}/{queue}", host.name()), &body);
+            }
+            _ => unreachable!("RabbitMQ has a virtual host"),
+        }
+    }
+
+    /// Adds a stream.
+    pub(super) fn add_stream(&self, stream: &str) {
+        match (&self.broker, &self.host) {
+            (Broker::Memory(memory), _) => memory.declare_queue(stream, QueueOptions::default()),
+            (_, Some(host)) => {
+                let body = r#"{"durable":true,"arguments":{"x-queue-type":"stream"}}"#;
+                host.api("PUT", &format!("queues/{}/{stream}", host.name()), body);
+            }
+            _ => unreachable!("RabbitMQ has a virtual host"),
+        }
+    }
+
     pub(super) fn program(&self, options: LoopOptions) -> Program {
         let ladder = Ladder::new(vec![Duration::from_secs(1)]).unwrap();
         let app = App::detached("relay");
@@ -104,10 +134,14 @@ impl Bench {
 
     /// Publishes messages numbered from `0` to `count - 1` to `relay-in`.
     pub(super) async fn fill(&self, count: usize) {
+        self.publish("relay-in", (0..count).map(numbered)).await;
+    }
+
+    pub(super) async fn publish(&self, queue: &str, messages: impl IntoIterator<Item = Message>) {
         let session = self.session().await;
         let mut confirms = Vec::new();
-        for n in 0..count {
-            let publication = Publication::to_queue("relay-in".into(), numbered(n));
+        for message in messages {
+            let publication = Publication::to_queue(queue.to_owned(), message);
             confirms.push(session.publisher.publish(publication).await.unwrap());
         }
         for confirm in confirms {
@@ -165,6 +199,15 @@ impl Bench {
         );
     }
 
+    /// Ends every session, this one among them: the broker may be some seconds in listing it.
+    pub(super) async fn lose(&self, session: &Session) {
+        let lost = eventually(async || {
+            self.lose_sessions().await;
+            session.is_lost()
+        });
+        assert!(lost.await, "the session lasts");
+    }
+
     pub(super) async fn lose_sessions(&self) {
         match (&self.broker, &self.host) {
             (Broker::Memory(memory), _) => memory.disconnect("the test said so"),
@@ -210,6 +253,19 @@ impl Running {
         Self {
             program,
             task: tokio::spawn(async move { run_worker(&running, worker).await }),
+        }
+    }
+
+    /// At work while `intake` is true.
+    pub(super) fn start_while<W: Worker>(
+        program: Program,
+        worker: W,
+        intake: watch::Receiver<bool>,
+    ) -> Self {
+        let running = program.clone();
+        Self {
+            program,
+            task: tokio::spawn(async move { run_worker_while(&running, worker, intake).await }),
         }
     }
 

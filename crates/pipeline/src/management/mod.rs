@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod live;
 mod objects;
+mod pause;
 mod plan;
 mod present;
 mod removal;
@@ -17,6 +18,7 @@ pub use apply::{Change, Object};
 pub use client::Management;
 pub use error::ManagementError;
 pub use live::QueueFigures;
+pub use pause::Pause;
 pub use plan::{Action, Discards, parse_discard};
 
 #[cfg(test)]

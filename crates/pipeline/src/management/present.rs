@@ -144,6 +144,8 @@ impl PresentPolicy {
             policy_pattern(program, QueueClass::Input)
         } else if let Some(program) = rest.strip_suffix("-quar") {
             policy_pattern(program, QueueClass::Quarantine)
+        } else if let Some(program) = rest.strip_suffix("-lease") {
+            policy_pattern(program, QueueClass::Lease)
         } else if let Some(program) = rest.strip_suffix("-delay") {
             // All delays have one pattern.
             policy_pattern(program, QueueClass::Delay(std::time::Duration::ZERO))

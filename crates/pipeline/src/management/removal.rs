@@ -121,9 +121,12 @@ fn of_program(
         exchange,
     };
     let input_goes = queues.iter().any(|(class, _)| *class == QueueClass::Input);
-    let (working, keeping): (Vec<_>, Vec<_>) = queues
-        .into_iter()
-        .partition(|(class, _)| matches!(class, QueueClass::Input | QueueClass::Delay(_)));
+    let (working, keeping): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(class, _)| {
+        matches!(
+            class,
+            QueueClass::Input | QueueClass::Delay(_) | QueueClass::Lease
+        )
+    });
     let mut removals = Vec::new();
     if input_goes || exchange.is_some() {
         removals.push(removal(RemovalKind::Program, &working, exchange));

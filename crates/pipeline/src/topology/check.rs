@@ -16,7 +16,8 @@ impl Topology {
         };
         for program in &self.programs {
             for &output in program.role.outputs {
-                if self.readers(&program.name, output).next().is_none() {
+                let optional = program.role.optional.contains(&output);
+                if !optional && self.readers(&program.name, output).next().is_none() {
                     refuse(
                         program.line,
                         ProblemKind::Unread {
@@ -26,8 +27,8 @@ impl Topology {
                     );
                 }
             }
-            let fed = self.edges.iter().any(|edge| edge.reader == program.name);
-            if !fed && program.role.kind != RoleKind::Producer {
+            let must_be_fed = matches!(program.role.kind, RoleKind::Worker | RoleKind::Stream);
+            if must_be_fed && !self.is_fed(&program.name) {
                 let program_name = program.name.clone();
                 refuse(
                     program.line,

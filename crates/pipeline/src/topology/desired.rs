@@ -14,6 +14,9 @@ pub type Arguments = BTreeMap<String, Value>;
 /// each; brokers since 4.0 drop a message after 20 unless told otherwise, and those before know no "never".
 const QUARANTINE_DELIVERIES: u32 = 1_000_000_000;
 
+/// Deliveries allowed to a batch that is held until its run is judged, for the same reason.
+const HELD_DELIVERIES: u32 = 1_000_000_000;
+
 /// Bytes in one file of a stream. Old receipts go file by file: the broker's own 500 MB would keep a small
 /// ledger for ever.
 const STREAM_FILE_BYTES: u64 = 50_000_000;
@@ -82,7 +85,7 @@ pub fn desired(topology: &Topology, settings: &PipelineSettings, ladder: &Ladder
         },
     };
     for program in &topology.programs {
-        for class in classes(program, ladder) {
+        for class in classes(program, topology.is_fed(&program.name), ladder) {
             desired.queues.push(queue(program, class));
             let policy = policy(program, class, settings);
             // One policy serves all delays.
@@ -139,18 +142,20 @@ impl Desired {
     }
 }
 
-fn classes(program: &Program, ladder: &Ladder) -> Vec<QueueClass> {
+fn classes(program: &Program, fed: bool, ladder: &Ladder) -> Vec<QueueClass> {
+    // What is dead-lettered into comes first, so that it exists when the first message is.
+    let work = || {
+        let delays = ladder.delays().iter().copied().map(QueueClass::Delay);
+        [QueueClass::Quarantine, QueueClass::Input]
+            .into_iter()
+            .chain(delays)
+    };
     match program.role.kind {
         RoleKind::Producer => vec![],
         RoleKind::Stream => vec![QueueClass::Stream],
-        RoleKind::Worker => {
-            let delays = ladder.delays().iter().copied().map(QueueClass::Delay);
-            // What is dead-lettered into comes first, so that it exists when the first message is.
-            [QueueClass::Quarantine, QueueClass::Input]
-                .into_iter()
-                .chain(delays)
-                .collect()
-        }
+        RoleKind::Judge if fed => [QueueClass::Lease].into_iter().chain(work()).collect(),
+        RoleKind::Judge => vec![QueueClass::Lease],
+        RoleKind::Worker => work().collect(),
     }
 }
 
@@ -166,6 +171,9 @@ fn queue(program: &Program, class: QueueClass) -> Queue {
     if let QueueClass::Delay(delay) = class {
         // Not in the policy: the queue's name says it.
         arguments.insert("x-message-ttl".to_owned(), json!(delay.as_millis() as u64));
+    }
+    if class == QueueClass::Lease {
+        arguments.insert("x-single-active-consumer".to_owned(), json!(true));
     }
     if let Some(replicas) = program.queues.replicas {
         let key = match class {
@@ -185,13 +193,20 @@ fn queue(program: &Program, class: QueueClass) -> Queue {
 fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> Policy {
     let own = &program.queues;
     let definition = match class {
-        QueueClass::Input => dead_letters_to(
-            &names::quarantine_queue(&program.name),
-            [(
-                "delivery-limit",
-                json!(own.delivery_limit.unwrap_or(settings.delivery_limit)),
-            )],
-        ),
+        QueueClass::Input => {
+            let default = match program.role.kind {
+                // What it holds is looked at again whenever a run is judged.
+                RoleKind::Judge => HELD_DELIVERIES,
+                _ => settings.delivery_limit,
+            };
+            dead_letters_to(
+                &names::quarantine_queue(&program.name),
+                [(
+                    "delivery-limit",
+                    json!(own.delivery_limit.unwrap_or(default)),
+                )],
+            )
+        }
         QueueClass::Delay(_) => dead_letters_to(&names::input_queue(&program.name), []),
         QueueClass::Quarantine => {
             let messages = own
@@ -208,8 +223,13 @@ fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> 
                 ("delivery-limit", json!(QUARANTINE_DELIVERIES)),
             ])
         }
+        QueueClass::Lease => arguments([("max-length", json!(0))]),
         QueueClass::Stream => {
-            let days = own.max_age_days.unwrap_or(settings.ledger_max_age_days);
+            let days = match program.role.name {
+                names::RUNS => settings.runs_max_age_days,
+                _ => settings.ledger_max_age_days,
+            };
+            let days = own.max_age_days.unwrap_or(days);
             arguments([
                 ("max-age", json!(format!("{days}D"))),
                 (

@@ -11,6 +11,7 @@ pub fn dot(topology: &Topology) -> String {
         let shape = match program.role.kind {
             RoleKind::Producer => "invhouse",
             RoleKind::Worker => "box",
+            RoleKind::Judge => "hexagon",
             RoleKind::Stream => "cylinder",
         };
         let label = title(&program.name, program.role.name, "\\n");
@@ -36,6 +37,7 @@ pub fn mermaid(topology: &Topology) -> String {
         let (open, close) = match program.role.kind {
             RoleKind::Producer => ("([\"", "\"])"),
             RoleKind::Worker => ("[\"", "\"]"),
+            RoleKind::Judge => ("{{\"", "\"}}"),
             RoleKind::Stream => ("[(\"", "\")]"),
         };
         let _ = writeln!(text, "  {}{open}{label}{close}", program.name);

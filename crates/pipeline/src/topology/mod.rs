@@ -32,6 +32,15 @@ pub const LEDGER: Role = Role {
     name: crate::names::LEDGER,
     kind: RoleKind::Stream,
     outputs: &[],
+    optional: &[],
+};
+
+/// The stream of the records of runs that have ended.
+pub const RUNS: Role = Role {
+    name: crate::names::RUNS,
+    kind: RoleKind::Stream,
+    outputs: &[],
+    optional: &[],
 };
 
 #[cfg(test)]

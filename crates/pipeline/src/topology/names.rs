@@ -23,17 +23,20 @@ pub enum QueueClass {
     /// One rung of the ladder: messages come back to the input after this time.
     Delay(Duration),
     Quarantine,
+    /// Holds no message: who subscribes to it is the one process at work.
+    Lease,
     /// An append-only stream; the queue has the program's own name.
     Stream,
 }
 
 impl QueueClass {
-    /// `in`, `delay`, `quarantine`, `stream`.
+    /// `in`, `delay`, `quarantine`, `lease`, `stream`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Input => "in",
             Self::Delay(_) => "delay",
             Self::Quarantine => "quarantine",
+            Self::Lease => "lease",
             Self::Stream => "stream",
         }
     }
@@ -44,6 +47,7 @@ impl QueueClass {
             Self::Input => names::input_queue(program),
             Self::Delay(delay) => Ladder::queue(program, delay),
             Self::Quarantine => names::quarantine_queue(program),
+            Self::Lease => names::lease_queue(program),
             Self::Stream => program.to_owned(),
         }
     }
@@ -55,6 +59,7 @@ pub fn class_of(program: &str, queue: &str) -> Option<QueueClass> {
         "" => Some(QueueClass::Stream),
         "-in" => Some(QueueClass::Input),
         "-quar" => Some(QueueClass::Quarantine),
+        "-lease" => Some(QueueClass::Lease),
         rest => {
             let delay = delay_of(rest.strip_prefix("-delay-")?)?;
             // Only the spelling that the fleet itself uses: `120s` is nobody's, since it would be `2m`.
@@ -79,6 +84,7 @@ pub fn policy_name(program: &str, class: QueueClass) -> String {
         QueueClass::Input => format!("fleet-{program}-in"),
         QueueClass::Delay(_) => format!("fleet-{program}-delay"),
         QueueClass::Quarantine => format!("fleet-{program}-quar"),
+        QueueClass::Lease => format!("fleet-{program}-lease"),
         QueueClass::Stream => format!("fleet-{program}"),
     }
 }
@@ -108,11 +114,12 @@ pub(super) fn refuse_word(text: &str) -> Option<&'static str> {
 
 /// Why `text` cannot be the name of a program.
 pub(super) fn refuse_program(text: &str) -> Option<&'static str> {
-    let reserved = ["-in", "-out", "-quar"]
+    let reserved = ["-in", "-out", "-quar", "-lease"]
         .iter()
         .any(|end| text.ends_with(end))
         || text.contains("-delay-")
-        || text == names::CONFIGURED;
+        || text == names::CONFIGURED
+        || text == names::SERP_PAUSED;
     refuse_word(text).or(reserved.then_some("the broker's objects of another program end so"))
 }
 
@@ -132,6 +139,10 @@ mod tests {
             Some(QueueClass::Quarantine)
         );
         assert_eq!(class_of("ledger", "ledger"), Some(QueueClass::Stream));
+        assert_eq!(
+            class_of("persister", "persister-lease"),
+            Some(QueueClass::Lease)
+        );
         assert_eq!(class_of("es-writer", "es-writer-delay-10m"), delay(600));
         assert_eq!(class_of("es-writer", "es-writer-delay-90s"), delay(90));
         assert_eq!(class_of("es-writer", "es-writer-delay-120s"), None);
@@ -147,8 +158,10 @@ mod tests {
             "a-in",
             "a-out",
             "a-quar",
+            "a-lease",
             "a-delay-b",
             "fleet-configured",
+            "fleet-serp-paused",
             "",
             "A",
             "1a",

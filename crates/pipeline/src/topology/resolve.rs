@@ -43,6 +43,11 @@ impl Topology {
         self.programs.iter().find(|program| program.name == name)
     }
 
+    /// Whether anything is sent to the program.
+    pub fn is_fed(&self, program: &str) -> bool {
+        self.edges.iter().any(|edge| edge.reader == program)
+    }
+
     /// Programs that read `output` of `program`, in the order of the flow.
     pub fn readers<'a>(
         &'a self,

@@ -22,8 +22,11 @@ pub struct PipelineSettings {
     /// Bytes of message bodies that the quarantine of one program holds; as with
     /// `quarantine_max_messages`, whichever is reached first.
     pub quarantine_max_bytes: u64,
-    /// Days that the ledger keeps a receipt. A run older than that is no longer known.
+    /// Days that the ledger keeps a receipt: for so long a run that ended can be decided on anew. How it ended
+    /// is kept for `runs_max_age_days`.
     pub ledger_max_age_days: u32,
+    /// Days that the record of a run that ended is kept. A run older than that is no longer known.
+    pub runs_max_age_days: u32,
     /// Bytes that the ledger holds at most; the oldest receipts go first. With three receipts of about
     /// 300 bytes for a batch of 1000 rows, 4 GiB last for some 4,000 million rows.
     pub ledger_max_bytes: u64,
@@ -37,6 +40,8 @@ impl Default for PipelineSettings {
             quarantine_max_messages: 100_000,
             quarantine_max_bytes: 4 << 30,
             ledger_max_age_days: 30,
+            // A year of hourly runs is 8,760 records of some 2 KB.
+            runs_max_age_days: 400,
             ledger_max_bytes: 4 << 30,
         }
     }
@@ -50,6 +55,7 @@ impl PipelineSettings {
             ("quarantine_max_messages", self.quarantine_max_messages),
             ("quarantine_max_bytes", self.quarantine_max_bytes),
             ("ledger_max_age_days", u64::from(self.ledger_max_age_days)),
+            ("runs_max_age_days", u64::from(self.runs_max_age_days)),
             ("ledger_max_bytes", self.ledger_max_bytes),
         ];
         match numbers.into_iter().find(|(_, number)| *number == 0) {
@@ -93,7 +99,7 @@ impl QueueSettings {
         };
         let all = [&of_worker[..], &of_stream[..], &of_both[..]].concat();
         let unfit = match kind {
-            RoleKind::Worker => {
+            RoleKind::Worker | RoleKind::Judge => {
                 set(&of_stream, |_| true).map(|name| (name, "its queues are no streams"))
             }
             RoleKind::Stream => set(&of_worker, |_| true).map(|name| {

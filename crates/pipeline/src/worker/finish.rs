@@ -29,6 +29,8 @@ pub(super) async fn finish<W: BatchWorker>(
         .count("message", &[("stat", outcome.label())], 1);
     tell(job, &outcome);
     match outcome {
+        // It stays where it was, so nothing has to be stored before it may go.
+        Outcome::Return { .. } => return Ok(()),
         Outcome::Done | Outcome::Discard { .. } => {}
         Outcome::Retry { error, at } => {
             let mut message = job.message().clone();
@@ -84,8 +86,8 @@ async fn again(
     delay: Duration,
 ) -> Result<(), Lost> {
     program.count_sent("delay");
-    let tries = message.headers.count(header::TRIES).unwrap_or(0);
-    let tries = tries.saturating_add(REDELIVERIES);
+    // From this delivery's own number on: one that came back often has used up more than those left to it.
+    let tries = job.attempt().saturating_add(REDELIVERIES - 1);
     message.headers.set(header::TRIES, i64::from(tries));
     let queue = Ladder::queue(program.name(), delay);
     job.publish(Publication::to_queue(queue, message)).await
@@ -105,6 +107,7 @@ fn tell(job: &Job, outcome: &Outcome) {
         Outcome::Quarantine(why) => {
             tracing::error!(run, task, attempt, reason = %why.reason, error = why.detail, "quarantined");
         }
+        Outcome::Return { why } => tracing::debug!(run, task, attempt, why, "goes back"),
         Outcome::Discard { why } => tracing::info!(run, task, attempt, why, "discarded"),
     }
 }

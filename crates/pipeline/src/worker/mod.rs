@@ -12,6 +12,8 @@ pub(crate) use finish::REDELIVERIES;
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::broker::BrokerError;
 use crate::program::watch_alarms;
 use crate::{BatchWorker, Program, Worker, names};
@@ -29,28 +31,81 @@ pub async fn run_worker<W: Worker>(program: &Program, worker: W) -> Result<(), B
     run_batch_worker(program, single::Single(worker)).await
 }
 
+/// As [`run_worker`], while `intake` is true: as soon as it is not, what is in work is finished, the rest goes back
+/// to the queue, and nothing is taken out of it until it is true again. Each time costs what goes back a delivery
+/// without an answer, so `max_deliveries` does not apply: nothing is held against a message that comes often.
+pub async fn run_worker_while<W: Worker>(
+    program: &Program,
+    worker: W,
+    intake: watch::Receiver<bool>,
+) -> Result<(), BrokerError> {
+    run(program, single::Single(worker), Intake::Gated(intake)).await
+}
+
 /// Runs a role that processes groups of messages, until the program is told to stop. Fails when the broker
 /// refuses the program, or cannot be reached for longer than `broker.give_up_seconds`.
 pub async fn run_batch_worker<W: BatchWorker>(
     program: &Program,
     worker: W,
 ) -> Result<(), BrokerError> {
+    run(program, worker, Intake::Open).await
+}
+
+/// Whether messages are taken in.
+#[derive(Clone)]
+enum Intake {
+    Open,
+    /// As the watched value says; when nobody is left to change it, as it said last.
+    Gated(watch::Receiver<bool>),
+}
+
+impl Intake {
+    /// Resolves as soon as the intake is so.
+    async fn is(&mut self, open: bool) {
+        let reached = match self {
+            Self::Open => open,
+            Self::Gated(gate) => gate.wait_for(|now| *now == open).await.is_ok(),
+        };
+        if !reached {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether deliveries without an answer tell that a message kills its worker.
+    const fn counts_deliveries(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+}
+
+async fn run<W: BatchWorker>(
+    program: &Program,
+    worker: W,
+    mut intake: Intake,
+) -> Result<(), BrokerError> {
     let worker = std::sync::Arc::new(worker);
     let queue = names::input_queue(program.name());
     let mut barren = 0;
     while !program.app.shutdown.is_triggered() {
+        tokio::select! {
+            () = program.app.shutdown.triggered() => break,
+            () = intake.is(true) => {}
+        }
         let Some(session) = program.connect().await? else {
             break;
         };
         let alarms = tokio::spawn(watch_alarms(program.app.clone(), session.clone()));
         let served = async {
             if !program.configured(&session).await? {
-                return Ok(false);
+                return Ok(serve::Served {
+                    fruitful: false,
+                    shut: false,
+                });
             }
             let prefetch = prefetch(program, barren);
             let subscription = session.subscribe(&queue, prefetch).await?;
             tracing::info!(queue, prefetch, "consuming");
-            let serving = serve::Serving::new(program, &worker, &session, subscription);
+            let intake = intake.clone();
+            let serving = serve::Serving::new(program, &worker, &session, subscription, intake);
             Ok::<_, BrokerError>(serving.run().await)
         };
         let served = served.await;
@@ -60,7 +115,11 @@ pub async fn run_batch_worker<W: BatchWorker>(
             break;
         }
         let (cause, fruitful) = match served {
-            Ok(fruitful) => (session.lost().await, fruitful),
+            Ok(served) if served.shut => {
+                barren = 0;
+                continue;
+            }
+            Ok(served) => (session.lost().await, served.fruitful),
             Err(error) => (error.to_string(), false),
         };
         barren = if fruitful { 0 } else { barren + 1 };

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::Intake;
 use super::finish::finish;
 use super::groups::{Group, Groups};
 use crate::broker::{AckBook, Acknowledgement, Delivery, Session, Subscription};
@@ -46,10 +47,29 @@ pub(super) struct Serving<'a, W: BatchWorker> {
     suspects: Vec<Gathered<W>>,
     slots: Arc<Semaphore>,
     slot_freed: Arc<Notify>,
+    /// Tags of what is to go back to the queue.
+    going_back: Vec<u64>,
     /// Whether anything was acknowledged.
     fruitful: bool,
+    /// Whether messages are taken in; shut, the session is ended as for a stop.
+    intake: Intake,
     /// Each answers with the tags of its messages once these are confirmed.
-    running: JoinSet<Result<Vec<u64>, Lost>>,
+    running: JoinSet<Result<Finished, Lost>>,
+}
+
+/// Tags of messages that are done with, and of those that go back to their queue.
+#[derive(Default)]
+struct Finished {
+    done: Vec<u64>,
+    returned: Vec<u64>,
+}
+
+/// How a session's serving ended.
+pub(super) struct Served {
+    /// Whether anything was acknowledged.
+    pub fruitful: bool,
+    /// The intake was shut.
+    pub shut: bool,
 }
 
 impl<'a, W: BatchWorker> Serving<'a, W> {
@@ -58,8 +78,10 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         worker: &'a Arc<W>,
         session: &'a Session,
         subscription: Subscription,
+        intake: Intake,
     ) -> Self {
         Self {
+            intake,
             program,
             worker,
             session,
@@ -70,31 +92,36 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             suspects: Vec::new(),
             slots: Arc::new(Semaphore::new(program.options.concurrency)),
             slot_freed: Arc::new(Notify::new()),
+            going_back: Vec::new(),
             fruitful: false,
             running: JoinSet::new(),
         }
     }
 
-    /// Serves until the session is lost or the program is told to stop, and in that case to the end of what
-    /// is in work. The order of stopping: intake, what has not begun, what is in work, acknowledgements. Answers
-    /// with whether anything was acknowledged.
-    pub async fn run(mut self) -> bool {
+    /// Serves until the session is lost, the intake is shut or the program is told to stop, and in these cases to the
+    /// end of what is in work. The order of stopping: intake, what has not begun, what is in work, acknowledgements.
+    pub async fn run(mut self) -> Served {
+        let mut intake = self.intake.clone();
         let mut gaps = tokio::time::interval(GAP);
         let session = self.session.clone();
         let lost = std::pin::pin!(session.lost());
         let mut lost = lost.fuse();
-        loop {
+        let shut = loop {
             self.dispatch();
             let due = self.groups.due_at();
             tokio::select! {
                 biased;
-                _ = &mut lost => return self.fruitful,
-                () = self.program.app.shutdown.triggered() => break,
-                Some(done) = self.running.join_next() => self.ended(done),
+                _ = &mut lost => return self.lost(),
+                () = self.program.app.shutdown.triggered() => break false,
+                () = intake.is(false) => break true,
+                Some(done) = self.running.join_next() => {
+                    self.ended(done);
+                    self.give_back();
+                }
                 delivery = self.subscription.deliveries.recv() => match delivery {
                     Some(delivery) => self.admit(delivery),
                     // The session is lost, and about to say so.
-                    None => return self.fruitful,
+                    None => return self.lost(),
                 },
                 () = until(due) => {
                     let due = self.groups.due();
@@ -106,21 +133,36 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
                     self.dispatch_suspect();
                 }
             }
-        }
+        };
         tokio::select! {
             _ = &mut lost => {}
-            () = self.drain() => {}
+            () = self.drain(shut) => {}
         }
-        true
+        Served {
+            fruitful: true,
+            shut,
+        }
     }
 
-    async fn drain(mut self) {
+    fn lost(&self) -> Served {
+        Served {
+            fruitful: self.fruitful,
+            shut: false,
+        }
+    }
+
+    async fn drain(mut self, shut: bool) {
         tracing::info!(
             in_work = self.running.len(),
             "stopping: finishing what is in work"
         );
         self.subscription.cancel();
-        self.give_back_waiting();
+        self.put_back_waiting();
+        // Others of the program may go on with it at once. Behind a shut intake it keeps its order instead: the
+        // broker gives out again in the order in which it was given back.
+        if !shut {
+            self.give_back();
+        }
         let deadline = Instant::now() + self.program.options.grace();
         while !self.running.is_empty() {
             match tokio::time::timeout_at(deadline, self.running.join_next()).await {
@@ -136,21 +178,24 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             }
         }
         self.acknowledge_all();
+        self.give_back();
         self.subscription.close().await;
     }
 
-    fn give_back_waiting(&mut self) {
+    fn put_back_waiting(&mut self) {
         let groups = self
             .groups
             .take()
             .into_iter()
             .chain(self.ready.drain(..))
             .chain(self.suspects.drain(..));
-        let tags: Vec<u64> = groups
-            .flat_map(|group| group.members)
-            .map(|member| member.tag)
-            .collect();
-        for tag in tags {
+        let members = groups.flat_map(|group| group.members);
+        self.going_back.extend(members.map(|member| member.tag));
+    }
+
+    fn give_back(&mut self) {
+        self.going_back.sort_unstable();
+        for tag in self.going_back.drain(..) {
             self.book.given_back(tag);
             self.subscription.answer(Acknowledgement::GiveBack { tag });
         }
@@ -166,8 +211,10 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         self.book.delivered(tag);
         let tries = message.headers.count(header::TRIES).unwrap_or(0);
         let attempt = tries.saturating_add(delivery_count).saturating_add(1);
-        let checked = check(self.program, &message, delivery_count)
-            .and_then(|()| admit(&**self.worker, &message));
+        let counted = self.intake.counts_deliveries();
+        let suspicion = if counted { delivery_count } else { 0 };
+        let checked =
+            check(self.program, &message, suspicion).and_then(|()| admit(&**self.worker, &message));
         let job = Job::new(
             message,
             attempt,
@@ -175,7 +222,7 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             self.session.publisher.clone(),
         );
         match checked {
-            Ok((key, _, item)) if delivery_count >= SUSPECT => {
+            Ok((key, _, item)) if suspicion >= SUSPECT => {
                 tracing::warn!(
                     delivery_count,
                     attempt,
@@ -197,7 +244,10 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
         let (worker, program) = (self.worker.clone(), self.program.clone());
         self.running.spawn(async move {
             finish(&*worker, &program, &mut job, Outcome::Quarantine(invalid)).await?;
-            Ok(vec![tag])
+            Ok(Finished {
+                done: vec![tag],
+                ..Finished::default()
+            })
         });
     }
 
@@ -245,18 +295,27 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
             program.app.stats.time("main_loop", &[], started.elapsed());
             drop(slot);
             freed.notify_one();
-            for ((job, _), outcome) in members.iter_mut().zip(processed?) {
+            let mut finished = Finished::default();
+            for (((job, _), tag), outcome) in members.iter_mut().zip(tags).zip(processed?) {
+                let tags = match outcome {
+                    Outcome::Return { .. } => &mut finished.returned,
+                    _ => &mut finished.done,
+                };
+                tags.push(tag);
                 finish(&*worker, &program, job, outcome).await?;
             }
-            Ok(tags)
+            Ok(finished)
         });
     }
 
-    fn ended(&mut self, done: Result<Result<Vec<u64>, Lost>, tokio::task::JoinError>) {
+    fn ended(&mut self, done: Result<Result<Finished, Lost>, tokio::task::JoinError>) {
         let mut ended = Some(done);
         while let Some(done) = ended {
             match done {
-                Ok(Ok(tags)) => tags.into_iter().for_each(|tag| self.book.done(tag)),
+                Ok(Ok(Finished { done, returned })) => {
+                    done.into_iter().for_each(|tag| self.book.done(tag));
+                    self.going_back.extend(returned);
+                }
                 // The session is over, or the program is: its messages come again.
                 Ok(Err(Lost)) => {}
                 Err(error) => {

@@ -89,14 +89,17 @@ async fn a_reading_ends_while_others_publish_and_read() {
 async fn a_follower_has_what_comes_after_its_reading_each_once() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 10)).await;
-    let (found, mut follower) = broker.follow_stream("ledger").await.unwrap();
+    let mut found = Vec::new();
+    let follower = broker.follow_stream("ledger", 0, |place, message| found.push((place, message)));
+    let mut follower = follower.await.unwrap();
+    let found: Vec<_> = found.into_iter().map(|(_, message)| message).collect();
     assert_eq!(numbers(&found), (0..10).collect::<Vec<_>>());
     // Another reader's mark is between.
     read(&broker).await;
     publish(&broker, "ledger", numbered(10, 2_000)).await;
     for n in 10..2_000 {
         // Waits that are cut off lose nothing.
-        let message = loop {
+        let (_, message) = loop {
             let short = Duration::from_micros(20);
             if let Ok(message) = tokio::time::timeout(short, follower.next()).await {
                 break message.unwrap();
@@ -109,7 +112,7 @@ async fn a_follower_has_what_comes_after_its_reading_each_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_says_that_its_stream_is_gone() {
     let (host, broker) = stream("");
-    let (_, mut follower) = broker.follow_stream("ledger").await.unwrap();
+    let mut follower = broker.follow_stream("ledger", 0, |_, _| {}).await.unwrap();
     host.api("DELETE", &format!("queues/{}/ledger", host.name()), "");
     let error = follower.next().await.unwrap_err();
     assert!(error.to_string().contains("ledger"), "{error}");
@@ -150,4 +153,33 @@ async fn the_ledger_of_a_configured_pipeline_can_be_read() {
     let pipeline = Pipeline::create();
     pipeline.publish("ledger", numbered(0, 3)).await;
     assert_eq!(read(&pipeline.broker).await, [0, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_place_that_retention_cut_off_the_first_that_is_left_is_read() {
+    let (_host, broker) =
+        stream(r#","x-max-length-bytes":200000,"x-stream-max-segment-size-bytes":50000"#);
+    publish(&broker, "ledger", numbered(0, 10_000)).await;
+    let mut found = Vec::new();
+    let read = broker.read_stream_from("ledger", 1, |place, message| {
+        found.push((place as usize, numbers(&[message])[0]));
+    });
+    read.await.unwrap();
+    let first = found[0].0;
+    assert!(first > 1, "the place is cut off");
+    assert!(found.into_iter().eq((first..10_000).map(|n| (n, n))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_go_on_over_the_marks_of_readers() {
+    let (_host, broker) = stream("");
+    publish(&broker, "ledger", numbered(0, 3)).await;
+    read(&broker).await;
+    publish(&broker, "ledger", numbered(3, 6)).await;
+    let mut found = Vec::new();
+    let reading = broker.read_stream_from("ledger", 2, |place, message| {
+        found.push((place, numbers(&[message])[0]));
+    });
+    reading.await.unwrap();
+    assert_eq!(found, [(2, 2), (4, 3), (5, 4), (6, 5)]);
 }

@@ -25,11 +25,13 @@ const ROLES: [Role; 3] = [
         name: "relay",
         kind: RoleKind::Worker,
         outputs: &["next", "receipts"],
+        optional: &[],
     },
     Role {
         name: "end",
         kind: RoleKind::Worker,
         outputs: &[],
+        optional: &[],
     },
     LEDGER,
 ];

@@ -43,6 +43,7 @@ fn complete(plan: &Plan, until_ms: i64) -> Ledger {
         partial: false,
         source: plan.source.clone(),
         nonce: String::new(),
+        course: None,
     };
     let manifest = Fact::Manifest {
         tasks: 0,

@@ -1,6 +1,6 @@
 //! What the queuer makes of a topology.
 
-use pipeline::topology::{Catalog, LEDGER};
+use pipeline::topology::{Catalog, LEDGER, RUNS};
 use pipeline::{Role, RoleKind};
 use queuer::Pipeline;
 
@@ -9,8 +9,16 @@ const fn worker(name: &'static str, outputs: &'static [&'static str]) -> Role {
         name,
         kind: RoleKind::Worker,
         outputs,
+        optional: &[],
     }
 }
+
+const JUDGE: Role = Role {
+    name: "persister",
+    kind: RoleKind::Judge,
+    outputs: &["batches", "orders", "receipts", "records"],
+    optional: &["batches", "orders"],
+};
 
 #[test]
 fn stores_are_where_batches_end_and_their_queues_are_looked_at_with_those_before_them() {
@@ -39,4 +47,40 @@ fn stores_are_where_batches_end_and_their_queues_are_looked_at_with_those_before
     let mut queues = pipeline.batch_queues;
     queues.sort();
     assert_eq!(queues, ["ch-writer-in", "es-writer-in", "filter-in"]);
+}
+
+fn built_in(pipeline: &str) -> Pipeline {
+    let roles = [
+        queuer::ROLE,
+        worker("fetcher", &["batches", "receipts"]),
+        JUDGE,
+        worker("ch-writer", &["receipts"]),
+        worker("es-writer", &["receipts"]),
+        worker("dict-refresher", &["orders", "receipts"]),
+        worker("serp-restarter", &["receipts"]),
+        LEDGER,
+        RUNS,
+    ];
+    let catalog = Catalog::built_in();
+    Pipeline::of(&catalog.topology(pipeline, &roles).unwrap(), "queuer")
+}
+
+#[test]
+fn what_a_run_must_pass_follows_from_the_edges() {
+    for pipeline in ["direct", "batched", "clickhouse-only"] {
+        let course = built_in(pipeline).course.unwrap();
+        assert_eq!(course.dictionary_after.as_deref(), Some("ch-writer"));
+        assert!(course.serp, "{pipeline}");
+    }
+    let course = built_in("elasticsearch-only").course.unwrap();
+    assert_eq!((course.dictionary_after, course.serp), (None, false));
+}
+
+#[test]
+fn a_queue_that_holds_a_whole_run_holds_nobody_back() {
+    let pipeline = built_in("batched");
+    assert_eq!(pipeline.stores, ["ch-writer", "es-writer"]);
+    let mut queues = pipeline.batch_queues;
+    queues.sort();
+    assert_eq!(queues, ["ch-writer-in", "es-writer-in"]);
 }

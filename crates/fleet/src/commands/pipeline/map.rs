@@ -116,14 +116,18 @@ impl Live {
         program: &Program,
         output: Output,
     ) -> Vec<comfy_table::Cell> {
-        let sends = program.role.outputs.iter().map(|&name| {
+        let sends = program.role.outputs.iter().filter_map(|&name| {
             let readers: Vec<&str> = topology.readers(&program.name, name).collect();
-            format!("{name} → {}", readers.join(", "))
+            (!readers.is_empty()).then(|| format!("{name} → {}", readers.join(", ")))
         });
         let sends: Vec<String> = sends.collect();
         let main = self
             .of(&program.name)
             .find(|figures| matches!(figures.class, QueueClass::Input | QueueClass::Stream));
+        // Of a program that reads no queue, whether it is at work.
+        let lease = self
+            .of(&program.name)
+            .find(|figures| figures.class == QueueClass::Lease);
         let sum = |wanted: fn(QueueClass) -> bool| {
             let queues = self
                 .of(&program.name)
@@ -139,7 +143,11 @@ impl Live {
         };
         let none = || output.cell(Tone::Faint, "–");
         let plain = |n: Option<u64>| n.map_or_else(none, |n| number(n).into());
-        let worker = program.role.kind == RoleKind::Worker;
+        let worker = match program.role.kind {
+            RoleKind::Worker => true,
+            RoleKind::Judge => topology.is_fed(&program.name),
+            RoleKind::Producer | RoleKind::Stream => false,
+        };
         vec![
             title(program).into(),
             sends.join("\n").into(),
@@ -156,7 +164,7 @@ impl Live {
                 true => tone(quarantined, Tone::Bad),
                 false => none(),
             },
-            plain(main.map(|figures| figures.consumers)),
+            plain(main.or(lease).map(|figures| figures.consumers)),
         ]
     }
 }
@@ -190,6 +198,7 @@ fn structure(topology: &Topology) -> Value {
     let kind = |role: Role| match role.kind {
         RoleKind::Worker => "worker",
         RoleKind::Producer => "producer",
+        RoleKind::Judge => "judge",
         RoleKind::Stream => "stream",
     };
     let programs = topology.programs.iter().map(|program| {

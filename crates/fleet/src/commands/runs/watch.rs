@@ -1,13 +1,14 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use batch::{Receipt, RunMode};
+use batch::{Message, Receipt, RunMode, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
-use ledger::{Ledger, Progress, Trouble};
+use ledger::{Ledger, Progress, Status, Trouble};
 use pipeline::broker::Broker;
-use pipeline::names;
+use pipeline::history;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::describe::describe;
 use crate::exit::Exit;
 use crate::output::{Output, duration, number, time};
 
@@ -21,9 +22,8 @@ pub async fn watch(
     timeout: Option<u64>,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let (messages, mut added) = broker.follow_stream(names::LEDGER).await?;
-    let (mut ledger, _) = Ledger::read(&messages);
-    let run = super::find(&ledger, name)?.progress().run;
+    let (mut ledger, mut added) = history::follow(broker).await?;
+    let run = super::find(&ledger, name)?.run;
     let mut view = View::new(output);
     let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut ticks = tokio::time::interval(view.interval());
@@ -38,14 +38,12 @@ pub async fn watch(
         let in_time = tokio::select! {
             _ = ticks.tick() => true,
             () = over => false,
-            message = added.next() => {
-                if let Ok(receipt) = Receipt::from_message(&message?) {
-                    ledger.apply(&receipt);
-                }
+            received = added.next() => {
+                take(&mut ledger, received?);
                 continue;
             }
         };
-        let progress = super::find(&ledger, run.as_str())?.progress();
+        let progress = super::find(&ledger, run.as_str())?;
         if progress.state.is_unfinished() && in_time {
             view.show(&progress)?;
             continue;
@@ -55,6 +53,83 @@ pub async fn watch(
             true => Exit::Ok,
             false => Exit::Differs,
         });
+    }
+}
+
+/// Draws the run anew whenever something changed, until it has ended: on a terminal in place of the drawing before,
+/// elsewhere one line for each stage whose status changes, and the drawing last.
+pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exit> {
+    let (mut ledger, mut added) = history::follow(broker).await?;
+    let run = super::find(&ledger, name)?.run;
+    let in_place = std::io::stdout().is_terminal() && !output.is_json();
+    let mut said: Vec<(Stage, Status)> = Vec::new();
+    let mut lines = 0;
+    let mut ticks = tokio::time::interval(DRAW);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            received = added.next() => {
+                take(&mut ledger, received?);
+                continue;
+            }
+        }
+        let progress = super::find(&ledger, run.as_str())?;
+        let ended = !progress.state.is_unfinished();
+        if output.is_json() {
+            if ended || changes(&progress, &mut said).next().is_some() {
+                output.json_line(&progress)?;
+            }
+        } else if in_place {
+            let drawing = describe(&progress, output);
+            // Up to where the drawing before began, and away with it.
+            let up = if lines > 0 {
+                format!("\x1b[{lines}A\x1b[J")
+            } else {
+                String::new()
+            };
+            lines = drawing.lines().count();
+            output.text(&format!("{up}{drawing}"))?;
+        } else {
+            for line in changes(&progress, &mut said).collect::<Vec<_>>() {
+                output.line(line)?;
+            }
+            if ended {
+                output.text(&describe(&progress, output))?;
+            }
+        }
+        if ended {
+            return Ok(match progress.state.is_complete() {
+                true => Exit::Ok,
+                false => Exit::Differs,
+            });
+        }
+    }
+}
+
+/// A line for each stage whose status is another one than was said.
+fn changes<'a>(
+    progress: &'a Progress,
+    said: &'a mut Vec<(Stage, Status)>,
+) -> impl Iterator<Item = String> + 'a {
+    progress.stages.iter().filter_map(|stage| {
+        let now = (stage.stage.clone(), stage.status);
+        if said.contains(&now) {
+            return None;
+        }
+        said.retain(|(known, _)| *known != stage.stage);
+        said.push(now);
+        let why = match stage.why.as_str() {
+            "" => String::new(),
+            why => format!(": {why}"),
+        };
+        Some(format!("{} is {}{why}", stage.stage, stage.status))
+    })
+}
+
+fn take(ledger: &mut Ledger, (place, message): (u64, Message)) {
+    if let Ok(receipt) = Receipt::from_message(&message) {
+        ledger.apply_at(place, &receipt);
     }
 }
 
@@ -150,12 +225,22 @@ impl View {
             }
             _ => String::new(),
         };
-        format!(
+        let mut text = format!(
             "{} of {} rows in all stores, {} rows/s{left}",
             number(done),
             number(all),
             number(rate as u64)
-        )
+        );
+        let orders = [Stage::Sync, Stage::Dictionary, Stage::Serp];
+        let of_orders = progress
+            .stages
+            .iter()
+            .filter(|stage| orders.contains(&stage.stage));
+        for stage in of_orders.filter(|stage| stage.status == Status::Running) {
+            let (done, of) = (number(stage.done), number(stage.of.unwrap_or(0)));
+            text.push_str(&format!("; {}: {done} of {of} {}", stage.stage, stage.unit));
+        }
+        text
     }
 }
 
@@ -208,6 +293,8 @@ mod tests {
             batches_fetched: 0,
             bytes_fetched: 0,
             stores: Vec::new(),
+            stages: Vec::new(),
+            leaves_out: None,
         }
     }
 

@@ -1,7 +1,7 @@
 use tokio::sync::mpsc;
 
-use super::{Entry, Holder, Memory};
-use crate::broker::session::Answer;
+use super::{Entry, Holder, Holding, Memory};
+use crate::broker::session::{Answer, Lease};
 use crate::broker::{BrokerError, Delivery, Link, Subscription};
 
 /// One session's way to the broker's state.
@@ -39,6 +39,21 @@ impl Connected {
         })
     }
 
+    /// As [`crate::broker::Session::lease`].
+    pub fn lease(&self, queue: &str, link: &Link) -> Result<Option<Lease>, BrokerError> {
+        let subscription = self.subscribe(queue, 1, link)?;
+        let mut state = self.0.lock();
+        if state.leases.get(queue).is_some_and(|held| !held.is_over()) {
+            return Ok(None);
+        }
+        let holding = Holding {
+            link: link.clone(),
+            answers: subscription.answers.downgrade(),
+        };
+        state.leases.insert(queue.to_owned(), holding);
+        Ok(Some(Lease::of(subscription)))
+    }
+
     pub fn exchange_exists(&self, name: &str) -> bool {
         self.0.lock().exchanges.contains_key(name)
     }
@@ -57,7 +72,7 @@ fn missing(object: &'static str, name: &str) -> BrokerError {
     BrokerError::Object {
         object,
         name: name.to_owned(),
-        detail: "it does not exist".into(),
+        detail: crate::broker::MISSING.into(),
     }
 }
 
@@ -127,7 +142,7 @@ impl Serving {
         {
             return None;
         }
-        let entry = queue.ready.pop_front()?;
+        let entry = queue.pop()?;
         let holder = Holder {
             subscription: self.subscription,
             tag: self.next_tag,

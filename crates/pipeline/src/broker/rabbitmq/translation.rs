@@ -51,6 +51,13 @@ pub(in crate::broker) fn receive(delivery: lapin::message::Delivery) -> Delivery
     }
 }
 
+/// The place in its stream of what was delivered from one.
+pub(in crate::broker) fn stream_offset(delivery: &lapin::message::Delivery) -> Option<u64> {
+    let headers = delivery.properties.headers().as_ref()?;
+    let offset = as_int(headers.inner().get("x-stream-offset")?)?;
+    u64::try_from(offset).ok()
+}
+
 fn as_int(value: &AMQPValue) -> Option<i64> {
     match value {
         AMQPValue::ShortShortInt(n) => Some((*n).into()),

@@ -1,4 +1,5 @@
 mod http;
+mod judge;
 mod memory;
 mod protection;
 mod rabbitmq;

@@ -117,6 +117,35 @@ async fn another_type_removes_what_it_does_not_have() {
 }
 
 #[tokio::test]
+async fn batches_that_are_held_outlive_a_change_of_type_and_their_queues_do_not() {
+    let host = VirtualHost::create();
+    let management = management(&host);
+    configure(&management, &objects_of("direct")).await;
+    configure(&management, &objects_of("batched")).await;
+    publish(&host, "fetcher-out", "batches");
+    configure(&management, &objects_of("direct")).await;
+    let present = queues(&management).await;
+    assert!(present.contains("persister-in") && present.contains("persister-lease"));
+    // What is read from now on passes them by.
+    publish(&host, "fetcher-out", "batches");
+    figures_say(&management, "persister-in", 1).await;
+    let wanted = objects_of("batched");
+    configure(&management, &wanted).await;
+    assert_eq!(shown(&management.diff(&wanted).await.unwrap()), [""; 0]);
+    host.api(
+        "DELETE",
+        &format!("queues/{}/persister-in/contents", host.name()),
+        "",
+    );
+    figures_say(&management, "persister-in", 0).await;
+    let wanted = objects_of("direct");
+    configure(&management, &wanted).await;
+    let names = wanted.queues.iter().map(|queue| queue.name.clone());
+    assert_eq!(queues(&management).await, names.collect());
+    assert_eq!(shown(&management.diff(&wanted).await.unwrap()), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_queue_with_a_message_is_kept_unless_told_so_with_its_count() {
     let host = VirtualHost::create();
     let management = management(&host);

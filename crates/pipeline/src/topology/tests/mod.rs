@@ -3,16 +3,26 @@ use std::path::Path;
 use super::*;
 use crate::{Ladder, Role, RoleKind};
 
+mod judge;
 mod objects;
 mod refusals;
 
 /// The roles that the built-in types are made of.
-pub(crate) const ROLES: [Role; 5] = [
+pub(crate) const ROLES: [Role; 9] = [
     role("queuer", RoleKind::Producer, &["tasks", "receipts"]),
     role("fetcher", RoleKind::Worker, &["batches", "receipts"]),
     role("ch-writer", RoleKind::Worker, &["receipts"]),
     role("es-writer", RoleKind::Worker, &["receipts"]),
+    Role {
+        name: "persister",
+        kind: RoleKind::Judge,
+        outputs: &["batches", "orders", "receipts", "records"],
+        optional: &["batches", "orders"],
+    },
+    role("dict-refresher", RoleKind::Worker, &["orders", "receipts"]),
+    role("serp-restarter", RoleKind::Worker, &["receipts"]),
     LEDGER,
+    RUNS,
 ];
 
 const fn role(name: &'static str, kind: RoleKind, outputs: &'static [&'static str]) -> Role {
@@ -20,6 +30,7 @@ const fn role(name: &'static str, kind: RoleKind, outputs: &'static [&'static st
         name,
         kind,
         outputs,
+        optional: &[],
     }
 }
 
@@ -63,7 +74,8 @@ fn every_built_in_type_is_complete() {
         .iter()
         .map(|entry| entry.name.as_str())
         .collect();
-    assert_eq!(names, ["direct", "clickhouse-only", "elasticsearch-only"]);
+    let wanted = ["direct", "batched", "clickhouse-only", "elasticsearch-only"];
+    assert_eq!(names, wanted);
     for name in names {
         assert_eq!(built_in(name).check(), [], "{name}");
     }
@@ -79,7 +91,17 @@ fn the_programs_stand_in_the_order_of_the_flow() {
         .collect();
     assert_eq!(
         names,
-        ["queuer", "fetcher", "ch-writer", "es-writer", "ledger"]
+        [
+            "queuer",
+            "fetcher",
+            "ch-writer",
+            "es-writer",
+            "persister",
+            "dict-refresher",
+            "serp-restarter",
+            "runs",
+            "ledger"
+        ]
     );
     assert_eq!(
         edges(&direct),
@@ -87,10 +109,16 @@ fn the_programs_stand_in_the_order_of_the_flow() {
             "queuer.tasks -> fetcher",
             "fetcher.batches -> ch-writer",
             "fetcher.batches -> es-writer",
+            "persister.orders -> dict-refresher",
+            "dict-refresher.orders -> serp-restarter",
+            "persister.records -> runs",
             "queuer.receipts -> ledger",
             "fetcher.receipts -> ledger",
             "ch-writer.receipts -> ledger",
             "es-writer.receipts -> ledger",
+            "persister.receipts -> ledger",
+            "dict-refresher.receipts -> ledger",
+            "serp-restarter.receipts -> ledger",
         ]
     );
     let readers: Vec<&str> = direct.readers("fetcher", "batches").collect();
@@ -137,7 +165,13 @@ fn a_users_file_adds_types_and_takes_the_place_of_those_of_the_same_name() {
         .collect();
     assert_eq!(
         names,
-        ["direct", "clickhouse-only", "elasticsearch-only", "own"]
+        [
+            "direct",
+            "batched",
+            "clickhouse-only",
+            "elasticsearch-only",
+            "own"
+        ]
     );
     assert_eq!(catalog.topology("direct", &ROLES).unwrap().about, "other");
 }

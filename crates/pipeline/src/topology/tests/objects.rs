@@ -11,7 +11,7 @@ fn objects_of(topology: &Topology) -> Desired {
 
 #[test]
 fn the_objects_of_every_built_in_type_are_these() {
-    for pipeline in ["direct", "clickhouse-only", "elasticsearch-only"] {
+    for pipeline in ["direct", "batched", "clickhouse-only", "elasticsearch-only"] {
         let objects = objects_of(&built_in(pipeline));
         let text = serde_json::to_string_pretty(&objects).unwrap() + "\n";
         assert_golden(&format!("{pipeline}.json"), &text);
@@ -20,7 +20,7 @@ fn the_objects_of_every_built_in_type_are_these() {
 
 #[test]
 fn every_queue_has_exactly_one_policy_and_every_policy_a_queue() {
-    let objects = objects_of(&built_in("direct"));
+    let objects = objects_of(&built_in("batched"));
     let names: BTreeSet<&str> = objects
         .policies
         .iter()
@@ -38,7 +38,7 @@ fn every_queue_has_exactly_one_policy_and_every_policy_a_queue() {
 
 #[test]
 fn a_dead_letter_always_finds_a_queue() {
-    let objects = objects_of(&built_in("direct"));
+    let objects = objects_of(&built_in("batched"));
     let queues: BTreeSet<&str> = objects
         .queues
         .iter()
@@ -90,7 +90,8 @@ fn settings_change_policies_and_never_arguments() {
         quarantine_max_messages: 8,
         quarantine_max_bytes: 9,
         ledger_max_age_days: 10,
-        ledger_max_bytes: 11,
+        runs_max_age_days: 11,
+        ledger_max_bytes: 12,
     };
     let objects = desired(&direct, &settings, &Ladder::default());
     assert_eq!(objects.queues, objects_of(&direct).queues);
@@ -109,7 +110,8 @@ fn settings_change_policies_and_never_arguments() {
         json!(9)
     );
     assert_eq!(definition("fleet-ledger")["max-age"], json!("10D"));
-    assert_eq!(definition("fleet-ledger")["max-length-bytes"], json!(11));
+    assert_eq!(definition("fleet-ledger")["max-length-bytes"], json!(12));
+    assert_eq!(definition("fleet-runs")["max-age"], json!("11D"));
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn an_unknown_role_is_refused_with_its_line_and_the_nearest_name() {
     assert_eq!(
         error,
         "own.toml:8: [own] program \"other\" is to run the role \"es-writr\", which does not exist \
-         (did you mean \"es-writer\"?); there are: queuer, fetcher, ch-writer, es-writer, ledger"
+         (did you mean \"es-writer\"?); there are: queuer, fetcher, ch-writer, es-writer, persister, \
+         dict-refresher, serp-restarter, ledger, runs"
     );
 }
 
@@ -225,7 +226,7 @@ fn an_unknown_type_is_refused_with_the_nearest_one() {
     assert_eq!(
         error.to_string(),
         "no pipeline type is called \"dirct\" (did you mean \"direct\"?); \
-         there are: direct, clickhouse-only, elasticsearch-only"
+         there are: direct, batched, clickhouse-only, elasticsearch-only"
     );
 }
 

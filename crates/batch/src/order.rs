@@ -1,0 +1,89 @@
+use serde::{Deserialize, Serialize};
+
+use crate::task::{Versioned, from_json};
+use crate::{Headers, Invalid, Message, RunId, SCHEMA_VERSION, header};
+
+/// What is to be done once for a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Load what is in the shard's table into its dictionary, on every replica.
+    RefreshDictionary,
+    /// Restart the SERP service of this node, port by port.
+    RestartSerp { node: String },
+}
+
+/// A run-level message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub run: RunId,
+    /// The run's version: the end of what it carries, in milliseconds since the epoch. An order of a lower version than
+    /// what is in place already is stale.
+    pub version: i64,
+    /// The shard that it is about, from 0.
+    pub shard: u32,
+    pub command: Command,
+}
+
+impl Order {
+    pub fn to_message(&self) -> Message {
+        let mut headers = Headers::of_run(&self.run);
+        headers.set(header::SHARD, i64::from(self.shard));
+        let body = serde_json::to_vec(&Versioned {
+            schema: SCHEMA_VERSION,
+            content: self,
+        });
+        Message::new(headers, body.expect("an order is plain data"))
+    }
+
+    pub fn from_message(message: &Message) -> Result<Self, Invalid> {
+        message.headers.check_schema()?;
+        from_json(&message.body, "an order")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reason;
+    use proptest::prelude::*;
+
+    fn order() -> Order {
+        Order {
+            run: "r-1".parse().unwrap(),
+            version: 7,
+            shard: 1,
+            command: Command::RestartSerp {
+                node: "hotdog001.int.example".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn an_order_survives_its_message() {
+        let refresh = Order {
+            command: Command::RefreshDictionary,
+            ..order()
+        };
+        for order in [order(), refresh] {
+            assert_eq!(Order::from_message(&order.to_message()).unwrap(), order);
+        }
+    }
+
+    #[test]
+    fn an_order_of_another_version_is_refused_by_name() {
+        let mut message = order().to_message();
+        let text = String::from_utf8(message.body.to_vec()).unwrap();
+        message.body = text.replace("\"schema\":1", "\"schema\":9").into();
+        let error = Order::from_message(&message).unwrap_err();
+        assert_eq!(error.reason, Reason::UnknownVersion);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_order_or_a_named_refusal(body: Vec<u8>) {
+            let message = Message::new(Headers::of_run(&"r-1".parse().unwrap()), body);
+            prop_assert!(Order::from_message(&message).is_err());
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The dictionary as it is to be: its columns, and the statements that make it and compare it with its table.
+
+use batch::{Column, Reason, VERSION_COLUMN};
+use serde::Deserialize;
+use stores::clickhouse::{Query, Replica, TargetSettings, quote_identifier, quote_string};
+
+use crate::DictionarySettings;
+use crate::failure::{Failure, Step};
+use crate::state::{Mark, next_name};
+use crate::types::in_dictionary;
+
+const STEP: Step = Step::ConfineShard;
+
+/// A dictionary over the rows of one shard's table, with the types that the columns have in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Blueprint {
+    /// Qualified and quoted, as all names here that are ready for a statement.
+    pub live: String,
+    pub next: String,
+    /// The same as text, for functions that take the name so.
+    next_text: String,
+    table: String,
+    key: Vec<Column>,
+    attributes: Vec<Column>,
+    /// Name of the table's version column.
+    version: String,
+    /// Condition of the shard's own rows.
+    own_rows: Option<String>,
+    layout: &'static str,
+    /// `USER … PASSWORD …`, or nothing.
+    credentials: String,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    sorting_key: String,
+}
+
+impl Blueprint {
+    /// Reads the table's columns from a replica. Shard `shard` of `shards`.
+    pub async fn draw(
+        replica: &Replica,
+        target: &TargetSettings,
+        settings: &DictionarySettings,
+        (shard, shards): (u32, u32),
+    ) -> Result<Self, Failure> {
+        atomic(replica, &settings.database).await?;
+        let (table, columns) = read_table(replica, target).await?;
+        let place = format!(
+            "{}: {}.{}",
+            replica.address(),
+            target.database,
+            target.table
+        );
+        let (key, attributes) = choose(&table.sorting_key, &columns, &settings.attributes)
+            .map_err(|what| {
+                Failure::lasting(STEP, Reason::WrongSchema, format!("{place}: {what}"))
+            })?;
+        let qualified = |database: &str, name: &str| {
+            format!("{}.{}", quote_identifier(database), quote_identifier(name))
+        };
+        let next = next_name(settings);
+        let own_rows = (!settings.shard_expression.trim().is_empty())
+            .then(|| format!("modulo({}, {shards}) = {shard}", settings.shard_expression));
+        Ok(Self {
+            live: qualified(&settings.database, &settings.name),
+            next: qualified(&settings.database, &next),
+            // `dictGet` takes no quotes in it: the settings let no name pass that needs them.
+            next_text: quote_string(&format!("{}.{next}", settings.database)),
+            table: qualified(&target.database, &target.table),
+            key,
+            attributes,
+            version: target.mapping().target_name(VERSION_COLUMN),
+            own_rows,
+            layout: settings.layout.sql(),
+            credentials: credentials(settings)?,
+        })
+    }
+
+    /// Creates the next dictionary, without loading it.
+    pub fn create(&self, mark: &Mark) -> Query {
+        let columns = self.key.iter().chain(&self.attributes);
+        let declared: Vec<String> = columns
+            .clone()
+            .map(|c| format!("    {} {}", quote_identifier(&c.name), c.r#type))
+            .collect();
+        // Of each key the row of the highest version alone, whatever is merged already.
+        let source = format!(
+            "SELECT {} FROM {} FINAL{}",
+            names(columns),
+            self.table,
+            self.filter(&[])
+        );
+        let comment = serde_json::to_string(mark).expect("a mark is plain data");
+        Query::new(format!(
+            "CREATE DICTIONARY {}\n(\n{}\n)\nPRIMARY KEY {}\nSOURCE(CLICKHOUSE(QUERY {}{}))\n\
+             LAYOUT({})\nLIFETIME(0)\nCOMMENT {}",
+            self.next,
+            declared.join(",\n"),
+            names(&self.key),
+            quote_string(&source),
+            self.credentials,
+            self.layout,
+            quote_string(&comment)
+        ))
+    }
+
+    /// Counts the keys of the shard's own rows as `keys`. The dictionary's key is the table's whole sorting key,
+    /// so that with FINAL there is one row for each.
+    pub fn count_keys(&self) -> Query {
+        Query::new(format!(
+            "SELECT count() AS keys FROM {} FINAL{}",
+            self.table,
+            self.filter(&[])
+        ))
+    }
+
+    /// Compares the newest `limit` keys of versions up to `version` with the next dictionary. Answers with `key` and
+    /// `attribute`, as texts, for each difference. A row that changed again since is of a later run, and left out.
+    pub fn probe(&self, version: i64, limit: u32) -> Query {
+        let version_column = quote_identifier(&self.version);
+        let up_to = format!("{version_column} <= {version}");
+        let key = tuple_of(&self.key);
+        let checks: Vec<String> = self
+            .attributes
+            .iter()
+            .map(|attribute| {
+                let name = quote_identifier(&attribute.name);
+                let label = quote_string(&attribute.name);
+                // As texts of tuples: equal for NULL and NULL, for NaN and NaN, and whatever stores texts by number.
+                format!(
+                    "if(toString(tuple(dictGet({}, {label}, {key}))) = toString(tuple({name})), '', {label})",
+                    self.next_text
+                )
+            })
+            .collect();
+        Query::new(format!(
+            "SELECT toString({key}) AS key, arrayJoin(arrayFilter(x -> x != '', \
+             arrayConcat(if(dictHas({dictionary}, {key}), [], ['(key)']), [{checks}]))) AS attribute \
+             FROM {table} FINAL{own} AND {key} IN (SELECT {key} FROM {table}{own} ORDER BY {version_column} DESC \
+             LIMIT {limit}) LIMIT 10",
+            dictionary = self.next_text,
+            checks = checks.join(", "),
+            table = self.table,
+            own = self.filter(&[&up_to]),
+        ))
+    }
+
+    fn filter(&self, more: &[&str]) -> String {
+        let conditions = self.own_rows.iter().map(String::as_str);
+        let conditions: Vec<&str> = conditions.chain(more.iter().copied()).collect();
+        match conditions.as_slice() {
+            [] => String::new(),
+            conditions => format!(" WHERE {}", conditions.join(" AND ")),
+        }
+    }
+}
+
+/// Refuses a database in which dictionaries are not exchanged in one step, or not on one replica alone.
+async fn atomic(replica: &Replica, database: &str) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Row {
+        engine: String,
+    }
+    let query = Query::new("SELECT engine FROM system.databases WHERE name = {database:String}")
+        .param("database", database);
+    let rows: Vec<Row> = replica
+        .rows(&query)
+        .await
+        .map_err(|e| Failure::of(STEP, &e))?;
+    let place = format!("{}: database {database}", replica.address());
+    match rows.first().map(|row| row.engine.as_str()) {
+        Some("Atomic") => Ok(()),
+        None => Err(Failure::lasting(
+            STEP,
+            Reason::MissingTarget,
+            format!("{place} does not exist; dictionary.database has to name one that does"),
+        )),
+        Some(engine) => Err(Failure::lasting(
+            STEP,
+            Reason::WrongSchema,
+            format!(
+                "{place} is of engine {engine}; dictionary.database has to name one of engine Atomic"
+            ),
+        )),
+    }
+}
+
+async fn read_table(
+    replica: &Replica,
+    target: &TargetSettings,
+) -> Result<(Table, Vec<Column>), Failure> {
+    let about = |sql: &str| {
+        Query::new(sql)
+            .param("database", &target.database)
+            .param("table", &target.table)
+    };
+    let failed = |error| Failure::of(STEP, &error);
+    let tables: Vec<Table> = replica
+        .rows(&about(
+            "SELECT sorting_key FROM system.tables \
+             WHERE database = {database:String} AND name = {table:String}",
+        ))
+        .await
+        .map_err(failed)?;
+    let columns = replica
+        .rows(&about(
+            // A column that is not stored cannot be read: it only feeds others on INSERT.
+            "SELECT name, type FROM system.columns WHERE database = {database:String} \
+             AND table = {table:String} AND default_kind != 'EPHEMERAL' ORDER BY position",
+        ))
+        .await
+        .map_err(failed)?;
+    let table = tables.into_iter().next().ok_or_else(|| {
+        Failure::lasting(
+            STEP,
+            Reason::MissingTarget,
+            format!(
+                "{}: {}.{} does not exist",
+                replica.address(),
+                target.database,
+                target.table
+            ),
+        )
+    })?;
+    Ok((table, columns))
+}
+
+/// The key of a dictionary is a tuple, also if it is of one column.
+fn tuple_of(key: &[Column]) -> String {
+    format!("tuple({})", names(key))
+}
+
+fn names<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
+    let names: Vec<_> = columns
+        .into_iter()
+        .map(|column| quote_identifier(&column.name))
+        .collect();
+    names.join(", ")
+}
+
+/// The key, in the order of the table, and the attributes, as a dictionary has them.
+fn choose(
+    sorting_key: &str,
+    columns: &[Column],
+    wanted: &[String],
+) -> Result<(Vec<Column>, Vec<Column>), String> {
+    let find = |name: &str| columns.iter().find(|column| column.name == name);
+    let mut key = Vec::new();
+    for name in sorting_key.split(", ").filter(|name| !name.is_empty()) {
+        let column = find(&plain(name)).ok_or_else(|| {
+            format!(
+                "it is ordered by {name}, which is no column: a dictionary has columns as its key"
+            )
+        })?;
+        key.push(column);
+    }
+    if key.is_empty() {
+        return Err(
+            "it is not ordered by any column, so that the dictionary has no key".to_owned(),
+        );
+    }
+    let is_key = |name: &str| key.iter().any(|column| column.name == name);
+    let attributes: Vec<&Column> = if wanted.is_empty() {
+        columns.iter().filter(|c| !is_key(&c.name)).collect()
+    } else {
+        let named = wanted.iter().map(|name| match find(name) {
+            Some(_) if is_key(name) => Err(format!(
+                "{name:?} of dictionary.attributes is a column of the key, which every dictionary has"
+            )),
+            Some(column) => Ok(column),
+            None => Err(format!("it has no column {name:?} of dictionary.attributes")),
+        });
+        named.collect::<Result<_, _>>()?
+    };
+    if attributes.is_empty() {
+        return Err("it has no columns besides its key: a dictionary needs one".to_owned());
+    }
+    Ok((typed_all(key)?, typed_all(attributes)?))
+}
+
+fn typed_all(columns: Vec<&Column>) -> Result<Vec<Column>, String> {
+    columns.into_iter().map(holdable).collect()
+}
+
+fn holdable(column: &Column) -> Result<Column, String> {
+    let r#type = in_dictionary(&column.r#type).ok_or_else(|| {
+        format!(
+            "column {:?} is {}, which a dictionary cannot hold; name the others in dictionary.attributes, or make it \
+             a String or a number with ALTER TABLE … MODIFY COLUMN",
+            column.name, column.r#type
+        )
+    })?;
+    Ok(Column {
+        name: column.name.clone(),
+        r#type,
+    })
+}
+
+fn plain(name: &str) -> String {
+    let inner = name.strip_prefix('`').and_then(|n| n.strip_suffix('`'));
+    inner
+        .unwrap_or(name)
+        .replace("\\`", "`")
+        .replace("\\\\", "\\")
+}
+
+fn credentials(settings: &DictionarySettings) -> Result<String, Failure> {
+    if settings.source_user.is_empty() {
+        return Ok(String::new());
+    }
+    let mut text = format!(" USER {}", quote_string(&settings.source_user));
+    if let Some(password) = &settings.source_password {
+        let password = password.reveal().map_err(|e| Failure::retry(STEP, e))?;
+        text.push_str(&format!(" PASSWORD {}", quote_string(&password)));
+    }
+    Ok(text)
+}

@@ -1,0 +1,103 @@
+//! Whether a loaded dictionary has what its table has.
+
+use serde::Deserialize;
+use stores::clickhouse::{Error, Query, Replica};
+
+use crate::DictRefresherSettings;
+use crate::blueprint::Blueprint;
+use crate::state::{Entry, Mark};
+
+/// Keys of the shard's own rows in the table, those of repeated rows once.
+pub(crate) async fn count_keys(replica: &Replica, query: &Query) -> Result<u64, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        keys: u64,
+    }
+    let rows: Vec<Row> = replica.rows(query).await?;
+    Ok(rows.first().map_or(0, |row| row.keys))
+}
+
+/// Compares `next`, which is loaded, with the table, and with the live dictionary that it is to replace. The text says
+/// what differs.
+pub(crate) async fn compare(
+    replica: &Replica,
+    blueprint: &Blueprint,
+    settings: &DictRefresherSettings,
+    (next, mark): (&Entry, &Mark),
+    live: Option<&Entry>,
+) -> Result<Result<(), String>, Error> {
+    let place = replica.address();
+    let after = count_keys(replica, &blueprint.count_keys()).await?;
+    if let Err(what) = same_size(next.elements, mark.keys, after, settings.element_tolerance) {
+        return Ok(Err(format!("{place}: {what}")));
+    }
+    let old = live.map_or(0, |live| live.elements);
+    if (next.elements as f64) < old as f64 * settings.min_element_share {
+        return Ok(Err(format!(
+            "{place}: the new dictionary has {} entries, the live one {old}: less than min_element_share ({}) of them; \
+             look at the table's rows and at dictionary.shard_expression",
+            next.elements, settings.min_element_share
+        )));
+    }
+    if settings.probe_keys == 0 {
+        return Ok(Ok(()));
+    }
+    let differences: Vec<Difference> = replica
+        .rows(&blueprint.probe(mark.version, settings.probe_keys))
+        .await?;
+    Ok(match differences.first() {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "{place}: the new dictionary differs from the table in {} of key {}{}",
+            first.attribute,
+            first.key,
+            match differences.len() {
+                1 => String::new(),
+                _ => " and in others".to_owned(),
+            }
+        )),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct Difference {
+    key: String,
+    attribute: String,
+}
+
+/// Rows may come while a dictionary is loaded: what the table had before and has after bounds what is right.
+fn same_size(elements: u64, before: u64, after: u64, tolerance: f64) -> Result<(), String> {
+    let least = (before.min(after) as f64 * (1.0 - tolerance)).ceil() as u64;
+    let most = (before.max(after) as f64 * (1.0 + tolerance)).floor() as u64;
+    if (least..=most).contains(&elements) {
+        return Ok(());
+    }
+    let keys = match before == after {
+        true => format!("{after} keys"),
+        false => format!("{before} keys before and {after} keys after it was loaded"),
+    };
+    Err(format!(
+        "the new dictionary has {elements} entries, and the table {keys}; element_tolerance is {tolerance}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_come_while_it_is_loaded_need_no_tolerance() {
+        assert!(same_size(100, 100, 100, 0.0).is_ok());
+        assert!(same_size(103, 100, 105, 0.0).is_ok());
+        assert!(same_size(99, 100, 105, 0.0).is_err());
+        assert!(same_size(106, 100, 105, 0.0).is_err());
+        assert!(same_size(99, 100, 100, 0.01).is_ok());
+        assert!(same_size(98, 100, 100, 0.01).is_err());
+        assert!(same_size(0, 0, 0, 0.0).is_ok());
+        let text = same_size(99, 100, 105, 0.0).unwrap_err();
+        assert!(
+            text.contains("99 entries") && text.contains("100 keys before"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Whether a server has the memory for a second dictionary.
+
+use serde::Deserialize;
+use stores::Class;
+use stores::clickhouse::{Error, Query, Replica, classify};
+
+/// What the server may still take of its own limit, and what its machine and its container have left, each where
+/// the server knows it. Not every release has all the tables, and the engine alone has no view of its machine.
+const SOURCES: [&str; 2] = [
+    "SELECT 'max_server_memory_usage' AS source, toUInt64(greatest(limit - used, 0)) AS free FROM \
+     (SELECT (SELECT toInt64(value) FROM system.server_settings WHERE name = 'max_server_memory_usage') AS limit, \
+     (SELECT value FROM system.metrics WHERE metric = 'MemoryTracking') AS used) WHERE limit > 0",
+    "SELECT source, toUInt64(greatest(value, 0)) AS free FROM \
+     (SELECT 'OSMemoryAvailable' AS source, value FROM system.asynchronous_metrics WHERE metric = 'OSMemoryAvailable' \
+     UNION ALL SELECT 'CGroupMemoryTotal' AS source, sumIf(value, metric = 'CGroupMemoryTotal') \
+     - sumIf(value, metric = 'CGroupMemoryUsed') FROM system.asynchronous_metrics \
+     WHERE metric IN ('CGroupMemoryTotal', 'CGroupMemoryUsed') HAVING uniqExact(metric) = 2)",
+];
+
+#[derive(Debug, Deserialize)]
+struct Free {
+    source: String,
+    free: u64,
+}
+
+/// Refuses to load a dictionary of about `old_bytes` where there is less than `share` times as much memory; the
+/// text says how much there is, and of what.
+pub(crate) async fn guard(
+    replica: &Replica,
+    old_bytes: u64,
+    share: f64,
+) -> Result<Result<(), String>, Error> {
+    let needed = (old_bytes as f64 * share) as u64;
+    if needed == 0 {
+        return Ok(Ok(()));
+    }
+    let mut known = Vec::new();
+    for sql in SOURCES {
+        match replica.rows::<Free>(&Query::new(sql)).await {
+            Ok(rows) => known.extend(rows),
+            // A table that this server does not have.
+            Err(error) if matches!(classify(&error), Class::Quarantine(_)) => {
+                tracing::debug!(%error, "free memory is not known from this source");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(least) = known.iter().min_by_key(|free| free.free) else {
+        tracing::warn!(
+            replica = replica.address(),
+            "the server does not say how much memory it has left; loading the dictionary all the same"
+        );
+        return Ok(Ok(()));
+    };
+    if least.free >= needed {
+        return Ok(Ok(()));
+    }
+    Ok(Err(format!(
+        "{}: {} MB of memory are free ({}), and {} MB are needed: memory_share {share} times the {} MB of the \
+         dictionary that is in place",
+        replica.address(),
+        least.free >> 20,
+        least.source,
+        needed >> 20,
+        old_bytes >> 20,
+    )))
+}

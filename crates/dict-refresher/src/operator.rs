@@ -1,0 +1,248 @@
+//! What an operator asks and does: which version each replica serves, and back to the one before.
+
+use batch::Reason;
+use futures_util::future::join_all;
+use serde::Serialize;
+use stores::clickhouse::{Cluster, Error, Replica, Shard, quote_identifier};
+
+use crate::DictionarySettings;
+use crate::apply::exchange;
+use crate::state::{Entry, Found, Mark, Status, in_order, next_name};
+
+/// A dictionary as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DictionaryStatus {
+    /// Run that it was made for; absent, if something else made it.
+    pub run: Option<String>,
+    pub version: Option<i64>,
+    pub elements: u64,
+    pub bytes: u64,
+    /// The server's word: `LOADED`, `LOADING`, `FAILED`, `NOT_LOADED`.
+    pub status: String,
+    /// The server's last error with it; empty when there is none.
+    pub error: String,
+}
+
+/// What a replica has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaStatus {
+    pub shard: u32,
+    pub replica: String,
+    /// The one that is read.
+    pub live: Option<DictionaryStatus>,
+    /// The one beside it: that before it, or of a higher version, one that is being loaded or was rolled back.
+    pub next: Option<DictionaryStatus>,
+    /// Why the replica could not be asked.
+    pub error: Option<String>,
+}
+
+/// What a rollback does to one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RollbackStep {
+    pub shard: u32,
+    pub replica: String,
+    /// Version that is read; absent, if something else made the dictionary.
+    pub from: Option<i64>,
+    pub to: i64,
+    pub to_run: String,
+    /// It was rolled back before: nothing is done.
+    pub already: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    #[error("{0}")]
+    UnknownShard(String),
+    /// Nothing was changed.
+    #[error("shard {shard}: {replica}: {why}; nothing is rolled back")]
+    Refused {
+        shard: u32,
+        replica: String,
+        why: String,
+    },
+    #[error(transparent)]
+    ClickHouse(#[from] Error),
+}
+
+impl From<&Entry> for DictionaryStatus {
+    fn from(entry: &Entry) -> Self {
+        let mark = entry.mark();
+        Self {
+            run: mark.as_ref().map(|mark| mark.run.to_string()),
+            version: mark.map(|mark| mark.version),
+            elements: entry.elements,
+            bytes: entry.bytes,
+            status: entry.status_text.clone(),
+            error: entry.last_exception.clone(),
+        }
+    }
+}
+
+/// What every replica of every shard has, by shard and address. One that cannot be asked says why.
+pub async fn status(cluster: &Cluster, settings: &DictionarySettings) -> Vec<ReplicaStatus> {
+    let replicas = cluster.shards().flat_map(|shard| {
+        let number = shard.number();
+        in_order(shard)
+            .into_iter()
+            .map(move |replica| (number, replica))
+    });
+    join_all(replicas.map(async |(shard, replica)| {
+        let found = Found::on(replica, settings).await;
+        let error = found.as_ref().err().map(Error::to_string);
+        let found = found.unwrap_or_default();
+        ReplicaStatus {
+            shard,
+            replica: replica.address().to_owned(),
+            live: found.live.as_ref().map(DictionaryStatus::from),
+            next: found.next.as_ref().map(DictionaryStatus::from),
+            error,
+        }
+    }))
+    .await
+}
+
+/// What [`rollback`] would do; changes nothing. `shard`: one alone, or all of them.
+pub async fn plan_rollback(
+    cluster: &Cluster,
+    settings: &DictionarySettings,
+    shard: Option<u32>,
+) -> Result<Vec<RollbackStep>, RollbackError> {
+    let shards: Vec<&Shard> = match shard {
+        None => cluster.shards().collect(),
+        Some(number) => {
+            let unknown = |e: batch::Invalid| {
+                debug_assert_eq!(e.reason, Reason::UnknownShard);
+                RollbackError::UnknownShard(e.detail)
+            };
+            vec![cluster.shard(number).map_err(unknown)?]
+        }
+    };
+    let mut found = Vec::new();
+    for shard in shards {
+        for replica in in_order(shard) {
+            found.push((shard.number(), replica, Found::on(replica, settings).await?));
+        }
+    }
+    // All go back to one version. Those that are there already, be it that an earlier rollback broke off or that the
+    // last refresh never reached them, stay.
+    let target = found.iter().filter_map(|(_, _, found)| found.earlier());
+    let target = target.max_by_key(|mark| mark.version);
+    found
+        .iter()
+        .map(|found| step(found, target.as_ref()))
+        .collect()
+}
+
+/// Puts the dictionary that was live before back in place, on every replica; that of the last refresh is beside it
+/// then. Refuses, before anything is changed, where there is no earlier one, where it is not the same on all replicas,
+/// or where what the server would read is no longer that. Done again after it broke off, it goes on with the replicas
+/// that are left.
+pub async fn rollback(
+    cluster: &Cluster,
+    settings: &DictionarySettings,
+    shard: Option<u32>,
+) -> Result<Vec<RollbackStep>, RollbackError> {
+    let steps = plan_rollback(cluster, settings, shard).await?;
+    let qualified = |name: &str| {
+        format!(
+            "{}.{}",
+            quote_identifier(&settings.database),
+            quote_identifier(name)
+        )
+    };
+    let names = (qualified(&settings.name), qualified(&next_name(settings)));
+    for step in steps.iter().filter(|step| !step.already) {
+        let shard = cluster.shard(step.shard);
+        let shard = shard.map_err(|e| RollbackError::UnknownShard(e.detail))?;
+        let replicas = shard.replicas();
+        let replica = replicas.iter().find(|r| r.address() == step.replica);
+        let Some(replica) = replica else { continue };
+        exchange(replica, (&names.0, &names.1), true).await?;
+    }
+    Ok(steps)
+}
+
+fn step(
+    (shard, replica, found): &(u32, &Replica, Found),
+    target: Option<&Mark>,
+) -> Result<RollbackStep, RollbackError> {
+    let refused = |why: String| RollbackError::Refused {
+        shard: *shard,
+        replica: replica.address().to_owned(),
+        why,
+    };
+    let Some(target) = target else {
+        return Err(refused(nothing_earlier(found)));
+    };
+    let already = found.live_version() == Some(target.version);
+    if !already {
+        match found.earlier() {
+            Some(own) if own.version == target.version => found.check_intact().map_err(refused)?,
+            Some(own) => {
+                return Err(refused(format!(
+                    "the version before is {} here, and {} on others: roll the shards back one by one",
+                    own.version, target.version
+                )));
+            }
+            None => return Err(refused(nothing_earlier(found))),
+        }
+    }
+    Ok(RollbackStep {
+        shard: *shard,
+        replica: replica.address().to_owned(),
+        from: found.live_version(),
+        to: target.version,
+        to_run: target.run.to_string(),
+        already,
+    })
+}
+
+fn nothing_earlier(found: &Found) -> String {
+    let live = found.live_version();
+    match (&found.live, &found.next) {
+        (None, _) => "it has no dictionary".to_owned(),
+        (_, None) => {
+            "it has no earlier dictionary: this is the first, or a refresh is under way".to_owned()
+        }
+        (_, Some(next)) => match (next.version(), live) {
+            (None, _) => "the dictionary beside the live one was made by something else".to_owned(),
+            (Some(next), Some(live)) => format!(
+                "the dictionary beside the live one is newer (version {next}, and {live} is live): it was rolled \
+                 back already, or is being loaded"
+            ),
+            (Some(next), None) => format!(
+                "the live dictionary was made by something else, and version {next} is beside it"
+            ),
+        },
+    }
+}
+
+impl Found {
+    /// What the dictionary was made for that was live before, if there is one.
+    fn earlier(&self) -> Option<Mark> {
+        let next = self.next.as_ref()?.mark()?;
+        (Some(next.version) < self.live_version()).then_some(next)
+    }
+
+    /// A server keeps what it loaded in memory alone: after a restart it would read the table of today under the
+    /// name of the earlier version.
+    fn check_intact(&self) -> Result<(), String> {
+        let (Some(live), Some(next)) = (&self.live, &self.next) else {
+            return Ok(());
+        };
+        let version = next.version().unwrap_or_default();
+        if next.status() != Status::Loaded {
+            return Err(format!(
+                "version {version} is not in memory any more ({}): the server was restarted since, and would load \
+                 the table as it is now",
+                next.status_text
+            ));
+        }
+        if live.loaded_at > 0 && next.loaded_at > live.loaded_at {
+            return Err(format!(
+                "version {version} was loaded again after the live one: it has the rows of then"
+            ));
+        }
+        Ok(())
+    }
+}

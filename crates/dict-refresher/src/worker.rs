@@ -1,0 +1,381 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use app::App;
+use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, Receipt, RunId, header};
+use futures_util::future::try_join_all;
+use pipeline::{Job, Lost, Outcome, Worker};
+use stores::clickhouse::{
+    Cluster, ConfigError, ConnectionSettings, Replica, Shard, TargetSettings,
+};
+use stores::serp::SerpSettings;
+use tokio::sync::Mutex as Turn;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use crate::apply::apply;
+use crate::blueprint::Blueprint;
+use crate::failure::{After, Failure, Step};
+use crate::prepare::Preparation;
+use crate::state::{Found, in_order};
+use crate::sync::Syncer;
+use crate::{DictRefresherSettings, DictionarySettings};
+
+/// An order that was put off in the middle goes on soon: the server did not stop meanwhile.
+const SNOOZE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// In the text of a failure that was given up by its deadline: an order that an operator brings back begins anew.
+const GIVEN_UP: &str = "given up";
+
+/// Refreshes the dictionary of one shard for each order.
+pub struct DictRefresher {
+    app: App,
+    cluster: Cluster,
+    /// The same servers, whose silence is borne for as long as they may sync, or read a whole table.
+    patient: Cluster,
+    syncer: Syncer,
+    target: TargetSettings,
+    dictionary: DictionarySettings,
+    settings: DictRefresherSettings,
+    serp: SerpSettings,
+    /// Two orders for one shard would take each other's dictionary away.
+    turns: Vec<Turn<()>>,
+}
+
+/// What an order led to.
+struct Applied {
+    /// Entries of the dictionary; of the smallest, where the replicas differ.
+    elements: u64,
+    nodes: Vec<String>,
+}
+
+impl DictRefresher {
+    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
+    pub fn new(
+        app: &App,
+        target: &TargetSettings,
+        dictionary: &DictionarySettings,
+        serp: &SerpSettings,
+        settings: &DictRefresherSettings,
+    ) -> Result<Self, ConfigError> {
+        let connection = target.connection();
+        let cluster = Cluster::new(&connection)?;
+        let patient = Cluster::new(&ConnectionSettings {
+            idle_timeout: connection.idle_timeout.max(settings.patience()),
+            ..connection
+        })?;
+        let turns = cluster.shards().map(|_| Turn::new(())).collect();
+        Ok(Self {
+            app: app.clone(),
+            cluster,
+            patient,
+            syncer: Syncer::new(target, settings),
+            target: target.clone(),
+            dictionary: dictionary.clone(),
+            settings: settings.clone(),
+            serp: serp.clone(),
+            turns,
+        })
+    }
+
+    /// Carries out an order from wherever it stands. It may be dropped at any point, and begun again.
+    async fn carry_out(
+        &self,
+        order: &Order,
+        shard: &Shard,
+        facts: UnboundedSender<Fact>,
+    ) -> Result<Applied, Failure> {
+        let _turn = self.turns[order.shard as usize].lock().await;
+        let patient = self.patient.shard(order.shard);
+        let patient = patient.expect("both clusters are of the same servers");
+        let replicas = in_order(shard);
+        self.sync(order, &replicas, patient, &facts).await?;
+        let place = (order.shard, self.cluster.shard_count());
+        let blueprints = replicas.iter().map(async |replica| {
+            Blueprint::draw(replica, &self.target, &self.dictionary, place).await
+        });
+        let blueprints = try_join_all(blueprints).await?;
+
+        let started = Instant::now();
+        let with_patience = replicas.iter().zip(in_order(patient));
+        let prepared = with_patience
+            .zip(&blueprints)
+            .map(|((replica, reader), blueprint)| {
+                let preparation = Preparation {
+                    order,
+                    dictionary: &self.dictionary,
+                    settings: &self.settings,
+                    blueprint,
+                    replica,
+                    reader,
+                };
+                async move { preparation.run().await }
+            });
+        try_join_all(prepared).await?;
+        self.app.stats.time("load", &[], started.elapsed());
+        tracing::info!(run = %order.run, shard = order.shard, "the new dictionary is loaded and good on every replica");
+
+        let applied = replicas
+            .iter()
+            .zip(&blueprints)
+            .map(|(replica, blueprint)| apply(replica, &self.dictionary, blueprint, order));
+        let elements = try_join_all(applied).await?;
+        Ok(Applied {
+            elements: elements.into_iter().min().unwrap_or(0),
+            nodes: self.nodes(order.shard, &replicas),
+        })
+    }
+
+    /// Brings the replicas into sync, unless all of them got so far with the order that they were.
+    async fn sync(
+        &self,
+        order: &Order,
+        replicas: &[&Replica],
+        patient: &Shard,
+        facts: &UnboundedSender<Fact>,
+    ) -> Result<(), Failure> {
+        match self.begun(order, replicas).await {
+            Ok(true) => {
+                // The ledger may not have heard of it.
+                let _ = facts.send(Fact::ShardSynced {
+                    shard: order.shard,
+                    replicas: replicas.len() as u32,
+                });
+                return Ok(());
+            }
+            Err(failure) if failure.step == Step::Stale => return Err(failure),
+            // A replica that does not answer is found late.
+            Ok(false) | Err(_) => {}
+        }
+        let started = Instant::now();
+        self.syncer.run(order, patient, facts).await?;
+        self.app.stats.time("sync", &[], started.elapsed());
+        tracing::info!(run = %order.run, shard = order.shard, "the replicas are in sync");
+        // That may have taken an hour.
+        self.begun(order, replicas).await.map(drop)
+    }
+
+    /// Whether every replica has a dictionary of the order, which none has before all are in sync; fails when the
+    /// order is older than what one of them has.
+    async fn begun(&self, order: &Order, replicas: &[&Replica]) -> Result<bool, Failure> {
+        let found = replicas.iter().map(|r| Found::on(r, &self.dictionary));
+        let found = try_join_all(found).await;
+        let found = found.map_err(|error| Failure::of(Step::DeleteOldDict, &error))?;
+        for (replica, found) in replicas.iter().zip(&found) {
+            let newest = found.live_version().max(found.next_version());
+            let Some(newest) = newest.filter(|newest| *newest > order.version) else {
+                continue;
+            };
+            let what = match found.live_version() {
+                Some(live) if live == newest => "is in place",
+                _ => "is being loaded, or was rolled back,",
+            };
+            return Err(Failure::stale(format!(
+                "version {newest} {what} on {}; the order is for version {}",
+                replica.address(),
+                order.version
+            )));
+        }
+        let version = Some(order.version);
+        let begun = |f: &Found| f.live_version() == version || f.next_version() == version;
+        Ok(found.iter().all(begun))
+    }
+
+    /// The SERP nodes that read the dictionary of a shard.
+    fn nodes(&self, shard: u32, replicas: &[&Replica]) -> Vec<String> {
+        let addresses: Vec<String> = replicas.iter().map(|r| r.address().to_owned()).collect();
+        for replica in self.serp.without_node(&addresses) {
+            tracing::warn!(
+                shard,
+                replica,
+                "serp.node_template gives no node for this replica: none is restarted"
+            );
+        }
+        self.serp.nodes_of(shard, &addresses)
+    }
+
+    /// Sends the facts on as they come, until the order is carried out, has to be put off, or failed.
+    async fn follow(
+        &self,
+        job: &mut Job,
+        order: &Order,
+        shard: &Shard,
+    ) -> Result<Result<Applied, Outcome>, Lost> {
+        let (facts, mut said) = unbounded_channel();
+        let hold = Instant::now() + self.settings.hold();
+        let ended = {
+            let mut work = std::pin::pin!(self.carry_out(order, shard, facts));
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(fact) = said.recv() => job.send("receipts", receipt(&order.run, fact)).await?,
+                    ended = &mut work => break ended.map_err(Ended::Failed),
+                    () = sleep_until(hold) => break Err(Ended::PutOff("it was in hand for hold_seconds")),
+                    () = self.app.shutdown.triggered() => break Err(Ended::PutOff("the program was told to stop")),
+                }
+            }
+        };
+        while let Ok(fact) = said.try_recv() {
+            job.send("receipts", receipt(&order.run, fact)).await?;
+        }
+        match ended {
+            Ok(applied) => Ok(Ok(applied)),
+            Err(Ended::Failed(failure)) => self.failed(job, order, failure).await.map(Err),
+            Err(Ended::PutOff(why)) => Ok(Err(Outcome::Snooze {
+                why: format!("shard {}: {why}", order.shard),
+                delay: SNOOZE,
+            })),
+        }
+    }
+
+    /// Tells the ledger of a failure, and the frame what is to become of the order. The ledger hears of one that goes
+    /// to quarantine by [`Worker::quarantined`].
+    async fn failed(
+        &self,
+        job: &mut Job,
+        order: &Order,
+        failure: Failure,
+    ) -> Result<Outcome, Lost> {
+        let failure = self.dated(failure, first_failure(&job.message().headers));
+        let outcome = job.patiently(failure.outcome(order.shard));
+        let given_up = match outcome {
+            Outcome::Quarantine(_) => return Ok(outcome),
+            Outcome::Discard { .. } => true,
+            _ => false,
+        };
+        let fact = Fact::OrderFailed {
+            stage: failure.step.stage(),
+            target: order.shard.to_string(),
+            step: failure.step.to_string(),
+            error: failure.error,
+            given_up,
+        };
+        job.send("receipts", receipt(&order.run, fact)).await?;
+        Ok(outcome)
+    }
+
+    /// Says how long the order has been failing, and gives a sync up that fails for too long. With it no two failures
+    /// in the history of a message are the same, so that the time of the first one stays in it.
+    fn dated(&self, mut failure: Failure, first_ms: Option<i64>) -> Failure {
+        let Some(first_ms) = first_ms else {
+            return failure;
+        };
+        let failing = (now_ms() - first_ms).max(0) as u64 / 1000;
+        let deadline = self.settings.sync_deadline_seconds;
+        if failure.step == Step::Sync && failure.after == After::Retry && failing >= deadline {
+            failure.after = After::Quarantine(Reason::TooManyRetries);
+            failure.error = format!(
+                "{}; {GIVEN_UP} {failing} s after the first failure (sync_deadline_seconds is {deadline})",
+                failure.error
+            );
+        } else {
+            failure.error = format!("{}; failing for {failing} s", failure.error);
+        }
+        failure
+    }
+}
+
+/// Why the work on an order ended before it was carried out.
+enum Ended {
+    Failed(Failure),
+    PutOff(&'static str),
+}
+
+impl Worker for DictRefresher {
+    /// The orders for the SERP nodes go out before the receipt, which names them; all of it goes out again when an
+    /// order that was carried out comes again, and changes nothing then.
+    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+        let order = match Order::from_message(job.message()) {
+            Ok(order) => order,
+            Err(invalid) => return Ok(invalid.into()),
+        };
+        if order.command != Command::RefreshDictionary {
+            let what = format!(
+                "it orders {:?}, which is not for this program",
+                order.command
+            );
+            return Ok(Invalid::new(Reason::NotReadable, what).into());
+        }
+        let shard = match self.cluster.shard(order.shard) {
+            Ok(shard) => shard,
+            Err(invalid) => return Ok(invalid.into()),
+        };
+        let applied = match self.follow(job, &order, shard).await? {
+            Ok(applied) => applied,
+            Err(outcome) => return Ok(outcome),
+        };
+        tracing::info!(
+            run = %order.run,
+            shard = order.shard,
+            version = order.version,
+            elements = applied.elements,
+            "the dictionary is in place"
+        );
+        for node in &applied.nodes {
+            let restart = Order {
+                command: Command::RestartSerp { node: node.clone() },
+                ..order.clone()
+            };
+            let mut message = restart.to_message();
+            if let Some(trace) = job.message().headers.text(header::TRACEPARENT) {
+                message.headers.set(header::TRACEPARENT, trace);
+            }
+            job.send("orders", message).await?;
+        }
+        let fact = Fact::ShardApplied {
+            shard: order.shard,
+            version: order.version,
+            elements: applied.elements,
+            nodes: applied.nodes,
+        };
+        job.send("receipts", receipt(&order.run, fact)).await?;
+        self.app
+            .stats
+            .count("dictionaries", &[("status", "applied")], 1);
+        Ok(Outcome::Done)
+    }
+
+    fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
+        self.app
+            .stats
+            .count("dictionaries", &[("status", "quarantined")], 1);
+        let headers = &message.headers;
+        let shard = match Order::from_message(message) {
+            Ok(order) => Some(order.shard),
+            Err(_) => headers.shard().ok(),
+        };
+        let step = Step::named_in(&why.detail);
+        let fact = Fact::OrderFailed {
+            stage: step.unwrap_or(Step::RefreshDict).stage(),
+            target: shard.map_or_else(|| "unknown".to_owned(), |shard| shard.to_string()),
+            step: step.map_or(why.reason.as_str(), Step::as_str).to_owned(),
+            error: why.to_string(),
+            given_up: true,
+        };
+        Some(receipt(&headers.run().ok()?, fact))
+    }
+}
+
+/// When the order failed for the first time since it was last given up, in milliseconds since the epoch.
+fn first_failure(headers: &Headers) -> Option<i64> {
+    let history = headers.history();
+    let since = history
+        .iter()
+        .rev()
+        .take_while(|f| !f.what.contains(GIVEN_UP));
+    since.map(|failure| failure.when_ms).min()
+}
+
+fn receipt(run: &RunId, fact: Fact) -> Message {
+    let receipt = Receipt {
+        run: run.clone(),
+        at_ms: now_ms(),
+        fact,
+    };
+    receipt.to_message()
+}
+
+/// Milliseconds since the epoch.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}

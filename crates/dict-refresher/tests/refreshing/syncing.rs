@@ -1,0 +1,379 @@
+//! Replicas that are in sync, and that are not. The engine of these tests has no replicated tables, no `ON CLUSTER` and
+//! no `system.replicas` with rows: these statements are answered by the server before it, as a real one answers them, and
+//! their text is checked (`formatQuery` of the engine takes it). Everything else reaches the engine.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use batch::{Fact, Failure, Reason};
+use pipeline::{Outcome, Worker};
+
+use crate::proxy::{Action, Proxy, Statement};
+use crate::support::{Done, KEYS, Tables, facts, order, process};
+
+/// What `SYSTEM SYNC REPLICA` is answered with.
+type Answer = fn(&Statement) -> Action;
+
+fn in_sync(_: &Statement) -> Action {
+    Action::Rows(String::new())
+}
+
+fn timed_out(_: &Statement) -> Action {
+    let text = "SYNC REPLICA db.t: command timed out. See the 'receive_timeout' setting";
+    Action::Exception(159, text.into())
+}
+
+struct Replicated {
+    tables: Tables,
+    proxies: [Proxy; 2],
+}
+
+impl Replicated {
+    /// One shard with two replicas of a replicated table, each of which answers a sync so.
+    async fn create(answers: [Answer; 2]) -> Self {
+        let mut tables = Tables::create();
+        let proxy = async |n: usize| {
+            let url = tables.database.shards()[n].clone();
+            let answer = answers[n];
+            Proxy::start(&url, move |statement| {
+                let sql = statement.sql.as_str();
+                if sql.starts_with("SELECT engine FROM system.tables") {
+                    Action::Rows("{\"engine\":\"ReplicatedReplacingMergeTree\"}\n".into())
+                } else if sql.starts_with("SELECT absolute_delay") {
+                    Action::Rows(
+                        "{\"absolute_delay\":340,\"queue_size\":12,\"is_readonly\":0}\n".into(),
+                    )
+                } else if sql.starts_with("SYSTEM SYNC REPLICA") {
+                    answer(statement)
+                } else {
+                    Action::Forward
+                }
+            })
+            .await
+        };
+        let proxies = [proxy(0).await, proxy(1).await];
+        tables.target.cluster = format!("{}|{}", proxies[0].url(), proxies[1].url());
+        Self { tables, proxies }
+    }
+
+    fn syncs(&self) -> Vec<Statement> {
+        let both = self.proxies.iter();
+        both.flat_map(|proxy| proxy.beginning("SYSTEM SYNC"))
+            .collect()
+    }
+
+    /// Nothing was done to any dictionary.
+    fn untouched(&self) {
+        for (server, proxy) in self.proxies.iter().enumerate() {
+            for statement in ["CREATE", "DROP", "SYSTEM RELOAD", "EXCHANGE", "RENAME"] {
+                assert!(proxy.beginning(statement).is_empty(), "{statement}");
+            }
+            assert_eq!(self.tables.dictionaries(server), ["-", "-"]);
+        }
+    }
+}
+
+fn late(done: &Done) -> Vec<(String, Option<u64>, String)> {
+    let late = |fact| match fact {
+        Fact::ReplicaLate {
+            replica,
+            behind_seconds,
+            error,
+            ..
+        } => Some((replica, behind_seconds, error)),
+        _ => None,
+    };
+    done.facts().into_iter().filter_map(late).collect()
+}
+
+fn synced(done: &Done) -> Vec<String> {
+    let synced = |fact| match fact {
+        Fact::ReplicaSynced { replica, .. } => Some(replica),
+        _ => None,
+    };
+    done.facts().into_iter().filter_map(synced).collect()
+}
+
+#[tokio::test]
+async fn each_replica_is_brought_into_sync_before_anything_is_loaded() {
+    let shard = Replicated::create([in_sync, in_sync]).await;
+    let done = shard.tables.refresh(0, 10).await;
+    assert_eq!(done.outcome, Outcome::Done, "{:?}", done.facts());
+    assert_eq!(synced(&done).len(), 2);
+    assert!(done.facts().contains(&Fact::ShardSynced {
+        shard: 0,
+        replicas: 2
+    }));
+    assert_eq!(done.applied(10).unwrap().0, KEYS);
+    let database = shard.tables.database.name();
+    let syncs = shard.syncs();
+    assert_eq!(syncs.len(), 2);
+    for statement in syncs {
+        let expected =
+            format!("SYSTEM SYNC REPLICA `{database}`.`keywords_metrics_local` LIGHTWEIGHT");
+        assert_eq!(statement.sql, expected);
+        assert!(
+            statement.options.contains("receive_timeout=3600"),
+            "{}",
+            statement.options
+        );
+        let parsed = format!("SELECT formatQuery('{}')", statement.sql);
+        shard.tables.run(0, &parsed);
+    }
+    for proxy in &shard.proxies {
+        let order: Vec<_> = proxy.seen().iter().map(|s| s.sql.clone()).collect();
+        let at = |with: &str| order.iter().position(|sql| sql.starts_with(with)).unwrap();
+        assert!(at("SYSTEM SYNC") < at("CREATE DICTIONARY"));
+    }
+}
+
+#[tokio::test]
+async fn a_late_replica_is_named_with_its_delay_and_keeps_the_shard_from_being_refreshed() {
+    let shard = Replicated::create([in_sync, timed_out]).await;
+    let done = shard.tables.refresh(0, 10).await;
+    let url = shard.proxies[1].url();
+    let told = late(&done);
+    assert_eq!(told.len(), 1);
+    assert_eq!((&told[0].0, told[0].1), (&url, Some(340)));
+    assert!(
+        told[0]
+            .2
+            .contains("340 s behind, with 12 entries in its queue"),
+        "{}",
+        told[0].2
+    );
+    assert_eq!(synced(&done), [shard.proxies[0].url()]);
+    let error = done.retried();
+    assert!(
+        error.contains("1 of 2 replicas late") && error.contains(&url),
+        "{error}"
+    );
+    let (stage, step, _, given_up) = done.failure();
+    assert_eq!(
+        (stage.as_str(), step.as_str(), given_up),
+        ("sync", "sync", false)
+    );
+    shard.untouched();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_down_is_late_too() {
+    let mut tables = Tables::create();
+    let alive = tables.database.shards()[0].clone();
+    tables.target.cluster = format!("{alive}|http://127.0.0.1:1");
+    let done = tables.refresh(0, 10).await;
+    let told = late(&done);
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (told[0].0.as_str(), told[0].1),
+        ("http://127.0.0.1:1", None)
+    );
+    assert_eq!(tables.dictionaries(0), ["-", "-"]);
+}
+
+#[tokio::test]
+async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_its_order_back() {
+    let shard = Replicated::create([in_sync, timed_out]).await;
+    let hours_ago = |hours: i64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        now.as_millis() as i64 - hours * 3_600_000
+    };
+    let failure = |what: &str, when_ms| Failure {
+        who: "dict-refresher".into(),
+        host: "a".into(),
+        when_ms,
+        what: what.into(),
+        r#where: "shard 0".into(),
+        times: 1,
+    };
+    let mut message = order(0, 10).to_message();
+    message
+        .headers
+        .add_failure(failure("sync: late", hours_ago(3)));
+    let done = shard.tables.process(message.clone()).await;
+    assert!(
+        done.retried().contains("failing for 10800 s"),
+        "{}",
+        done.retried()
+    );
+
+    message
+        .headers
+        .add_failure(failure("sync: late; failing for 1 s", hours_ago(2)));
+    message.headers.set(batch::header::HISTORY, {
+        let mut history = message.headers.history();
+        history[0].when_ms = hours_ago(5);
+        serde_json::to_string(&history).unwrap()
+    });
+    let done = shard.tables.process(message.clone()).await;
+    let Outcome::Quarantine(why) = done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert_eq!(why.reason, Reason::TooManyRetries);
+    assert!(
+        why.detail
+            .contains("given up 18000 s after the first failure"),
+        "{why}"
+    );
+    let told = shard.tables.worker().quarantined(&message, &why).unwrap();
+    let told = batch::Receipt::from_message(&told).unwrap().fact;
+    assert!(
+        matches!(&told, Fact::OrderFailed { stage: batch::Stage::Sync, given_up: true, error, .. } if error.contains("340 s behind")),
+        "{told:?}"
+    );
+
+    message
+        .headers
+        .add_failure(failure(&why.detail, hours_ago(0)));
+    assert!(matches!(
+        shard.tables.process(message).await.outcome,
+        Outcome::Retry { .. }
+    ));
+    shard.untouched();
+}
+
+#[tokio::test]
+async fn an_order_is_not_held_for_longer_than_the_broker_allows_and_goes_on_with_the_time_it_has_left()
+ {
+    let mut shard = Replicated::create([in_sync, |_| Action::KillBefore]).await;
+    shard.tables.settings.hold_seconds = 1;
+    let worker = shard.tables.worker();
+    for _ in 0..2 {
+        let done = process(&shard.tables.app, &worker, order(0, 10).to_message()).await;
+        assert!(
+            matches!(done.outcome, Outcome::Snooze { .. }),
+            "{:?}",
+            done.outcome
+        );
+        assert!(late(&done).is_empty());
+    }
+    let limits: Vec<bool> = [3600, 3599]
+        .map(|limit| {
+            shard.proxies[1]
+                .seen()
+                .iter()
+                .any(|s| s.options.contains(&format!("receive_timeout={limit}")))
+        })
+        .into();
+    assert_eq!(limits, [true, true]);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_gives_its_order_back_at_once() {
+    let shard = Replicated::create([in_sync, |_| Action::KillBefore]).await;
+    let worker = shard.tables.worker();
+    let app = shard.tables.app.clone();
+    let (mut job, sent) = pipeline::testing::job(&app, order(0, 10).to_message(), 1);
+    let stop = async {
+        shard.proxies[1].killed().await;
+        app.shutdown.trigger();
+    };
+    let (outcome, ()) = tokio::join!(worker.process(&mut job), stop);
+    assert!(matches!(outcome, Ok(Outcome::Snooze { .. })), "{outcome:?}");
+    assert!(
+        facts(&sent)
+            .iter()
+            .all(|fact| matches!(fact, Fact::ReplicaSynced { .. }))
+    );
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_replicated_needs_no_sync() {
+    let tables = Tables::create();
+    let proxy = Proxy::start(&tables.database.shards()[0], |_| Action::Forward).await;
+    let mut target = tables.target.clone();
+    target.cluster = proxy.url();
+    let worker = tables.worker_on(&target);
+    let done = process(&tables.app, &worker, order(0, 10).to_message()).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert!(proxy.beginning("SYSTEM SYNC").is_empty());
+    assert!(synced(&done).is_empty());
+    assert!(done.facts().contains(&Fact::ShardSynced {
+        shard: 0,
+        replicas: 1
+    }));
+}
+
+async fn over_a_cluster(answers: [Answer; 2]) -> (Replicated, Done) {
+    let mut shard = Replicated::create(answers).await;
+    shard.tables.settings.sync_on_cluster = "metrics".to_owned();
+    let done = shard.tables.refresh(0, 10).await;
+    (shard, done)
+}
+
+#[tokio::test]
+async fn one_statement_on_a_cluster_brings_all_its_replicas_into_sync() {
+    let answer: Answer = |_| {
+        let row = |host: &str| {
+            format!("{{\"host\":\"{host}\",\"port\":9000,\"status\":0,\"error\":\"\"}}\n")
+        };
+        Action::Rows(row("127.0.0.1") + &row("other-shard"))
+    };
+    let (shard, done) = over_a_cluster([answer, answer]).await;
+    assert_eq!(done.outcome, Outcome::Done, "{:?}", done.facts());
+    assert_eq!(synced(&done).len(), 2);
+    let syncs = shard.syncs();
+    assert_eq!(syncs.len(), 1);
+    let expected = format!(
+        "SYSTEM SYNC REPLICA ON CLUSTER `metrics` `{}`.`keywords_metrics_local` LIGHTWEIGHT",
+        shard.tables.database.name()
+    );
+    assert_eq!(syncs[0].sql, expected);
+    shard
+        .tables
+        .run(0, &format!("SELECT formatQuery('{expected}')"));
+    for setting in [
+        "receive_timeout=3600",
+        "distributed_ddl_task_timeout=3600",
+        "distributed_ddl_output_mode=never_throw",
+    ] {
+        assert!(syncs[0].options.contains(setting), "{}", syncs[0].options);
+    }
+}
+
+#[tokio::test]
+async fn a_host_of_the_cluster_that_is_not_done_or_not_there_is_late() {
+    let not_done: Answer =
+        |_| Action::Rows("{\"host\":\"127.0.0.1\",\"status\":null,\"error\":null}\n".into());
+    let failed: Answer = |_| {
+        Action::Rows("{\"host\":\"127.0.0.1\",\"status\":159,\"error\":\"timed out\"}\n".into())
+    };
+    let unknown: Answer =
+        |_| Action::Rows("{\"host\":\"laksa1\",\"status\":0,\"error\":\"\"}\n".into());
+    for (answer, text) in [
+        (not_done, "it was not done in time"),
+        (failed, "timed out"),
+        (
+            unknown,
+            "cluster 'metrics' has no host 127.0.0.1, only laksa1",
+        ),
+    ] {
+        let (shard, done) = over_a_cluster([answer, answer]).await;
+        let told = late(&done);
+        assert_eq!(told.len(), 2);
+        assert!(told[0].2.contains(text), "{}", told[0].2);
+        shard.untouched();
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_takes_long_is_no_silence_of_the_server() {
+    let mut shard = Replicated::create([in_sync, in_sync]).await;
+    shard.tables.target.idle_timeout_seconds = 1;
+    let slow = shard.tables.database.shards()[0].clone();
+    let proxy = Proxy::start(&slow, |statement| match statement.sql.as_str() {
+        sql if sql.starts_with("SELECT engine FROM system.tables") => {
+            Action::Rows("{\"engine\":\"ReplicatedMergeTree\"}\n".into())
+        }
+        // Longer than the silence that a connection bears otherwise.
+        sql if sql.starts_with("SYSTEM SYNC") => {
+            Action::Rewrite("SELECT sleep(2) FORMAT Null".into())
+        }
+        _ => Action::Forward,
+    })
+    .await;
+    shard.tables.target.cluster = proxy.url();
+    let done = tokio::time::timeout(Duration::from_secs(30), shard.tables.refresh(0, 10))
+        .await
+        .unwrap();
+    assert_eq!(done.outcome, Outcome::Done, "{:?}", done.facts());
+}

@@ -1,0 +1,132 @@
+use anyhow::{Context as _, bail};
+use batch::{Fact, Receipt, RunId, Verdict};
+use ledger::{Ledger, Progress};
+use pipeline::broker::{Broker, Confirm, Publication};
+use pipeline::names;
+use serde_json::json;
+
+use super::{Because, Decision, read};
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Decides on a stage of a run: the decision is on the ledger when this returns.
+pub async fn decide(
+    broker: &Broker,
+    decision: Decision,
+    verdict: Verdict,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let Decision {
+        run,
+        stage,
+        because,
+    } = decision;
+    let ledger = read(broker).await?;
+    let known = known(&ledger, &run)?;
+    let stages: Vec<&str> = known.stages.iter().map(|s| s.stage.as_str()).collect();
+    if stages.is_empty() {
+        bail!(
+            "nobody judges run {run}: its pipeline has no persister, so there is nothing to decide"
+        );
+    }
+    if !stages.contains(&stage.as_str()) {
+        let stages = stages.join(", ");
+        bail!(
+            "run {run} has no stage {:?}; its stages are {stages}",
+            stage.as_str()
+        );
+    }
+    if known.state == ledger::State::Abandoned {
+        bail!("run {run} was abandoned: the next run carries what it did not");
+    }
+    let (who, why) = because.of();
+    let fact = Fact::Decided {
+        stage: stage.clone(),
+        verdict,
+        who: who.clone(),
+        why: why.clone(),
+    };
+    say(broker, &run, fact).await?;
+    if output.is_json() {
+        let answer =
+            json!({ "run": run, "stage": stage, "verdict": verdict, "who": who, "why": why });
+        output.json(&answer)?;
+    } else {
+        output.line(format!(
+            "Stage {stage} of run {run} is {verdict}, by {who}. Follow it: fleet runs show {run} --watch"
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Gives a run up.
+pub async fn abandon(
+    broker: &Broker,
+    run: RunId,
+    because: Because,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let ledger = read(broker).await?;
+    let state = known(&ledger, &run)?.state;
+    if !state.is_unfinished() {
+        bail!("run {run} stands in nobody's way: it is {state}");
+    }
+    let (who, why) = because.of();
+    let fact = Fact::Abandoned {
+        who: who.clone(),
+        why: why.clone(),
+    };
+    say(broker, &run, fact).await?;
+    match output.is_json() {
+        true => {
+            output.json(&json!({ "run": run, "state": "abandoned", "who": who, "why": why }))?
+        }
+        false => output.line(format!("Run {run} is abandoned, by {who}."))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn known(ledger: &Ledger, run: &RunId) -> anyhow::Result<Progress> {
+    let progress = ledger.progress(run).with_context(|| {
+        format!("the ledger knows no run {run}; fleet runs list names those that it knows")
+    })?;
+    Ok(progress.into_owned())
+}
+
+/// Publishes a receipt, up to the confirm.
+async fn say(broker: &Broker, run: &RunId, fact: Fact) -> anyhow::Result<()> {
+    let receipt = Receipt {
+        run: run.clone(),
+        at_ms: chrono::Utc::now().timestamp_millis(),
+        fact,
+    };
+    let session = broker.connect("fleet-runs").await?;
+    let publication = Publication::to_queue(names::LEDGER.to_owned(), receipt.to_message());
+    let confirm = session.publisher.publish(publication).await?.await;
+    session.close().await;
+    match confirm {
+        Ok(Confirm::Stored) => Ok(()),
+        Ok(_) => bail!("the broker does not take the receipt: is the pipeline configured?"),
+        Err(_) => bail!(
+            "the connection was lost before the broker had confirmed; look (fleet runs show {run}) and decide again"
+        ),
+    }
+}
+
+impl Because {
+    /// Who decides, and why.
+    fn of(self) -> (String, String) {
+        let user = || {
+            let named = ["USER", "LOGNAME"]
+                .iter()
+                .find_map(|name| std::env::var(name).ok());
+            let user = named.unwrap_or_else(|| "somebody".to_owned());
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            match host.trim() {
+                "" => user,
+                host => format!("{user}@{host}"),
+            }
+        };
+        (self.who.unwrap_or_else(user), self.reason)
+    }
+}

@@ -1,0 +1,136 @@
+//! `fleet serp …`: what the SERP service serves, and its restarts by hand.
+
+mod restart;
+mod status;
+
+use pipeline::management::{Management, Pause};
+use serde_json::json;
+use stores::clickhouse::Cluster;
+
+use crate::commands::block_on;
+use crate::config::Config;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::time;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Say what every port of every node serves, and whether restarts are paused; exit code 6 if a port is down
+    Status,
+    /// Keep serp-restarter from restarting anything
+    ///
+    /// Every process of it looks before each port: the one in work comes back, no other is told to exit. Orders
+    /// wait, at no cost of an attempt. Paused already, it stays as it is.
+    Pause {
+        /// Why, for whoever finds it paused
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Let serp-restarter go on
+    Resume,
+    /// Restart one node, port by port, without an order
+    ///
+    /// Without --yes it only says what it would do. Neither the pause nor serp.window holds it back. It does not know of
+    /// a serp-restarter that has the node in work: pause that first. Interrupted, it waits for the port that it has told
+    /// to exit, and tells no other.
+    Restart(restart::Arguments),
+}
+
+pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
+    let config = context.config()?;
+    block_on(async {
+        match action {
+            Action::Status => status::status(&config, context.output).await,
+            Action::Pause { reason } => pause(&config, &reason, context).await,
+            Action::Resume => resume(&config, context).await,
+            Action::Restart(arguments) => {
+                restart::restart(&arguments, &config, context.output).await
+            }
+        }
+    })
+}
+
+async fn pause(config: &Config, reason: &str, context: &Context) -> anyhow::Result<Exit> {
+    let management = Management::from_settings(&config.broker)?;
+    let pause = management.pause_serp(reason, &who()).await?;
+    match context.output.is_json() {
+        true => context.output.json(&json!({ "paused": pause }))?,
+        false => context
+            .output
+            .line(format!("Restarts are {}.", paused(&pause)))?,
+    }
+    Ok(Exit::Ok)
+}
+
+async fn resume(config: &Config, context: &Context) -> anyhow::Result<Exit> {
+    let management = Management::from_settings(&config.broker)?;
+    let ended = management.resume_serp().await?;
+    let text = match &ended {
+        Some(pause) => format!("Restarts go on; they were {}.", paused(pause)),
+        None => "Restarts were not paused.".to_owned(),
+    };
+    match context.output.is_json() {
+        true => context
+            .output
+            .json(&json!({ "paused": null, "ended": ended }))?,
+        false => context.output.line(text)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn paused(pause: &Pause) -> String {
+    let Pause {
+        reason,
+        who,
+        since_ms,
+    } = pause;
+    // Whatever made the exchange, if not this command, may have left these out.
+    let or_unknown = |text: &str| match text.is_empty() {
+        true => "unknown".to_owned(),
+        false => text.to_owned(),
+    };
+    format!(
+        "paused since {} (UTC) by {}: {}",
+        time(*since_ms),
+        or_unknown(who),
+        or_unknown(reason)
+    )
+}
+
+/// Who calls the command, as far as the environment tells.
+fn who() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].map(std::env::var);
+    let mut names = names.into_iter().flatten().filter(|name| !name.is_empty());
+    names.next().unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The nodes of every shard, by the settings.
+fn nodes(config: &Config) -> anyhow::Result<Vec<(u32, String)>> {
+    let cluster = Cluster::new(&config.clickhouse.connection())?;
+    let of_shard = |shard: &stores::clickhouse::Shard| {
+        let number = shard.number();
+        let nodes = config.serp.nodes_of(number, &addresses(shard));
+        nodes.into_iter().map(move |node| (number, node))
+    };
+    Ok(cluster.shards().flat_map(of_shard).collect())
+}
+
+/// Refuses a template that gives no node for a replica, which would never be restarted then.
+pub fn check_template(config: &Config, cluster: &Cluster) -> Result<(), String> {
+    let replicas: Vec<String> = cluster.shards().flat_map(addresses).collect();
+    match config.serp.without_node(&replicas).as_slice() {
+        [] => Ok(()),
+        without => Err(format!(
+            "serp.node_template: there is no number in the name of {}; name the nodes in serp.nodes",
+            without.join(", ")
+        )),
+    }
+}
+
+/// Addresses of a shard's replicas, always in the same order.
+fn addresses(shard: &stores::clickhouse::Shard) -> Vec<String> {
+    let replicas = shard.replicas().into_iter();
+    let mut addresses: Vec<String> = replicas.map(|r| r.address().to_owned()).collect();
+    addresses.sort();
+    addresses
+}

@@ -1,0 +1,388 @@
+use std::collections::BTreeMap;
+
+use batch::{Reason, Stage, Verdict};
+
+use crate::run::{RunState, Started};
+use crate::stages::OrderFailure;
+use crate::task::Standing;
+
+/// By which rules a run is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// Share of the planned tasks from which on failed ones reject the run's fetching.
+    pub max_failed_tasks: f64,
+    /// Share of a store's rows from which on rows in quarantine reject its stage.
+    pub max_rejected_rows: f64,
+    /// Milliseconds from the run's beginning to the latest moment at which fetching and stores may close.
+    pub deadline_ms: i64,
+    /// Milliseconds from the order for the dictionaries to the latest moment at which what it led to may close.
+    pub orders_deadline_ms: i64,
+    /// A run of changes in which nothing changed closes instead of being rejected.
+    pub close_without_changes: bool,
+    /// Rules of this pipeline alone, by their names; those of a run stand above them.
+    pub overrides: BTreeMap<String, String>,
+}
+
+/// Names by which rules are overridden, for a pipeline or a run.
+pub const RULES: [&str; 4] = [
+    "max_failed_tasks",
+    "max_rejected_rows",
+    "deadline_seconds",
+    "orders_deadline_seconds",
+];
+
+/// Refuses a rule that there is not, or a number that it cannot have.
+pub fn check_rule(name: &str, value: &str) -> Result<(), String> {
+    Rules {
+        max_failed_tasks: 0.0,
+        max_rejected_rows: 0.0,
+        deadline_ms: 0,
+        orders_deadline_ms: 0,
+        close_without_changes: false,
+        overrides: BTreeMap::new(),
+    }
+    .set(name, value)
+}
+
+impl Rules {
+    /// These rules with those of `overrides` in their place: a rule by its name, or for one stage alone
+    /// by `STAGE.NAME`. What cannot be read is left as it is, and named in the error.
+    pub fn overridden(
+        &self,
+        overrides: &BTreeMap<String, String>,
+        stage: &Stage,
+    ) -> Result<Self, String> {
+        let mut rules = self.clone();
+        let of_all = overrides.iter().filter(|(name, _)| !name.contains('.'));
+        let prefix = format!("{stage}.");
+        let of_stage = overrides.iter().filter_map(|(name, value)| {
+            let name = name.strip_prefix(&prefix)?;
+            Some((name, value))
+        });
+        for (name, value) in of_all.map(|(n, v)| (n.as_str(), v)).chain(of_stage) {
+            rules.set(name, value)?;
+        }
+        Ok(rules)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let number: f64 = value
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite() && *number >= 0.0)
+            .ok_or_else(|| format!("{name} must be a number from 0 on, not {value:?}"))?;
+        match name {
+            "max_failed_tasks" => self.max_failed_tasks = number,
+            "max_rejected_rows" => self.max_rejected_rows = number,
+            "deadline_seconds" => self.deadline_ms = (number * 1000.0) as i64,
+            "orders_deadline_seconds" => self.orders_deadline_ms = (number * 1000.0) as i64,
+            other => {
+                let known = RULES.join(", ");
+                return Err(format!("there is no rule {other:?}; there are {known}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A verdict that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    pub stage: Stage,
+    pub verdict: Verdict,
+    pub why: String,
+}
+
+/// The verdicts that are due at `now_ms`, in the order of the stages, each taking those before it for given. Pure:
+/// whoever asks with the same receipts and the same clock gets the same answer.
+pub fn judge(run: &RunState, rules: &Rules, now_ms: i64) -> Vec<Judgement> {
+    let (Some(started), None) = (&run.started, &run.abandoned) else {
+        return Vec::new();
+    };
+    let Some(course) = &started.course else {
+        return Vec::new();
+    };
+    let overrides = |stage: &Stage| {
+        // What cannot be read was refused when it was set; should it be another release's, the common rules stand.
+        let of_pipeline = rules.overridden(&rules.overrides, stage);
+        let rules = of_pipeline.unwrap_or_else(|_| rules.clone());
+        rules.overridden(&course.overrides, stage).unwrap_or(rules)
+    };
+    let mut bench = Bench {
+        run,
+        started,
+        now_ms,
+        due: Vec::new(),
+    };
+    for stage in run.course() {
+        let rules = overrides(&stage);
+        bench.look_at(stage, &rules);
+    }
+    bench.due
+}
+
+struct Bench<'a> {
+    run: &'a RunState,
+    started: &'a Started,
+    now_ms: i64,
+    due: Vec<Judgement>,
+}
+
+type Finding = Option<(Verdict, String)>;
+
+impl Bench<'_> {
+    fn look_at(&mut self, stage: Stage, rules: &Rules) {
+        if self.run.ruling(&stage).is_some() {
+            return;
+        }
+        let before = self.run.before(&stage);
+        let bad = before.iter().find_map(|earlier| {
+            let verdict = self.verdict(earlier)?;
+            (verdict != Verdict::Closed).then(|| format!("{earlier} was {verdict}"))
+        });
+        // SERP nodes of the shards whose dictionaries were applied are restarted whatever became of the others.
+        let finding = match (&stage, bad) {
+            (Stage::Serp, _) => self.serp(rules),
+            (Stage::Dictionary, _) if self.run.ordered().is_some() => self.dictionary(rules),
+            (_, Some(why)) => Some((Verdict::Skipped, why)),
+            (Stage::Plan, _) => self.plan(rules),
+            (_, None) if before.iter().any(|earlier| self.verdict(earlier).is_none()) => None,
+            (Stage::Fetch, _) => self.fetch(rules),
+            (Stage::Store(store), _) => self.store(store, rules),
+            (Stage::Sync, _) => self.sync(rules),
+            (Stage::Dictionary, _) => self.dictionary(rules),
+        };
+        if let Some((verdict, why)) = finding {
+            self.due.push(Judgement {
+                stage,
+                verdict,
+                why,
+            });
+        }
+    }
+
+    /// As it stands, or as it was found just now.
+    fn verdict(&self, stage: &Stage) -> Option<Verdict> {
+        let found = self.due.iter().find(|due| due.stage == *stage);
+        found
+            .map(|due| due.verdict)
+            .or_else(|| self.run.verdict(stage))
+    }
+
+    fn is_late(&self, rules: &Rules) -> bool {
+        // A decision gives what it reopens as much time again.
+        let since = self.run.stages.decided_ms().unwrap_or(i64::MIN);
+        let since = since.max(self.started.at_ms);
+        self.now_ms > since.saturating_add(rules.deadline_ms)
+    }
+
+    fn plan(&self, rules: &Rules) -> Finding {
+        if let Some((tasks, rows)) = self.run.manifest {
+            let why = format!("{tasks} tasks published, {rows} rows at most");
+            return Some((Verdict::Closed, why));
+        }
+        self.is_late(rules).then(|| {
+            let why = "past its deadline without a manifest: not all tasks were published";
+            (Verdict::Rejected, why.to_owned())
+        })
+    }
+
+    fn fetch(&self, rules: &Rules) -> Finding {
+        let run = self.run;
+        let (planned, _) = run.manifest?;
+        let fetched = run.standing(Standing::Fetched);
+        let given_up = run.standing(Standing::Quarantined);
+        let waiting = run.standing(Standing::Failed);
+        let counts = format!("{fetched} of {planned} tasks fetched, {given_up} given up");
+        if planned > 0 && reaches(given_up, planned, rules.max_failed_tasks) {
+            let why = format!(
+                "{counts}: {}",
+                limit("max_failed_tasks", rules.max_failed_tasks)
+            );
+            return Some((Verdict::Rejected, why));
+        }
+        if fetched + given_up < planned || waiting > 0 {
+            return self.is_late(rules).then(|| {
+                let why = format!("past its deadline: {counts}, {waiting} failed and waiting");
+                (Verdict::Rejected, why)
+            });
+        }
+        if run.rows > 0 {
+            return Some((Verdict::Closed, format!("{counts}, {} rows", run.rows)));
+        }
+        let of_changes = matches!(self.started.mode, batch::RunMode::Since { .. });
+        Some(match of_changes && rules.close_without_changes {
+            true => (Verdict::Closed, "nothing changed".to_owned()),
+            false => (Verdict::Rejected, format!("an empty run: {counts}, no row")),
+        })
+    }
+
+    fn store(&self, store: &str, rules: &Rules) -> Finding {
+        let run = self.run;
+        let rows = run.tally_of(store).map(|t| t.rows.clone());
+        let rows = rows.unwrap_or_default();
+        let counts = format!(
+            "{} rows read = {} stored + {} unchanged + {} skipped + {} quarantined",
+            run.rows, rows.stored, rows.unchanged, rows.skipped, rows.quarantined
+        );
+        if !run.has_closed(store) {
+            return self.is_late(rules).then(|| {
+                let why = format!(
+                    "past its deadline: {} of {} rows accounted for",
+                    rows.total(),
+                    run.rows
+                );
+                (Verdict::Rejected, why)
+            });
+        }
+        if run.rows > 0 && reaches(rows.quarantined, run.rows, rules.max_rejected_rows) {
+            let rule = limit("max_rejected_rows", rules.max_rejected_rows);
+            let reasons: Vec<&str> = run
+                .tally_of(store)
+                .map(|tally| tally.reasons().into_keys().map(Reason::as_str).collect())
+                .unwrap_or_default();
+            let why = format!("{counts} ({}): {rule}", reasons.join(", "));
+            return Some((Verdict::Rejected, why));
+        }
+        // More answers than rows are of a batch that changed on its way.
+        if rows.total() != run.rows {
+            let why = format!("the rows do not add up: {counts}");
+            return self.is_late(rules).then_some((Verdict::Rejected, why));
+        }
+        Some((Verdict::Closed, counts))
+    }
+
+    fn nothing_to_order(&self) -> Option<String> {
+        if self.started.partial {
+            return Some("the run was partial".to_owned());
+        }
+        (self.run.rows == 0).then(|| "nothing changed".to_owned())
+    }
+
+    fn sync(&self, rules: &Rules) -> Finding {
+        if let Some(why) = self.nothing_to_order() {
+            return Some((Verdict::Skipped, why));
+        }
+        let (ordered_ms, shards) = self.run.ordered()?;
+        let state = |shard: &u32| self.run.stages.shards.get(shard);
+        let synced = |shard: &&u32| {
+            let shard = state(shard);
+            shard.is_some_and(|s| s.synced_ms.is_some() || s.applied.is_some())
+        };
+        let done = shards.iter().filter(synced).count();
+        let given_up = self.given_up(shards, &[Stage::Sync], ordered_ms, |shard| synced(&shard));
+        let counts = format!("{done} of {} shards in sync", shards.len());
+        self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
+    }
+
+    fn dictionary(&self, rules: &Rules) -> Finding {
+        let (ordered_ms, shards) = self.run.ordered()?;
+        let applied = |shard: &&u32| {
+            let shard = self.run.stages.shards.get(shard);
+            shard.is_some_and(|shard| shard.applied.is_some())
+        };
+        let done = shards.iter().filter(applied).count();
+        let stages = [Stage::Sync, Stage::Dictionary];
+        let given_up = self.given_up(shards, &stages, ordered_ms, |shard| applied(&shard));
+        let counts = format!("applied on {done} of {} shards", shards.len());
+        self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
+    }
+
+    fn serp(&self, rules: &Rules) -> Finding {
+        // Nodes are known when the dictionaries are done with.
+        let dictionary = self.verdict(&Stage::Dictionary)?;
+        let nodes = &self.run.stages.nodes;
+        let Some((ordered_ms, _)) = self.run.ordered().filter(|_| !nodes.is_empty()) else {
+            let why = match dictionary {
+                Verdict::Closed => "no SERP node serves these shards".to_owned(),
+                other => format!("{} was {other}", Stage::Dictionary),
+            };
+            return Some((Verdict::Skipped, why));
+        };
+        let done = nodes.values().filter(|node| node.done.is_some()).count();
+        let names: Vec<&String> = nodes
+            .iter()
+            .filter(|(_, node)| node.done.is_none())
+            .map(|(name, _)| name)
+            .collect();
+        let failed = names.iter().filter_map(|name| {
+            self.failure(&Stage::Serp, name, ordered_ms)
+                .map(|failure| format!("{name}: {}: {}", failure.step, failure.error))
+        });
+        let counts = format!("{done} of {} nodes serve the run's version", nodes.len());
+        self.of_orders(
+            done,
+            nodes.len(),
+            failed.collect(),
+            counts,
+            ordered_ms,
+            rules,
+        )
+    }
+
+    /// Why shards that are not done never will be by themselves: each by the failure that gave it up.
+    fn given_up<'s>(
+        &self,
+        shards: impl IntoIterator<Item = &'s u32>,
+        stages: &[Stage],
+        ordered_ms: i64,
+        is_done: impl Fn(&u32) -> bool,
+    ) -> Vec<String> {
+        let open = shards.into_iter().filter(|shard| !is_done(shard));
+        let failed = open.filter_map(|shard| {
+            let target = shard.to_string();
+            let failure = stages
+                .iter()
+                .find_map(|stage| self.failure(stage, &target, ordered_ms))?;
+            Some(format!(
+                "shard {shard}: {}: {}",
+                failure.step, failure.error
+            ))
+        });
+        failed.collect()
+    }
+
+    fn failure(&self, stage: &Stage, target: &str, ordered_ms: i64) -> Option<&OrderFailure> {
+        let failures = &self.run.stages.failures;
+        let failure = failures.get(&(stage.clone(), target.to_owned()))?;
+        (failure.given_up && failure.at_ms >= ordered_ms).then_some(failure)
+    }
+
+    /// Every order done closes the stage; every order done or given up ends it; the deadline ends it too.
+    fn of_orders(
+        &self,
+        done: usize,
+        all: usize,
+        given_up: Vec<String>,
+        counts: String,
+        ordered_ms: i64,
+        rules: &Rules,
+    ) -> Finding {
+        if done == all {
+            return Some((Verdict::Closed, counts));
+        }
+        if done + given_up.len() >= all {
+            let why = format!("{counts}; given up: {}", given_up.join("; "));
+            return Some((Verdict::Rejected, why));
+        }
+        let deadline = ordered_ms.saturating_add(rules.orders_deadline_ms);
+        let late = self.now_ms > deadline;
+        late.then(|| {
+            let mut why = format!("past its deadline: {counts}");
+            for text in given_up {
+                why.push_str("; ");
+                why.push_str(&text);
+            }
+            (Verdict::Rejected, why)
+        })
+    }
+}
+
+/// Whether `part` of `whole` is at or above the limit: both of the same unit.
+fn reaches(part: u64, whole: u64, limit: f64) -> bool {
+    part > 0 && part as f64 / whole as f64 >= limit
+}
+
+fn limit(name: &str, value: f64) -> String {
+    format!("at or above {name} {value}")
+}

@@ -1,0 +1,56 @@
+use batch::{Headers, Invalid, Message, Reason, RunId, SCHEMA_VERSION};
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Progress;
+
+/// What is kept of a run that has ended, so that its receipts need not be read again. Of several records of
+/// one run the one of the highest revision counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    schema: i64,
+    pub run: RunId,
+    pub revision: u64,
+    /// Place in the ledger of the run's first receipt.
+    pub first_offset: u64,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Content {
+    /// The run ended so.
+    Finished {
+        /// Place in the ledger where this was said: a decision on the run after it is not in here.
+        at_offset: u64,
+        /// Place in the ledger from which on there is everything of the runs that were unfinished then.
+        resume_offset: u64,
+        progress: Box<Progress>,
+    },
+    /// An operator decided on it anew: its receipts count again.
+    Reopened,
+}
+
+impl Record {
+    pub fn new(run: &RunId, revision: u64, first_offset: u64, content: Content) -> Self {
+        Self {
+            schema: SCHEMA_VERSION,
+            run: run.clone(),
+            revision,
+            first_offset,
+            content,
+        }
+    }
+
+    pub fn to_message(&self) -> Message {
+        let body = serde_json::to_vec(self).expect("a record is plain data");
+        Message::new(Headers::of_run(&self.run), body)
+    }
+
+    pub fn from_message(message: &Message) -> Result<Self, Invalid> {
+        message.headers.check_schema()?;
+        serde_json::from_slice(&message.body).map_err(|error| {
+            let detail = format!("body is not the record of a run: {error}");
+            Invalid::new(Reason::NotReadable, detail)
+        })
+    }
+}

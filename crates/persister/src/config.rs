@@ -1,0 +1,143 @@
+use std::collections::BTreeMap;
+
+use ledger::{Rules, check_rule};
+use pipeline::LoopOptions;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// By which rules runs are judged. A run may have rules of its own (`fleet run queuer --gate`), which are on the ledger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateSettings {
+    /// Share of a run's planned tasks from which on failed ones reject its fetching: at 0.1 one of ten rejects.
+    pub max_failed_tasks: f64,
+    /// Share of the rows read from which on rows in quarantine reject the stage of a store.
+    pub max_rejected_rows: f64,
+    /// Seconds from the beginning of a run after which fetching and stores that have not closed are rejected.
+    pub deadline_seconds: u64,
+    /// Seconds from the order for the dictionaries after which syncing, refreshing and restarting are rejected.
+    pub orders_deadline_seconds: u64,
+    /// A run of changes in which nothing changed closes, with nothing ordered. By default it is rejected like any
+    /// empty run: in a hub that changes all the time it is a sign of trouble upstream.
+    pub close_without_changes: bool,
+    /// Rules of one pipeline type alone, by its name: `[gates.pipelines.direct]` with `max_failed_tasks = 0.2`, or for
+    /// one stage of it `"ch-writer.max_rejected_rows" = 0.05`.
+    pub pipelines: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+impl Default for GateSettings {
+    fn default() -> Self {
+        Self {
+            // As the batch persistence of scraped regions had it for the share of its failed tasks.
+            max_failed_tasks: 0.1,
+            // A store refuses a handful of malformed keywords in a million; one in a hundred is a broken column.
+            max_rejected_rows: 0.01,
+            // Cycles are hourly; one that takes four is stuck.
+            deadline_seconds: 4 * 3600,
+            // A replica has 3,600 s to sync, in each of a few tries; a fleet of 200 nodes is restarted one by one.
+            orders_deadline_seconds: 6 * 3600,
+            close_without_changes: false,
+            pipelines: BTreeMap::new(),
+        }
+    }
+}
+
+impl GateSettings {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), String> {
+        let shares = [
+            ("max_failed_tasks", self.max_failed_tasks),
+            ("max_rejected_rows", self.max_rejected_rows),
+        ];
+        for (name, share) in shares {
+            check_rule(name, &share.to_string()).map_err(|error| format!("gates.{error}"))?;
+        }
+        for (pipeline, rules) in &self.pipelines {
+            for (rule, number) in rules {
+                let name = rule
+                    .rsplit_once('.')
+                    .map_or(rule.as_str(), |(_, name)| name);
+                check_rule(name, &number.to_string())
+                    .map_err(|error| format!("gates.pipelines.{pipeline}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules of all stages of a pipeline type; what it has of its own is in [`Self::overrides`].
+    pub(crate) fn rules(&self) -> Rules {
+        let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Rules {
+            max_failed_tasks: self.max_failed_tasks,
+            max_rejected_rows: self.max_rejected_rows,
+            deadline_ms: ms(self.deadline_seconds),
+            orders_deadline_ms: ms(self.orders_deadline_seconds),
+            close_without_changes: self.close_without_changes,
+            overrides: BTreeMap::new(),
+        }
+    }
+
+    /// The rules of a pipeline type.
+    pub(crate) fn of(&self, pipeline: &str) -> Rules {
+        let own = self.pipelines.get(pipeline).into_iter().flatten();
+        Rules {
+            overrides: own.map(|(rule, n)| (rule.clone(), n.to_string())).collect(),
+            ..self.rules()
+        }
+    }
+}
+
+/// How the persister works.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PersisterSettings {
+    /// Of the pullers of held batches; `concurrency` is their number.
+    #[serde(flatten)]
+    pub options: LoopOptions,
+    /// Messages in a queue that released batches go to, above which no more of them are released for the time being.
+    pub max_queue_len: u64,
+}
+
+impl Default for PersisterSettings {
+    fn default() -> Self {
+        Self {
+            // Five pullers, as the batch persistence has always had. Batches of 66 KB: 100 in hand are 7 MB.
+            options: LoopOptions::sized(100, 5),
+            // As queuer.max_queue_len.
+            max_queue_len: 100_000,
+        }
+    }
+}
+
+impl PersisterSettings {
+    /// Refuses what cannot work; `section` names the settings in the error.
+    pub fn check(&self, section: &str) -> Result<(), String> {
+        self.options.check(section)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_and_what_cannot_is_named() {
+        GateSettings::default().check().unwrap();
+        PersisterSettings::default().check("persister").unwrap();
+        let negative = GateSettings {
+            max_failed_tasks: -0.1,
+            ..GateSettings::default()
+        };
+        assert!(
+            negative
+                .check()
+                .unwrap_err()
+                .contains("gates.max_failed_tasks")
+        );
+        let mut unknown = GateSettings::default();
+        let rule = BTreeMap::from([("max_faild_tasks".to_owned(), 0.2)]);
+        unknown.pipelines.insert("direct".to_owned(), rule);
+        let error = unknown.check().unwrap_err();
+        assert!(error.contains("gates.pipelines.direct"), "{error}");
+    }
+}

@@ -1,0 +1,336 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use batch::{Command, Fact, Message, Order, Receipt, RunId, Stage, Verdict};
+use futures_util::FutureExt;
+use ledger::{Judgement, RunState, judge};
+use pipeline::broker::Follower;
+use pipeline::{Lead, Lost, Program, names};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::GateSettings;
+use crate::release::Shared;
+use crate::replay::replay;
+use crate::work::now_ms;
+use crate::{ORDERS, RECEIPTS, RECORDS};
+
+/// How often deadlines and the room for released batches are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Receipts taken in before the runs that they are about are judged: bounds how long a verdict waits for them.
+const WAVE: usize = 5_000;
+
+/// The judge at work: the one process that has the lease.
+pub(crate) struct Judge<'a> {
+    program: &'a Program,
+    gates: &'a GateSettings,
+    shared: &'a Shared,
+    lead: Lead,
+}
+
+/// Why a judge stopped who was not told to.
+type Cut = String;
+
+impl<'a> Judge<'a> {
+    pub fn new(
+        program: &'a Program,
+        gates: &'a GateSettings,
+        shared: &'a Shared,
+        lead: Lead,
+    ) -> Self {
+        Self {
+            program,
+            gates,
+            shared,
+            lead,
+        }
+    }
+
+    pub async fn close(self) {
+        self.lead.close().await;
+    }
+
+    /// Follows the ledger and judges until told to stop. `queues`: those that released batches go to, and the length
+    /// above which there is no room in them.
+    pub async fn run(
+        &mut self,
+        mut follower: Follower,
+        queues: (&[String], u64),
+        holds: bool,
+    ) -> Result<(), Cut> {
+        let shutdown = self.program.app.shutdown.clone();
+        let session = self.lead.session().clone();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.begin(holds).await?;
+        loop {
+            let mut dirty = BTreeSet::new();
+            let begun;
+            tokio::select! {
+                biased;
+                () = shutdown.triggered() => return Ok(()),
+                cause = session.lost() => return Err(cause),
+                _ = ticks.tick() => {
+                    begun = Instant::now();
+                    dirty = self.unfinished();
+                    self.look_for_room(queues).await;
+                }
+                received = follower.next() => {
+                    begun = Instant::now();
+                    let mut next = Some(received);
+                    let mut taken = 0;
+                    while let Some(received) = next {
+                        let (place, message) = received.map_err(|error| error.to_string())?;
+                        self.take(place, &message, &mut dirty);
+                        taken += 1;
+                        let more = taken < WAVE;
+                        next = more.then(|| follower.next().now_or_never()).flatten();
+                    }
+                }
+            }
+            self.reopen(&mut dirty, holds).await?;
+            for run in dirty {
+                self.settle(&run).await.map_err(|Lost| lost())?;
+            }
+            let stats = &self.program.app.stats;
+            stats.time("main_loop", &[], begun.elapsed());
+        }
+    }
+
+    /// What an earlier judge did not come to, and what was decided since.
+    async fn begin(&mut self, holds: bool) -> Result<(), Cut> {
+        let mut dirty = self.unfinished();
+        for run in &dirty {
+            self.replay_if_approved(run, holds);
+        }
+        self.reopen(&mut dirty, holds).await?;
+        for run in dirty {
+            self.settle(&run).await.map_err(|Lost| lost())?;
+        }
+        Ok(())
+    }
+
+    fn unfinished(&self) -> BTreeSet<RunId> {
+        self.shared.with(|held| {
+            let runs = held.ledger.runs();
+            runs.map(|run| run.run().clone()).collect()
+        })
+    }
+
+    fn take(&self, place: u64, message: &Message, dirty: &mut BTreeSet<RunId>) {
+        match Receipt::from_message(message) {
+            Ok(receipt) => {
+                self.shared
+                    .with(|held| held.ledger.apply_at(place, &receipt));
+                dirty.insert(receipt.run);
+            }
+            Err(invalid) => {
+                tracing::warn!(error = %invalid, "the ledger holds what is no receipt; passed over");
+            }
+        }
+    }
+
+    /// Makes every verdict on the run that is due, orders what they allow, and records the run when it has ended.
+    async fn settle(&mut self, run: &RunId) -> Result<(), Lost> {
+        loop {
+            let due = self.of(run, |state| self.due(state));
+            let Some((due, decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
+                break;
+            };
+            for judgement in due {
+                self.pronounce(run, judgement, decisions).await?;
+            }
+        }
+        let shards = self.of(run, |state| (state.shards_to_order(), state.decisions()));
+        if let Some((shards, decisions)) = shards.filter(|(shards, _)| !shards.is_empty()) {
+            self.order(run, shards, decisions).await?;
+        }
+        self.finish(run).await
+    }
+
+    fn of<T>(&self, run: &RunId, look: impl FnOnce(&RunState) -> T) -> Option<T> {
+        self.shared.with(|held| held.ledger.run(run).map(look))
+    }
+
+    fn due(&self, state: &RunState) -> (Vec<Judgement>, u32) {
+        let pipeline = state.started().map_or("", |started| &started.pipeline);
+        let rules = self.gates.of(pipeline);
+        (judge(state, &rules, now_ms()), state.decisions())
+    }
+
+    /// Says a verdict, once it is sure to be heard.
+    async fn pronounce(
+        &mut self,
+        run: &RunId,
+        judgement: Judgement,
+        decisions: u32,
+    ) -> Result<(), Lost> {
+        let Judgement {
+            stage,
+            verdict,
+            why,
+        } = judgement;
+        let fact = Fact::Judged {
+            stage: stage.clone(),
+            verdict,
+            why: why.clone(),
+            decisions,
+        };
+        self.say(run, fact).await?;
+        let stats = &self.program.app.stats;
+        stats.count("verdicts", &[("verdict", verdict.as_str())], 1);
+        match verdict {
+            Verdict::Rejected => tracing::error!(%run, %stage, error = why, "rejected"),
+            Verdict::Closed | Verdict::Skipped => tracing::info!(%run, %stage, %verdict, why),
+        }
+        if stage == Stage::Fetch {
+            self.shared.decided();
+        }
+        Ok(())
+    }
+
+    /// Publishes a receipt, and takes it in when it is stored. That it comes again by the ledger changes nothing.
+    async fn say(&mut self, run: &RunId, fact: Fact) -> Result<(), Lost> {
+        let receipt = Receipt {
+            run: run.clone(),
+            at_ms: now_ms(),
+            fact,
+        };
+        self.lead.send(RECEIPTS, receipt.to_message()).await?;
+        self.lead.flush().await?;
+        self.shared.with(|held| held.ledger.apply(&receipt));
+        Ok(())
+    }
+
+    /// Orders first, then the receipt that says so: who dies in between leaves the next one to order again, which
+    /// changes nothing for who has carried out an order already.
+    async fn order(&mut self, run: &RunId, shards: Vec<u32>, decisions: u32) -> Result<(), Lost> {
+        let version = self.of(run, |state| state.started().map(|s| s.until_ms));
+        let Some(version) = version.flatten() else {
+            return Ok(());
+        };
+        for &shard in &shards {
+            let order = Order {
+                run: run.clone(),
+                version,
+                shard,
+                command: Command::RefreshDictionary,
+            };
+            self.lead.send(ORDERS, order.to_message()).await?;
+        }
+        self.lead.flush().await?;
+        tracing::info!(%run, ?shards, "dictionaries ordered");
+        self.say(run, Fact::Ordered { shards, decisions }).await
+    }
+
+    /// Records the run when it has ended: from then on it is known by its record.
+    async fn finish(&mut self, run: &RunId) -> Result<(), Lost> {
+        let record = self.shared.with(|held| {
+            let record = held.ledger.finish(run)?;
+            held.forget(run);
+            let pipeline = held.ledger.record(run)?.0.started.clone()?.pipeline;
+            Some((record, held.ledger.marks(&pipeline)))
+        });
+        let Some((record, marks)) = record else {
+            return Ok(());
+        };
+        self.lead.send(RECORDS, record.to_message()).await?;
+        self.lead.flush().await?;
+        self.shared.decided();
+        let ends = || marks.values().copied();
+        if let (Some(first), Some(last)) = (ends().min(), ends().max()) {
+            let skew = (last - first) as f64 / 1000.0;
+            let stats = &self.program.app.stats;
+            stats.gauge("store-skew-seconds", &[], skew);
+        }
+        Ok(())
+    }
+
+    /// Opens ended runs that were decided on anew: their receipts are read again.
+    async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>, holds: bool) -> Result<(), Cut> {
+        let runs = self.shared.with(|held| held.ledger.take_reopened());
+        for run in runs {
+            let first = self.shared.with(|held| {
+                let (_, first, _) = held.ledger.record(&run)?;
+                Some(first)
+            });
+            let Some(first) = first else { continue };
+            let mut state = RunState::new(run.clone());
+            let broker = &self.program.broker;
+            let read = broker.read_stream_from(names::LEDGER, first, |_, message| {
+                if let Some(receipt) = receipt_of(&run, &message) {
+                    state.apply(&receipt);
+                }
+            });
+            read.await.map_err(|error| error.to_string())?;
+            if state.started().is_none() {
+                tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
+                continue;
+            }
+            let record = self.shared.with(|held| held.ledger.reopen(state));
+            if let Some(record) = record {
+                let sent = async {
+                    self.lead.send(RECORDS, record.to_message()).await?;
+                    self.lead.flush().await
+                };
+                sent.await.map_err(|Lost| lost())?;
+            }
+            tracing::info!(%run, "opened again by an operator's decision");
+            self.replay_if_approved(&run, holds);
+            dirty.insert(run);
+        }
+        Ok(())
+    }
+
+    /// A run whose fetching an operator closed may have its batches in quarantine: they are held again, and released.
+    fn replay_if_approved(&self, run: &RunId, holds: bool) {
+        let approved = self.of(run, |state| {
+            let fetch = state.ruling(&Stage::Fetch);
+            fetch.is_some_and(|fetch| fetch.who.is_some() && fetch.verdict == Verdict::Closed)
+        });
+        if !holds || approved != Some(true) {
+            return;
+        }
+        let (session, shared) = (self.lead.session().clone(), self.shared.clone());
+        let (program, run) = (self.program.name().to_owned(), run.clone());
+        tokio::spawn(async move {
+            match replay(&session, &program, &run).await {
+                Ok(batches) => tracing::info!(%run, batches, "taken out of quarantine"),
+                Err(error) => {
+                    tracing::error!(%run, %error, "its batches cannot be taken out of quarantine");
+                }
+            }
+            shared.decided();
+        });
+    }
+
+    async fn look_for_room(&self, (queues, most): (&[String], u64)) {
+        let mut full = None;
+        for queue in queues {
+            match self.lead.session().queue_length(queue).await {
+                Ok(length) if length > most => {
+                    full = Some(format!(
+                        "queue {queue} has {length} messages, more than max_queue_len {most}"
+                    ));
+                }
+                Ok(_) => {}
+                Err(error) => full = Some(error.to_string()),
+            }
+        }
+        self.shared.set_room(full.is_none());
+        let health = full.map_or(Ok(()), Err);
+        self.program.app.health.set("room", health);
+    }
+}
+
+/// The receipt that a message of the ledger holds, if it is of this run.
+fn receipt_of(run: &RunId, message: &Message) -> Option<Receipt> {
+    let of_run = message.headers.text(batch::header::RUN) == Some(run.as_str());
+    let receipt = of_run
+        .then(|| Receipt::from_message(message).ok())
+        .flatten()?;
+    (receipt.run == *run).then_some(receipt)
+}
+
+fn lost() -> Cut {
+    Lost.to_string()
+}

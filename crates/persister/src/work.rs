@@ -1,0 +1,92 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pipeline::broker::BrokerError;
+use pipeline::topology::Topology;
+use pipeline::{Program, history, lead, names, run_worker_while};
+
+use crate::BATCHES;
+use crate::config::{GateSettings, PersisterSettings};
+use crate::held::Held;
+use crate::judge::Judge;
+use crate::release::{Release, Shared};
+
+/// Pause after a lost lease: a broker that restarts is not hurried.
+const AFTER_LOSS: Duration = Duration::from_millis(500);
+
+/// What the persister knows of the pipeline that it judges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// Batches are sent to it, and wait there.
+    pub holds: bool,
+    /// Queues that released batches go to.
+    pub release_queues: Vec<String>,
+}
+
+impl Feed {
+    /// What the topology says to the persister named `program`.
+    pub fn of(topology: &Topology, program: &str) -> Self {
+        let readers = topology.readers(program, BATCHES);
+        Self {
+            holds: topology.is_fed(program),
+            release_queues: readers.map(names::input_queue).collect(),
+        }
+    }
+}
+
+/// Judges, and releases what is held, until told to stop. Fails when the broker refuses the program, or cannot be
+/// reached for longer than `broker.give_up_seconds`.
+pub async fn run(
+    program: &Program,
+    feed: &Feed,
+    gates: &GateSettings,
+    settings: &PersisterSettings,
+) -> Result<(), BrokerError> {
+    let shared = Shared::new();
+    let judging = judging(program, feed, gates, settings, &shared);
+    if !feed.holds {
+        return judging.await;
+    }
+    let release = Release::new(&program.app, &shared);
+    let releasing = run_worker_while(program, release, shared.intake());
+    tokio::try_join!(judging, releasing).map(|_| ())
+}
+
+/// Takes the lease, reads the ledger and judges, again whenever the lease is lost.
+async fn judging(
+    program: &Program,
+    feed: &Feed,
+    gates: &GateSettings,
+    settings: &PersisterSettings,
+    shared: &Shared,
+) -> Result<(), BrokerError> {
+    while let Some(lead) = lead(program).await? {
+        let cause = match history::follow(&program.broker).await {
+            Ok((ledger, follower)) => {
+                shared.begin(Held::new(ledger));
+                let mut judge = Judge::new(program, gates, shared, lead);
+                let queues = (&feed.release_queues[..], settings.max_queue_len);
+                let ended = judge.run(follower, queues, feed.holds).await;
+                shared.end();
+                judge.close().await;
+                ended.err()
+            }
+            Err(error) => {
+                lead.close().await;
+                Some(error.to_string())
+            }
+        };
+        let Some(cause) = cause else { break };
+        tracing::warn!(error = cause, "no longer at work; beginning again");
+        tokio::select! {
+            () = program.app.shutdown.triggered() => break,
+            () = tokio::time::sleep(AFTER_LOSS) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}

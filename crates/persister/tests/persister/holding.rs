@@ -1,0 +1,207 @@
+//! Batches that wait for the verdict on their run's fetching.
+
+use std::time::Duration;
+
+use batch::{Fact, Headers, Message, Reason, Verdict, header};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_on_before_the_last_task_is_in_and_then_one_attempt_of_every_task_does() {
+    let stage = Stage0::new(true);
+    let run = run(1);
+    let persister = stage.start();
+    stage.say(&run, [started(&["es"])]).await;
+    // A task that failed in the middle of its first attempt and succeeded at its second, one that was read twice, and a
+    // batch that the broker delivered twice.
+    stage.hold(&run, 0, 1, 1).await;
+    stage.hold(&run, 0, 2, 3).await;
+    stage.hold(&run, 1, 1, 2).await;
+    stage.hold(&run, 1, 9, 2).await;
+    stage.hold(&run, 1, 1, 1).await;
+    let receipts = [fetched(0, 2, 3), fetched(1, 9, 2), fetched(1, 1, 2)];
+    stage.say(&run, receipts).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(stage.bodies("stores"), [""; 0]);
+    stage.say(&run, [manifest(2)]).await;
+    stage
+        .until("all went on", |stage| stage.bodies("stores").len() >= 6)
+        .await;
+    stage
+        .until("the rest is dropped", |stage| {
+            stage.memory.ready("persister-in").is_empty()
+                && stage.memory.ready("persister-delay-1s").is_empty()
+                && stage.memory.unanswered("persister-in") == 0
+        })
+        .await;
+    let mut wanted = vec!["0/2/0", "0/2/1", "0/2/2", "1/1/0", "1/1/1"];
+    // The copy of a batch that went on is the same batch: it changes nothing in the stores.
+    wanted.insert(3, "1/1/0");
+    assert_eq!(stage.bodies("stores"), wanted);
+    let released: Vec<_> = stage
+        .receipts(&run)
+        .into_iter()
+        .filter(|fact| matches!(fact, Fact::Released { .. }))
+        .collect();
+    assert_eq!(released.len(), 2, "{released:?}");
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back_when_it_is_approved()
+ {
+    let stage = Stage0::new(true);
+    let run = run(1);
+    let persister = stage.start();
+    stage.say(&run, [started(&["es"])]).await;
+    stage.hold(&run, 0, 1, 3).await;
+    let receipts = [fetched(0, 1, 3), given_up(1), manifest(2)];
+    stage.say(&run, receipts).await;
+    stage
+        .until("all are in quarantine", |s| {
+            s.bodies("persister-quar").len() == 3
+        })
+        .await;
+    stage.until_ended(&run).await;
+    assert_eq!(stage.bodies("stores"), [""; 0]);
+    let mut causes: Vec<String> = Vec::new();
+    for message in stage.memory.ready("persister-quar") {
+        assert_eq!(
+            message.headers.text(header::REASON),
+            Some(Reason::Rejected.as_str())
+        );
+        causes.push(message.headers.history().last().unwrap().what.clone());
+    }
+    causes.dedup();
+    assert_eq!(causes.len(), 1, "{causes:?}");
+    assert!(
+        causes[0].contains("1 of 2 tasks fetched, 1 given up"),
+        "{causes:?}"
+    );
+
+    // Of another run, and for another reason: they stay.
+    let mut other = Message::new(Headers::of_run(&crate::support::run(2)), "other");
+    other.headers.set(header::REASON, Reason::Rejected.as_str());
+    let mut unreadable = Message::new(Headers::of_run(&run), "unreadable");
+    unreadable
+        .headers
+        .set(header::REASON, Reason::BadHeader.as_str());
+    stage.publish("persister-quar", [other, unreadable]).await;
+    stage.say(&run, [approved("fetch")]).await;
+    stage
+        .until("all went on", |stage| stage.bodies("stores").len() == 3)
+        .await;
+    assert_eq!(stage.bodies("persister-quar"), ["other", "unreadable"]);
+    for message in stage.memory.ready("stores") {
+        assert_eq!(message.headers.get(header::REASON), None);
+        assert_eq!(message.headers.history().len(), 1, "its history stays");
+    }
+    let answers = (0..3).map(|sequence| stored("es", 0, 1, sequence));
+    stage.say(&run, answers.collect::<Vec<_>>()).await;
+    stage.until_ended(&run).await;
+    let ledger = stage.ledger();
+    let (progress, ..) = ledger.record(&run).unwrap();
+    assert!(progress.state.is_complete(), "{progress:?}");
+    assert_eq!(progress.stages[1].by.as_deref(), Some("ada"));
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persister_killed_in_the_middle_of_a_release_leaves_the_rest_to_the_next() {
+    let stage = Stage0::new(true);
+    let run = run(1);
+    let first = stage.start();
+    stage.say(&run, [started(&["es"])]).await;
+    const TASKS: u32 = 40;
+    for n in 0..TASKS {
+        stage.hold(&run, n, 1, 5).await;
+    }
+    let facts = (0..TASKS).map(|n| fetched(n, 1, 5));
+    stage.say(&run, facts.collect::<Vec<_>>()).await;
+    stage.say(&run, [manifest(TASKS.into())]).await;
+    stage
+        .until("some went on", |stage| !stage.bodies("stores").is_empty())
+        .await;
+    drop(first);
+    stage.memory.disconnect("killed");
+    let second = stage.start();
+    stage
+        .until("all went on", |stage| {
+            let mut bodies = stage.bodies("stores");
+            bodies.dedup();
+            bodies.len() == (TASKS * 5) as usize
+        })
+        .await;
+    second.stop().await;
+    let fetch = stage.verdicts(&run);
+    assert_eq!(
+        fetch.iter().filter(|(stage, _)| stage == "fetch").count(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_its_own_verdict() {
+    let stage = Stage0::new(true);
+    let (first, second) = (run(1), run(2));
+    let persister = stage.start();
+    stage.say(&first, [started(&["es"])]).await;
+    stage.hold(&first, 0, 1, 2).await;
+    stage.say(&second, [started(&["es"])]).await;
+    stage.hold(&second, 0, 1, 2).await;
+    let (who, why) = ("ada".to_owned(), "wrong table".to_owned());
+    stage.say(&first, [Fact::Abandoned { who, why }]).await;
+    stage
+        .until("the first run's are gone", |stage| {
+            stage.memory.ready("persister-in").len() == 2
+                && stage.memory.unanswered("persister-in") == 0
+        })
+        .await;
+    assert_eq!(stage.bodies("stores"), [""; 0]);
+    stage.say(&second, [fetched(0, 1, 2), manifest(1)]).await;
+    stage
+        .until("the second run's went on", |stage| {
+            stage.bodies("stores").len() == 2
+        })
+        .await;
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_batch_goes_to_quarantine_by_its_own_reason_and_the_rest_goes_on() {
+    let stage = Stage0::new(true);
+    let run = run(1);
+    let persister = stage.start();
+    stage
+        .say(&run, [started(&["es"]), fetched(0, 1, 1), manifest(1)])
+        .await;
+    let mut absurd = Message::new(Headers::of_run(&run), "absurd");
+    absurd.headers.set(header::ATTEMPT, -4);
+    let mut newer = Message::new(Headers::of_run(&run), "newer");
+    newer.headers.set(header::SCHEMA, 9);
+    stage.publish("persister-in", [absurd, newer]).await;
+    stage.hold(&run, 0, 1, 1).await;
+    stage
+        .until("the batch went on", |stage| {
+            stage.bodies("stores") == ["0/1/0"]
+        })
+        .await;
+    stage
+        .until("both are put away", |s| {
+            s.bodies("persister-quar") == ["absurd", "newer"]
+        })
+        .await;
+    let reasons = stage.memory.ready("persister-quar");
+    let mut reasons: Vec<_> = reasons
+        .iter()
+        .filter_map(|m| m.headers.text(header::REASON))
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["bad-header", "unknown-version"]);
+    assert!(
+        stage
+            .verdicts(&run)
+            .contains(&("fetch".into(), Verdict::Closed))
+    );
+    persister.stop().await;
+}

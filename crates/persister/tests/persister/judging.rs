@@ -1,0 +1,221 @@
+//! Verdicts, orders and records.
+
+use std::time::Duration;
+
+use batch::{Command, Fact, Stage, Verdict};
+use ledger::State;
+
+use crate::support::*;
+
+fn whole_run() -> Vec<Fact> {
+    vec![
+        started(&["ch", "es"]),
+        manifest(1),
+        fetched(0, 1, 1),
+        stored("ch", 0, 1, 0),
+        stored("es", 0, 1, 0),
+    ]
+}
+
+const VERDICTS: [&str; 7] = ["plan", "fetch", "ch", "es", "sync", "dictionary", "serp"];
+
+fn closed(verdicts: &[(String, Verdict)]) -> Vec<&str> {
+    let closed = verdicts.iter().filter(|(_, v)| *v == Verdict::Closed);
+    closed.map(|(stage, _)| stage.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
+    let stage = Stage0::new(false);
+    let run = run(1);
+    let persister = stage.start();
+    stage.say(&run, whole_run()).await;
+    stage
+        .until("both shards are ordered", |stage| stage.orders().len() == 2)
+        .await;
+    let orders = stage.orders();
+    assert!(
+        orders
+            .iter()
+            .all(|o| o.command == Command::RefreshDictionary && o.version == 77)
+    );
+    let shards: Vec<u32> = orders.iter().map(|order| order.shard).collect();
+    assert_eq!(shards, [0, 1]);
+    let rest = [
+        applied(0, &["hotdog000"]),
+        applied(1, &[]),
+        restarted("hotdog000"),
+    ];
+    stage.say(&run, rest).await;
+    stage.until_ended(&run).await;
+    assert_eq!(closed(&stage.verdicts(&run)), VERDICTS);
+    let ledger = stage.ledger();
+    assert_eq!(ledger.record(&run).unwrap().0.state, State::Complete);
+    assert_eq!(stage.orders().len(), 2, "ordered once");
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_dictionary_is_ordered_before_its_store_has_closed() {
+    let stage = Stage0::new(false);
+    let run = run(1);
+    let persister = stage.start();
+    let mut receipts = whole_run();
+    receipts.remove(3);
+    stage.say(&run, receipts).await;
+    stage
+        .until("the other store is judged", |stage| {
+            closed(&stage.verdicts(&run)).contains(&"es")
+        })
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(stage.orders(), []);
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verdict_once() {
+    let stage = Stage0::new(false);
+    let run = run(1);
+    let mut receipts = whole_run();
+    receipts.extend([
+        applied(0, &["hotdog000"]),
+        applied(1, &[]),
+        restarted("hotdog000"),
+    ]);
+    for (n, receipt) in receipts.into_iter().enumerate() {
+        let persister = stage.start();
+        stage.say(&run, [receipt]).await;
+        // At another point of its work each time: before it has read, judged, ordered or recorded.
+        tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
+        drop(persister);
+        stage.memory.disconnect("killed");
+    }
+    let persister = stage.start();
+    stage.until_ended(&run).await;
+    assert_eq!(
+        stage.ledger().record(&run).unwrap().0.state,
+        State::Complete
+    );
+    let mut verdicts = stage.verdicts(&run);
+    verdicts.sort();
+    verdicts.dedup();
+    assert_eq!(verdicts.len(), VERDICTS.len(), "{verdicts:?}");
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone() {
+    let stage = Stage0::new(false);
+    let (first_run, second_run) = (run(1), run(2));
+    let first = stage.start();
+    let second = stage.start();
+    stage.say(&first_run, whole_run()).await;
+    stage
+        .until("it is judged", |stage| stage.orders().len() == 2)
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        stage.verdicts(&first_run).len(),
+        4,
+        "{:?}",
+        stage.verdicts(&first_run)
+    );
+    first.stop().await;
+    stage.say(&second_run, whole_run()).await;
+    stage
+        .until("the other one judges", |stage| stage.orders().len() == 4)
+        .await;
+    assert_eq!(stage.verdicts(&second_run).len(), 4);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_past_its_deadline_is_rejected_without_another_receipt() {
+    let mut stage = Stage0::new(false);
+    stage.gates.deadline_seconds = 1;
+    let run = run(1);
+    let persister = stage.start();
+    stage
+        .say(
+            &run,
+            [started(&["ch", "es"]), manifest(2), fetched(0, 1, 1)],
+        )
+        .await;
+    stage.until_ended(&run).await;
+    let ledger = stage.ledger();
+    let (progress, ..) = ledger.record(&run).unwrap();
+    assert_eq!(progress.state, State::Rejected);
+    assert!(
+        progress.stages[1].why.contains("past its deadline: 1 of 2"),
+        "{progress:?}"
+    );
+    assert_eq!(stage.orders(), []);
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows() {
+    let stage = Stage0::new(false);
+    let run = run(1);
+    let persister = stage.start();
+    let mut receipts = whole_run();
+    if let Fact::Stored { rows, .. } = &mut receipts[3] {
+        (rows.stored, rows.quarantined) = (5, 5);
+    }
+    stage.say(&run, receipts).await;
+    stage.until_ended(&run).await;
+    assert_eq!(
+        stage.ledger().record(&run).unwrap().0.state,
+        State::Rejected
+    );
+    persister.stop().await;
+    // Decided while no persister was there.
+    stage.say(&run, [approved("ch")]).await;
+    let persister = stage.start();
+    stage
+        .until("both shards are ordered", |stage| stage.orders().len() == 2)
+        .await;
+    assert!(stage.ledger().record(&run).is_none(), "it is open");
+    stage.say(&run, [applied(0, &[]), applied(1, &[])]).await;
+    stage.until_ended(&run).await;
+    let ledger = stage.ledger();
+    let (progress, ..) = ledger.record(&run).unwrap();
+    assert_eq!(progress.state, State::CompleteWithQuarantine);
+    let ch = progress
+        .stages
+        .iter()
+        .find(|s| s.stage == Stage::Store("ch".into()));
+    assert_eq!(ch.unwrap().by.as_deref(), Some("ada"));
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rules() {
+    let mut stage = Stage0::new(false);
+    let rule = [("max_failed_tasks".to_owned(), 0.6)].into();
+    stage.gates.pipelines.insert("lenient".to_owned(), rule);
+    let (strict, lenient) = (run(1), run(2));
+    let persister = stage.start();
+    for (run, pipeline) in [(&strict, "test"), (&lenient, "lenient")] {
+        let mut begun = started(&["es"]);
+        if let Fact::Started { pipeline: name, .. } = &mut begun {
+            pipeline.clone_into(name);
+        }
+        let facts = [
+            begun,
+            manifest(2),
+            fetched(0, 1, 1),
+            given_up(1),
+            stored("es", 0, 1, 0),
+        ];
+        stage.say(run, facts).await;
+    }
+    stage.until_ended(&strict).await;
+    stage.until_ended(&lenient).await;
+    let ledger = stage.ledger();
+    let state = |run| ledger.record(run).unwrap().0.state;
+    assert_eq!(state(&strict), State::Rejected);
+    assert_eq!(state(&lenient), State::CompleteWithQuarantine);
+    persister.stop().await;
+}

@@ -1,0 +1,165 @@
+//! What is read of the ledger, and what the records of ended runs spare.
+
+use std::time::Duration;
+
+use batch::{Fact, Message, Receipt, RunId, RunMode};
+use ledger::{Ledger, Record};
+
+use super::bench::{Bench, numbered};
+use crate::broker::Follower;
+use crate::{history, names};
+
+fn run(end: i64) -> RunId {
+    RunId::new("direct", end).unwrap()
+}
+
+/// All receipts of a run that is given up.
+fn receipts(end: i64) -> [Receipt; 2] {
+    let started = Fact::Started {
+        pipeline: "direct".into(),
+        mode: RunMode::Full,
+        until_ms: end,
+        shards: 1,
+        stores: vec!["store".into()],
+        partial: false,
+        source: String::new(),
+        nonce: String::new(),
+        course: None,
+    };
+    let abandoned = Fact::Abandoned {
+        who: "operator".into(),
+        why: "test".into(),
+    };
+    [started, abandoned].map(|fact| Receipt {
+        run: run(end),
+        at_ms: end,
+        fact,
+    })
+}
+
+/// The record of a run whose receipts are the first of the ledger.
+fn record(end: i64) -> Record {
+    let mut ledger = Ledger::new();
+    for (place, receipt) in (0..).zip(receipts(end)) {
+        ledger.apply_at(place, &receipt);
+    }
+    ledger.finish(&run(end)).unwrap()
+}
+
+fn messages(receipts: impl IntoIterator<Item = Receipt>) -> Vec<Message> {
+    receipts.into_iter().map(|r| r.to_message()).collect()
+}
+
+/// The state of the ledger, and the runs of the receipts that were read.
+async fn read(bench: &Bench) -> (Ledger, Vec<RunId>) {
+    let mut seen = Vec::new();
+    let ledger = history::read(&bench.broker, |receipt| seen.push(receipt.run.clone()));
+    (ledger.await.unwrap(), seen)
+}
+
+async fn without_records_every_receipt_is_read(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.publish(names::LEDGER, messages(receipts(10))).await;
+    let (ledger, seen) = read(&bench).await;
+    assert_eq!(seen, [run(10), run(10)]);
+    assert!(ledger.run(&run(10)).is_some());
+    // The same when the stream is there and empty.
+    bench.add_stream(names::RUNS);
+    assert_eq!(read(&bench).await.1, [run(10), run(10)]);
+}
+
+async fn receipts_that_a_record_spares_are_not_read(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.add_stream(names::RUNS);
+    bench.publish(names::LEDGER, messages(receipts(10))).await;
+    bench.publish(names::LEDGER, messages(receipts(20))).await;
+    bench.publish(names::RUNS, [record(10).to_message()]).await;
+    let (ledger, seen) = read(&bench).await;
+    assert_eq!(seen, [run(20), run(20)]);
+    assert!(ledger.record(&run(10)).is_some() && ledger.run(&run(10)).is_none());
+    assert!(ledger.run(&run(20)).is_some());
+    let (ledger, _) = history::follow(&bench.broker).await.unwrap();
+    assert!(ledger.record(&run(10)).is_some() && ledger.run(&run(20)).is_some());
+}
+
+async fn next(follower: &mut Follower) -> (u64, Receipt) {
+    let added = tokio::time::timeout(Duration::from_secs(30), follower.next()).await;
+    let (place, message) = added.expect("it comes").unwrap();
+    (place, Receipt::from_message(&message).unwrap())
+}
+
+async fn who_follows_gets_what_is_added_in_places_that_go_on(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.add_stream(names::RUNS);
+    bench.publish(names::LEDGER, messages(receipts(10))).await;
+    bench.publish(names::RUNS, [record(10).to_message()]).await;
+    let (ledger, mut follower) = history::follow(&bench.broker).await.unwrap();
+    assert_eq!(ledger.resume_offset(), Some(2));
+    bench.publish(names::LEDGER, messages(receipts(20))).await;
+    let (first, receipt) = next(&mut follower).await;
+    assert_eq!(receipt, receipts(20)[0]);
+    assert!(first >= 2, "{first}");
+    let (second, receipt) = next(&mut follower).await;
+    assert_eq!(receipt, receipts(20)[1]);
+    assert_eq!(second, first + 1);
+}
+
+async fn what_is_no_receipt_or_record_is_passed_over(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.add_stream(names::RUNS);
+    for stream in [names::LEDGER, names::RUNS] {
+        bench.publish(stream, [numbered(0)]).await;
+    }
+    bench.publish(names::LEDGER, messages(receipts(10))).await;
+    let (ledger, seen) = read(&bench).await;
+    assert_eq!(seen, [run(10), run(10)]);
+    assert!(ledger.run(&run(10)).is_some());
+    assert_eq!(ledger.resume_offset(), None);
+}
+
+async fn a_place_past_the_end_reads_nothing_and_then_what_is_added(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.publish(names::LEDGER, (0..5).map(numbered)).await;
+    let mut found = 0;
+    let broker = &bench.broker;
+    let read = broker.read_stream_from(names::LEDGER, 1_000, |_, _| found += 1);
+    read.await.unwrap();
+    let follower = broker.follow_stream(names::LEDGER, 1_000, |_, _| found += 1);
+    let mut follower = follower.await.unwrap();
+    assert_eq!(found, 0);
+    bench.publish(names::LEDGER, [numbered(5)]).await;
+    let added = tokio::time::timeout(Duration::from_secs(30), follower.next()).await;
+    let (place, message) = added.expect("it comes").unwrap();
+    assert_eq!(message, numbered(5));
+    assert!((5..1_000).contains(&place), "{place}");
+}
+
+async fn a_stream_is_read_from_a_place_on(bench: Bench) {
+    bench.add_stream(names::LEDGER);
+    bench.publish(names::LEDGER, (0..20).map(numbered)).await;
+    for from in [0, 1, 7, 19] {
+        let mut found = Vec::new();
+        let broker = &bench.broker;
+        let read = broker.read_stream_from(names::LEDGER, from, |place, message| {
+            found.push((place, message));
+        });
+        read.await.unwrap();
+        let wanted: Vec<_> = (from..20).map(|n| (n, numbered(n as usize))).collect();
+        assert_eq!(found, wanted, "from {from}");
+        let mut followed = Vec::new();
+        let follower = broker.follow_stream(names::LEDGER, from, |place, message| {
+            followed.push((place, message));
+        });
+        follower.await.unwrap();
+        assert_eq!(followed, wanted, "from {from}");
+    }
+}
+
+on_every_broker!(
+    a_stream_is_read_from_a_place_on,
+    a_place_past_the_end_reads_nothing_and_then_what_is_added,
+    without_records_every_receipt_is_read,
+    receipts_that_a_record_spares_are_not_read,
+    who_follows_gets_what_is_added_in_places_that_go_on,
+    what_is_no_receipt_or_record_is_passed_over,
+);

@@ -1,0 +1,202 @@
+//! A worker whose intake is shut at times, and what it gives back.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use batch::Message;
+use tokio::sync::{Barrier, Semaphore, watch};
+
+use super::bench::{Bench, By, Running, eventually, numbered, options, relay};
+use crate::broker::{Broker, QueueOptions};
+use crate::{LoopOptions, Outcome};
+
+fn held() -> (bool, Outcome) {
+    let why = "not judged yet".to_owned();
+    (false, Outcome::Return { why })
+}
+
+/// Whether nothing was put off or put away.
+async fn nothing_went_elsewhere(bench: &Bench) {
+    for queue in ["relay-delay-1s", "relay-quar"] {
+        assert_eq!(bench.length(queue).await, 0, "{queue}");
+    }
+}
+
+async fn what_is_returned_is_where_it_was_and_as_it_was(bench: Bench) {
+    const MESSAGES: usize = 10;
+    bench.fill(MESSAGES).await;
+    let gate = Arc::new(watch::Sender::new(true));
+    let intake = gate.subscribe();
+    let worker = By(move |_, _| {
+        let gate = gate.clone();
+        async move {
+            gate.send_replace(false);
+            held()
+        }
+    });
+    let running = Running::start_while(bench.program(options(5, 2)), worker, intake.clone());
+    let shut = async || !*intake.borrow();
+    assert!(eventually(shut).await);
+    bench.length_becomes("relay-in", MESSAGES as u64).await;
+    running.stop().await;
+    let taken = bench.take("relay-in", MESSAGES).await;
+    let messages: Vec<Message> = taken.into_iter().map(|delivery| delivery.message).collect();
+    let wanted: Vec<Message> = (0..MESSAGES).map(numbered).collect();
+    assert_eq!(messages, wanted);
+    nothing_went_elsewhere(&bench).await;
+}
+
+async fn nothing_is_taken_while_the_intake_is_shut(bench: Bench) {
+    bench.fill(10).await;
+    let (gate, intake) = watch::channel(false);
+    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.length("relay-in").await, 10);
+    gate.send_replace(true);
+    bench.take("end", 10).await;
+    running.stop().await;
+    bench.length_becomes("relay-in", 0).await;
+}
+
+async fn shut_in_the_middle_it_finishes_what_is_in_work_and_the_rest_keeps_its_order(bench: Bench) {
+    const MESSAGES: usize = 20;
+    bench.fill(MESSAGES).await;
+    let begun = Arc::new(Semaphore::new(0));
+    let may_end = Arc::new(Semaphore::new(0));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (at_work, ending, worked) = (begun.clone(), may_end.clone(), order.clone());
+    let worker = By(move |message: Message, _| {
+        let (at_work, ending) = (at_work.clone(), ending.clone());
+        worked.lock().unwrap().push(message.clone());
+        async move {
+            at_work.add_permits(1);
+            ending.acquire().await.unwrap().forget();
+            (true, Outcome::Done)
+        }
+    });
+    let (gate, intake) = watch::channel(true);
+    let running = Running::start_while(bench.program(options(10, 1)), worker, intake);
+    for round in 1..=3 {
+        begun.acquire().await.unwrap().forget();
+        gate.send_replace(false);
+        may_end.add_permits(1);
+        bench.length_becomes("end", round).await;
+        bench
+            .length_becomes("relay-in", MESSAGES as u64 - round)
+            .await;
+        assert!(begun.try_acquire().is_err(), "nothing else was begun");
+        gate.send_replace(true);
+    }
+    may_end.add_permits(MESSAGES);
+    bench.take("end", MESSAGES).await;
+    running.stop().await;
+    let wanted: Vec<Message> = (0..MESSAGES).map(numbered).collect();
+    assert_eq!(*order.lock().unwrap(), wanted, "each once, as it was");
+    nothing_went_elsewhere(&bench).await;
+}
+
+async fn a_stop_is_obeyed_while_the_intake_is_shut(bench: Bench) {
+    bench.fill(1).await;
+    let (gate, intake) = watch::channel(false);
+    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.stop().await;
+    assert_eq!(bench.length("relay-in").await, 1);
+    drop(gate);
+}
+
+async fn an_intake_that_nobody_can_shut_any_more_stays_as_it_was(bench: Bench) {
+    bench.fill(10).await;
+    let (gate, intake) = watch::channel(true);
+    drop(gate);
+    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
+    bench.take("end", 10).await;
+    running.stop().await;
+    bench.length_becomes("relay-in", 0).await;
+}
+
+/// More often than `max_deliveries`, and than it takes to be suspected: were it held against them, they would be
+/// in quarantine, or each be processed with nothing else in work.
+async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone(bench: Bench) {
+    const ROUNDS: usize = 6;
+    bench.fill(2).await;
+    let gate = Arc::new(watch::Sender::new(true));
+    let intake = gate.subscribe();
+    let (both, round) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+    let (shutting, rounds) = (gate.clone(), round.clone());
+    let worker = By(move |_, _| {
+        let (gate, both, round) = (shutting.clone(), both.clone(), rounds.clone());
+        async move {
+            let last = round.load(Ordering::SeqCst) == ROUNDS;
+            if both.wait().await.is_leader() && !last {
+                gate.send_replace(false);
+            }
+            match last {
+                true => (true, Outcome::Done),
+                false => held(),
+            }
+        }
+    });
+    let options = LoopOptions {
+        max_deliveries: 3,
+        ..options(5, 2)
+    };
+    let running = Running::start_while(bench.program(options), worker, intake);
+    for n in 1..=ROUNDS {
+        let shut = eventually(async || !*gate.borrow()).await;
+        assert!(shut, "round {n}: both are in work at once");
+        bench.length_becomes("relay-in", 2).await;
+        nothing_went_elsewhere(&bench).await;
+        round.store(n, Ordering::SeqCst);
+        gate.send_replace(true);
+    }
+    bench.take("end", 2).await;
+    running.stop().await;
+    bench.length_becomes("relay-in", 0).await;
+    nothing_went_elsewhere(&bench).await;
+}
+
+/// The attempts of a message are numbered by its deliveries, and a copy of it begins beyond them all.
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_what_came_back_often_has_a_higher_attempt() {
+    const RETURNS: u32 = 200;
+    let bench = Bench::memory();
+    let Broker::Memory(memory) = &bench.broker else {
+        unreachable!()
+    };
+    memory.declare_queue("relay-in", QueueOptions::default());
+    bench.fill(1).await;
+    let highest = Arc::new(AtomicU32::new(0));
+    let seen = highest.clone();
+    let worker = By(move |message: Message, attempt| {
+        let before = seen.fetch_max(attempt, Ordering::SeqCst);
+        async move {
+            assert!(attempt > before, "{attempt} after {before}");
+            match message.headers.failures() {
+                0 if attempt <= RETURNS => held(),
+                0 => (false, Outcome::retry("the store is away", "")),
+                _ => (true, Outcome::Done),
+            }
+        }
+    });
+    let (_gate, intake) = watch::channel(true);
+    let running = Running::start_while(bench.program(options(5, 1)), worker, intake);
+    let message = bench.take("end", 1).await.remove(0).message;
+    assert_eq!(
+        message.headers.failures(),
+        1,
+        "no attempt was a repeated one"
+    );
+    assert!(highest.load(Ordering::SeqCst) > RETURNS + 1);
+    running.stop().await;
+}
+
+on_every_broker!(
+    what_is_returned_is_where_it_was_and_as_it_was,
+    nothing_is_taken_while_the_intake_is_shut,
+    shut_in_the_middle_it_finishes_what_is_in_work_and_the_rest_keeps_its_order,
+    a_stop_is_obeyed_while_the_intake_is_shut,
+    an_intake_that_nobody_can_shut_any_more_stays_as_it_was,
+    a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone,
+);

@@ -1,0 +1,119 @@
+//! One process at work.
+
+use std::time::Duration;
+
+use super::bench::{Bench, PATIENCE, options};
+use crate::broker::{BrokerError, Lease, Session};
+use crate::{Lead, Program, lead};
+
+/// Longer than a process that stands by takes to see that the lease is free.
+const A_WHILE: Duration = Duration::from_secs(4);
+
+async fn try_for(session: &Session) -> Option<Lease> {
+    session.lease("relay-lease").await.unwrap()
+}
+
+/// Takes the lease as soon as the broker knows that it is free.
+async fn takes(session: &Session) -> Lease {
+    let taking = async {
+        loop {
+            if let Some(lease) = try_for(session).await {
+                return lease;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let taken = tokio::time::timeout(PATIENCE, taking).await;
+    taken.expect("the lease is given up")
+}
+
+async fn one_session_holds_the_lease_until_it_is_closed(bench: Bench) {
+    bench.add_lease();
+    let (first, second) = (bench.session().await, bench.session().await);
+    let _held = try_for(&first).await.expect("it is free");
+    for _ in 0..3 {
+        assert!(try_for(&second).await.is_none());
+    }
+    assert!(try_for(&first).await.is_none(), "not even itself");
+    assert!(!first.is_lost() && !second.is_lost());
+    first.close().await;
+    let _held = takes(&second).await;
+    second.close().await;
+}
+
+async fn a_lease_that_is_dropped_is_free(bench: Bench) {
+    bench.add_lease();
+    let (first, second) = (bench.session().await, bench.session().await);
+    let held = try_for(&first).await.expect("it is free");
+    assert!(try_for(&second).await.is_none());
+    drop(held);
+    let _held = takes(&second).await;
+    assert!(try_for(&first).await.is_none());
+    assert!(!first.is_lost());
+}
+
+async fn a_lease_is_lost_with_its_session(bench: Bench) {
+    bench.add_lease();
+    let first = bench.session().await;
+    let _held = try_for(&first).await.expect("it is free");
+    bench.lose(&first).await;
+    let second = bench.session().await;
+    let _held = takes(&second).await;
+}
+
+async fn the_lease_of_a_queue_that_is_not_there_is_an_error(bench: Bench) {
+    let session = bench.session().await;
+    let error = session.lease("relay-lease").await.err().unwrap();
+    assert!(error.is_missing(), "{error}");
+    assert!(matches!(error, BrokerError::Object { .. }), "{error:?}");
+    bench.add_lease();
+    let session = bench.session().await;
+    let _held = takes(&session).await;
+}
+
+async fn leads(program: Program) -> Lead {
+    let lead = tokio::time::timeout(PATIENCE, lead(&program)).await;
+    lead.expect("it leads").unwrap().expect("nobody stopped it")
+}
+
+async fn a_second_process_stands_by_until_the_first_gives_up(bench: Bench) {
+    bench.add_lease();
+    let first = leads(bench.program(options(1, 1))).await;
+    let mut second = tokio::spawn(leads(bench.program(options(1, 1))));
+    let waited = tokio::time::timeout(A_WHILE, &mut second).await;
+    assert!(waited.is_err(), "two are at work");
+    first.close().await;
+    second.await.unwrap().close().await;
+}
+
+async fn a_process_that_stands_by_can_be_stopped(bench: Bench) {
+    bench.add_lease();
+    let first = leads(bench.program(options(1, 1))).await;
+    let program = bench.program(options(1, 1));
+    let waiting = program.clone();
+    let second = tokio::spawn(async move { lead(&waiting).await.unwrap().is_some() });
+    tokio::time::sleep(A_WHILE).await;
+    program.app.shutdown.trigger();
+    assert!(!second.await.unwrap());
+    first.close().await;
+}
+
+async fn a_process_at_work_is_told_that_its_lease_is_lost(bench: Bench) {
+    bench.add_lease();
+    let first = leads(bench.program(options(1, 1))).await;
+    bench.lose(first.session()).await;
+    let lost = tokio::time::timeout(PATIENCE, first.lost()).await;
+    assert!(!lost.expect("it is told").is_empty());
+    let second = leads(bench.program(options(1, 1))).await;
+    second.close().await;
+}
+
+on_every_broker!(
+    one_session_holds_the_lease_until_it_is_closed,
+    a_lease_that_is_dropped_is_free,
+    a_lease_is_lost_with_its_session,
+    the_lease_of_a_queue_that_is_not_there_is_an_error,
+    a_second_process_stands_by_until_the_first_gives_up,
+    a_process_that_stands_by_can_be_stopped,
+    a_process_at_work_is_told_that_its_lease_is_lost,
+);

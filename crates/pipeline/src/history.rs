@@ -1,0 +1,88 @@
+//! Reading what the ledger says: the records of runs that have ended, then the receipts that no record spares.
+
+use batch::Receipt;
+use ledger::{Ledger, Record};
+
+use crate::broker::{Broker, BrokerError, Follower};
+use crate::names;
+
+/// The state of every run, from what was confirmed before the call. `see` is shown each receipt that was read; after
+/// an error it has seen some of them.
+pub async fn read(broker: &Broker, mut see: impl FnMut(&Receipt)) -> Result<Ledger, BrokerError> {
+    let mut opening = Opening::begin(broker).await?;
+    let from = opening.from();
+    let read = broker.read_stream_from(names::LEDGER, from, |place, message| {
+        opening.take(place, message, &mut see);
+    });
+    read.await?;
+    Ok(opening.end())
+}
+
+/// As [`read`], and what is added from then on.
+pub async fn follow(broker: &Broker) -> Result<(Ledger, Follower), BrokerError> {
+    let mut opening = Opening::begin(broker).await?;
+    let from = opening.from();
+    let follower = broker.follow_stream(names::LEDGER, from, |place, message| {
+        opening.take(place, message, &mut |_| {});
+    });
+    let follower = follower.await?;
+    Ok((opening.end(), follower))
+}
+
+struct Opening {
+    ledger: Ledger,
+    /// Messages that are no receipts or records of this release: one of them must not keep a pipeline from running,
+    /// but it should be said.
+    refused: u64,
+    first: Option<batch::Invalid>,
+}
+
+impl Opening {
+    async fn begin(broker: &Broker) -> Result<Self, BrokerError> {
+        let mut opening = Self {
+            ledger: Ledger::new(),
+            refused: 0,
+            first: None,
+        };
+        let read =
+            broker.read_stream_from(names::RUNS, 0, |_, message| {
+                match Record::from_message(&message) {
+                    Ok(record) => opening.ledger.take_record(record),
+                    Err(invalid) => opening.refuse(invalid),
+                }
+            });
+        match read.await {
+            // A pipeline that nobody judges has no records.
+            Err(error) if error.is_missing() => {}
+            read => read?,
+        }
+        Ok(opening)
+    }
+
+    fn from(&self) -> u64 {
+        self.ledger.resume_offset().unwrap_or(0)
+    }
+
+    fn take(&mut self, place: u64, message: batch::Message, see: &mut impl FnMut(&Receipt)) {
+        match Receipt::from_message(&message) {
+            Ok(receipt) => {
+                self.ledger.apply_at(place, &receipt);
+                see(&receipt);
+            }
+            Err(invalid) => self.refuse(invalid),
+        }
+    }
+
+    fn refuse(&mut self, invalid: batch::Invalid) {
+        self.refused += 1;
+        self.first.get_or_insert(invalid);
+    }
+
+    fn end(self) -> Ledger {
+        if let Some(first) = self.first {
+            let count = self.refused;
+            tracing::warn!(count, %first, "the ledger holds what is no receipt of this release; passed over");
+        }
+        self.ledger
+    }
+}

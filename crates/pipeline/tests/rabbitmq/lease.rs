@@ -1,0 +1,67 @@
+use std::time::Duration;
+
+use app::App;
+use pipeline::broker::{Broker, RabbitMq};
+use pipeline::{Ladder, Lead, LoopOptions, Program, lead, names};
+use testkit::VirtualHost;
+
+use crate::support::{PATIENCE, eventually};
+
+/// A virtual host with the lease of the program `judge`, as the topology declares it.
+fn judged() -> (VirtualHost, Broker) {
+    let host = VirtualHost::create();
+    let vhost = host.name();
+    let queue =
+        r#"{"durable":true,"arguments":{"x-queue-type":"quorum","x-single-active-consumer":true}}"#;
+    host.api("PUT", &format!("queues/{vhost}/judge-lease"), queue);
+    let policy = r#"{"pattern":"^judge-lease$","definition":{"max-length":0},"apply-to":"queues"}"#;
+    host.api("PUT", &format!("policies/{vhost}/lease"), policy);
+    let exchange = format!("exchanges/{vhost}/{}", names::CONFIGURED);
+    host.api("PUT", &exchange, r#"{"type":"direct","durable":true}"#);
+    let broker = Broker::RabbitMq(RabbitMq::new(host.url()).unwrap());
+    (host, broker)
+}
+
+fn judge(broker: &Broker) -> Program {
+    let app = App::detached("judge");
+    let options = LoopOptions::default();
+    Program::with_broker(&app, broker.clone(), &options, Ladder::default())
+}
+
+async fn leads(program: Program) -> Lead {
+    let lead = tokio::time::timeout(PATIENCE, lead(&program)).await;
+    lead.expect("it leads").unwrap().expect("nobody stopped it")
+}
+
+/// Names of the connections that there are.
+fn connections(host: &VirtualHost) -> Vec<String> {
+    let listed = host.api("GET", &format!("vhosts/{}/connections", host.name()), "");
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let names = listed.as_array().into_iter().flatten();
+    names
+        .filter_map(|connection| Some(connection["name"].as_str()?.to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_connection_of_the_process_at_work_is_killed_it_is_told_and_another_takes_over() {
+    let (host, broker) = judged();
+    let first = leads(judge(&broker)).await;
+    // The broker lists a connection some seconds after it was made.
+    assert!(eventually(async || !connections(&host).is_empty()).await);
+    let of_first = connections(&host);
+    let mut second = tokio::spawn(leads(judge(&broker)));
+    let waited = tokio::time::timeout(Duration::from_secs(5), &mut second).await;
+    assert!(waited.is_err(), "two are at work");
+    for name in of_first {
+        let name = name.replace(' ', "%20").replace('>', "%3E");
+        host.api("DELETE", &format!("connections/{name}"), "");
+    }
+    let lost = tokio::time::timeout(PATIENCE, first.lost()).await;
+    assert!(!lost.expect("it is told").is_empty());
+    let second = second.await.unwrap();
+    assert!(!second.session().is_lost());
+    let length = second.session().queue_length("judge-lease").await;
+    assert_eq!(length.unwrap(), 0, "nothing is left in it");
+    second.close().await;
+}

@@ -1,0 +1,152 @@
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serp_restarter::{Step, Trouble};
+use testkit::serp::{Fault, Prober};
+
+use crate::support::{Log, READ, TestNode, failed};
+
+#[tokio::test]
+async fn a_port_that_never_returns_stops_the_roll_and_the_others_go_on_serving() {
+    let mut node = TestNode::start(3);
+    node.settings.back_timeout_seconds = 1.0;
+    node.publish(2);
+    node.supervisor.fault(node.ports[0], Fault::Fail);
+    let prober = Prober::start(&node.ports, READ);
+    let log = Log::new();
+    let error = failed(node.roll(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    assert!(error.detail.contains("not back"), "{error}");
+    assert_eq!(log.exited(), [node.ports[0]]);
+    // Tried again it is looked at first, and nothing else is taken down for it.
+    let error = failed(node.roll(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Down));
+    assert_eq!(node.versions().await, [None, Some(1), Some(1)]);
+    let probed = prober.stop();
+    assert_eq!((probed.failed, probed.most_down), (0, 1), "{probed:?}");
+    // Repaired it goes on by itself, and the roll with it.
+    node.supervisor.repair(node.ports[0]);
+    node.settings.back_timeout_seconds = 20.0;
+    let rolled = node.roll(2, &Log::new()).await.unwrap();
+    assert_eq!((rolled.restarted, rolled.already), (2, 1));
+}
+
+#[tokio::test]
+async fn a_port_that_comes_back_and_hangs_stops_the_roll() {
+    let mut node = TestNode::start(2);
+    node.settings.back_timeout_seconds = 2.0;
+    node.publish(2);
+    node.supervisor.fault(node.ports[0], Fault::Hang);
+    let log = Log::new();
+    let error = failed(node.roll(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    assert!(error.detail.contains("no answer to /health"), "{error}");
+    assert_eq!(log.exited(), [node.ports[0]]);
+}
+
+#[tokio::test]
+async fn a_port_that_comes_back_with_the_old_version_stops_the_roll() {
+    let node = TestNode::start(2);
+    node.publish(2);
+    node.supervisor.fault(node.ports[0], Fault::Old(1));
+    let (log, begun) = (Log::new(), Instant::now());
+    let error = failed(node.roll(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    assert_eq!(error.detail, "it came back with version 1");
+    assert_eq!(log.exited(), [node.ports[0]]);
+    // What loads its dictionary at the start does not load another one later.
+    assert!(begun.elapsed() < node.settings.back_timeout());
+}
+
+#[tokio::test]
+async fn a_port_that_answers_to_exit_and_does_not_is_told_from_one_that_came_back() {
+    let mut node = TestNode::start(2);
+    node.settings.back_timeout_seconds = 1.0;
+    node.publish(2);
+    node.supervisor.fault(node.ports[0], Fault::Deaf);
+    let error = failed(node.roll(2, &Log::new()).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    assert!(error.detail.contains("its process does not end"), "{error}");
+    assert_eq!(node.starts(), [1, 1]);
+}
+
+#[tokio::test]
+async fn a_port_that_takes_exit_and_goes_silent_is_said_to_have_failed_there() {
+    let node = TestNode::start(2);
+    node.publish(2);
+    node.supervisor.fault(node.ports[0], Fault::Silent);
+    let log = Log::new();
+    let error = failed(node.roll(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], Step::Exit));
+    assert!(error.detail.contains("no answer to /exit"), "{error}");
+    assert!(log.exited().is_empty());
+    assert_eq!(node.versions().await, [Some(1), Some(1)]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_by_exit_itself_is_success() {
+    let node = TestNode::start(2);
+    node.publish(2);
+    for port in &node.ports {
+        node.supervisor.fault(*port, Fault::Drop);
+    }
+    let rolled = node.roll(2, &Log::new()).await.unwrap();
+    assert_eq!(rolled.restarted, 2);
+    assert_eq!(node.starts(), [2, 2]);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let mut node = TestNode::start(2);
+    node.settings.back_timeout_seconds = 1.0;
+    node.publish(2);
+    let [port, other] = node.ports[..] else {
+        unreachable!()
+    };
+    node.supervisor.fault(port, Fault::Redirect(other));
+    let seen = node.roller().survey(&node.node()).await;
+    let expected = Trouble::Redirect {
+        path: "/health".to_owned(),
+        status: 307,
+    };
+    assert_eq!(seen[0], (port, Err(expected)));
+    let error = failed(node.roll(2, &Log::new()).await);
+    assert_eq!((error.port, error.step), (port, Step::Down));
+    assert_eq!(node.starts(), [1, 1]);
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).unwrap_or(0);
+            if request[..read].starts_with(b"GET /health") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                continue;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b'7'; 4096]).is_ok() {
+                count.fetch_add(4096, Ordering::SeqCst);
+            }
+        }
+    });
+    let mut node = TestNode::start(1);
+    let name = format!("127.0.0.1:{port}");
+    node.settings.nodes = vec![vec![name.clone()]];
+    let endless = node.settings.node(&name).unwrap();
+    let seen = node.roller().survey(&endless).await;
+    assert!(
+        matches!(seen[0].1, Err(Trouble::TooLong { .. })),
+        "{seen:?}"
+    );
+    assert!(sent.load(Ordering::SeqCst) < 32 << 20);
+}

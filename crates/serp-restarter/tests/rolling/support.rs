@@ -1,0 +1,182 @@
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serp_restarter::{Event, Goal, Halt, RollError, Rolled, Roller, Stopped, Watch};
+use stores::serp::{Node, SerpSettings};
+use testkit::serp::{Supervisor, free_ports};
+use testkit::{repository, unique};
+
+/// A read that every version answers.
+pub const READ: &str = "/keyword?country=us&keyword=running%20shoes";
+
+/// A node of the SERP service with processes of its own, and the settings for it.
+pub struct TestNode {
+    pub supervisor: Supervisor,
+    pub ports: Vec<u16>,
+    pub settings: SerpSettings,
+    dictionary: PathBuf,
+}
+
+impl TestNode {
+    /// All ports are up and serve version 1.
+    pub fn start(ports: usize) -> Self {
+        let folder = repository().join("target").join(unique("dictionary"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let dictionary = folder.join("dictionary.json");
+        publish(&dictionary, 1);
+        let ports = free_ports(ports);
+        let arguments = ["--exact", "serp_process", "--ignored", "--nocapture"];
+        let supervisor = Supervisor::start(&arguments, &ports, dictionary.to_str().unwrap());
+        supervisor.wait_until_up(Duration::from_secs(20));
+        let settings = SerpSettings {
+            nodes: vec![vec![name(&ports)]],
+            connect_timeout_seconds: 0.5,
+            request_timeout_seconds: 0.5,
+            back_timeout_seconds: 20.0,
+            ..SerpSettings::default()
+        };
+        settings.check().unwrap();
+        Self {
+            supervisor,
+            ports,
+            settings,
+            dictionary,
+        }
+    }
+
+    /// What the processes load from their next start on.
+    pub fn publish(&self, version: i64) {
+        publish(&self.dictionary, version);
+    }
+
+    pub fn node(&self) -> Node {
+        self.settings.node(&name(&self.ports)).unwrap()
+    }
+
+    pub fn roller(&self) -> Roller {
+        Roller::new(&self.settings).unwrap()
+    }
+
+    pub async fn roll(&self, version: i64, watch: &impl Watch) -> Result<Rolled, Stopped> {
+        let goal = Goal::Version(version);
+        self.roller().roll(&self.node(), goal, watch).await
+    }
+
+    /// What each port serves; `None` for one that is down.
+    pub async fn versions(&self) -> Vec<Option<i64>> {
+        let seen = self.roller().survey(&self.node()).await;
+        seen.into_iter()
+            .map(|(_, look)| look.ok().map(|serving| serving.version))
+            .collect()
+    }
+
+    /// How often each process was started.
+    pub fn starts(&self) -> Vec<u32> {
+        let ports = self.ports.iter();
+        ports.map(|port| self.supervisor.starts(*port)).collect()
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.dictionary.parent().unwrap());
+    }
+}
+
+pub fn name(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    format!("127.0.0.1:{}", ports.join(","))
+}
+
+fn publish(dictionary: &std::path::Path, version: i64) {
+    let content = serde_json::json!({
+        "version": version,
+        "run": format!("r-{version}"),
+        "rows": [{"country": "us", "keyword": "running shoes", "volume": version}],
+    });
+    let new = dictionary.with_extension("new");
+    std::fs::write(&new, content.to_string()).unwrap();
+    std::fs::rename(&new, dictionary).unwrap();
+}
+
+pub fn failed(ended: Result<Rolled, Stopped>) -> RollError {
+    match ended {
+        Err(Stopped::Failed(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Keeps what it is told, allows some restarts and no more, and can stop everything at an event.
+pub struct Log {
+    events: Mutex<Vec<Event>>,
+    allowed: usize,
+    asked: AtomicUsize,
+    stands_at: usize,
+    standing: tokio::sync::Notify,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        Self::allowing(usize::MAX)
+    }
+
+    /// Says that the service is paused once it has allowed so many restarts.
+    pub fn allowing(restarts: usize) -> Self {
+        Self {
+            events: Mutex::default(),
+            allowed: restarts,
+            asked: AtomicUsize::new(0),
+            stands_at: usize::MAX,
+            standing: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// Never returns from being told its `event`-th event, from 0.
+    pub fn standing_at(event: usize) -> Self {
+        Self {
+            stands_at: event,
+            ..Self::new()
+        }
+    }
+
+    /// Resolves when the event has come that it stands at.
+    pub async fn stands(&self) {
+        self.standing.notified().await;
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// Ports that were told to exit, in their order.
+    pub fn exited(&self) -> Vec<u16> {
+        let port = |event: Event| match event {
+            Event::Exited { port } => Some(port),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(port).collect()
+    }
+}
+
+impl Watch for Log {
+    async fn may_restart(&self) -> Result<(), Halt> {
+        match self.asked.fetch_add(1, Ordering::SeqCst) < self.allowed {
+            true => Ok(()),
+            false => Err(Halt::Paused),
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        let number = {
+            let mut events = self.events.lock().unwrap();
+            events.push(event);
+            events.len() - 1
+        };
+        if number == self.stands_at {
+            self.standing.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}

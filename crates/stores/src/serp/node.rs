@@ -1,0 +1,231 @@
+//! Names of nodes and their ports.
+
+/// Most ports of one node: more is a slip in a range.
+const MAX_PORTS: usize = 1000;
+
+/// A node of the SERP service: a host and the ports of its processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// As it is called in settings, orders and receipts.
+    pub name: String,
+    /// Host name or address; an IPv6 address in brackets.
+    pub host: String,
+    /// In the order of the settings, each once.
+    pub ports: Vec<u16>,
+    /// The ports are part of its name.
+    pub(super) has_own_ports: bool,
+}
+
+impl Node {
+    /// `host` with the ports that every node has, or `host:PORTS` with its own.
+    pub(super) fn parse(name: &str, default_ports: &[u16]) -> Result<Self, String> {
+        let after_host = match name.starts_with('[') {
+            true => name.find(']').map_or(name.len(), |end| end + 1),
+            false => name.find(':').unwrap_or(name.len()),
+        };
+        let (host, rest) = name.split_at(after_host);
+        if !is_host(host) {
+            return Err(format!("{name:?} does not begin with the name of a host"));
+        }
+        let own = match rest.strip_prefix(':') {
+            Some(ports) => Some(parse_ports(ports).map_err(|e| format!("{name:?}: {e}"))?),
+            None if rest.is_empty() => None,
+            None => return Err(format!("{name:?} is not a host, or a host and its ports")),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            host: host.to_owned(),
+            has_own_ports: own.is_some(),
+            ports: own.unwrap_or_else(|| default_ports.to_vec()),
+        })
+    }
+
+    /// `host:port`.
+    pub fn address(&self, port: u16) -> String {
+        format!("{}:{port}", self.host)
+    }
+}
+
+/// What may stand in a URL as its host without meaning anything else there.
+fn is_host(text: &str) -> bool {
+    let (inner, is_more): (_, fn(u8) -> bool) =
+        match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            Some(inner) => (inner, |b| b == b':' || b == b'.'),
+            None => (text, |b| b == b'-' || b == b'.' || b == b'_'),
+        };
+    !inner.is_empty()
+        && inner
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || is_more(b))
+}
+
+/// `8093-8100`, or several of such separated by commas.
+pub(super) fn parse_ports(text: &str) -> Result<Vec<u16>, String> {
+    let mut ports = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            let port = text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+            port.ok_or_else(|| format!("{part:?} is neither a port nor a range as in 8093-8100"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("{part:?} counts down"));
+        }
+        for port in first..=last {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+            if ports.len() > MAX_PORTS {
+                return Err(format!("{text:?} is more than {MAX_PORTS} ports"));
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// A name with a place for a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template {
+    before: String,
+    width: usize,
+    after: String,
+}
+
+impl Template {
+    /// `None` when there is none.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let no_place =
+            || format!("{text:?} has no single {{NNN}}, which the replica's number would stand in");
+        let (before, rest) = text.split_once('{').ok_or_else(no_place)?;
+        let (place, after) = rest.split_once('}').ok_or_else(no_place)?;
+        let is_place = !place.is_empty() && place.bytes().all(|b| b == b'N');
+        if !is_place || after.contains('{') {
+            return Err(no_place());
+        }
+        let template = Self {
+            before: before.to_owned(),
+            width: place.len(),
+            after: after.to_owned(),
+        };
+        match is_host(&template.with("0")) {
+            true => Ok(Some(template)),
+            false => Err(format!("{text:?} does not make the name of a host")),
+        }
+    }
+
+    /// With the first number in `host`; `None` for one without a number, and for a bare address.
+    pub fn fill(&self, host: &str) -> Option<String> {
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            return None;
+        }
+        let start = host.find(|c: char| c.is_ascii_digit())?;
+        let rest = &host[start..];
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        Some(self.with(&rest[..end.unwrap_or(rest.len())]))
+    }
+
+    /// Whether `host` could have been made by it.
+    pub fn matches(&self, host: &str) -> bool {
+        let number = host
+            .strip_prefix(&self.before)
+            .and_then(|rest| rest.strip_suffix(&self.after));
+        number
+            .is_some_and(|n| n.len() >= self.width.max(1) && n.bytes().all(|b| b.is_ascii_digit()))
+    }
+
+    fn with(&self, digits: &str) -> String {
+        let Self {
+            before,
+            width,
+            after,
+        } = self;
+        format!("{before}{digits:0>width$}{after}")
+    }
+}
+
+/// The host of a replica's address, which may be no more than that.
+pub(super) fn host_of(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let rest = rest.split('/').next().unwrap_or(rest);
+    match rest.strip_prefix('[') {
+        Some(inner) => inner.split(']').next().unwrap_or(inner),
+        None => rest.split(':').next().unwrap_or(rest),
+    }
+}
+
+/// Whether `host` is what `pattern` says; `*` stands for anything.
+pub(super) fn matches(pattern: &str, host: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = host.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_numbers_and_ranges() {
+        assert_eq!(parse_ports("8093-8095").unwrap(), [8093, 8094, 8095]);
+        assert_eq!(parse_ports("1, 5-6,5").unwrap(), [1, 5, 6]);
+        for wrong in ["", "0", "a", "1-", "5-4", "70000", "1,,2", "1-2000"] {
+            assert!(parse_ports(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_a_host_that_may_have_ports() {
+        let node = |name| Node::parse(name, &[1]);
+        assert_eq!(node("a.b").unwrap().ports, [1]);
+        assert_eq!(node("a:7-8").unwrap().ports, [7, 8]);
+        assert_eq!(node("[::1]:7").unwrap().address(7), "[::1]:7");
+        for wrong in ["", "a/b", "a b", ":7", "a:", "u@a", "[::1]x", "a#", "a?b"] {
+            assert!(node(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_has_one_place_for_the_number() {
+        assert_eq!(Template::parse("").unwrap(), None);
+        for wrong in ["a", "a{}", "a{N", "a{NX}", "a{N}{N}", "a/{N}"] {
+            assert!(Template::parse(wrong).is_err(), "{wrong:?}");
+        }
+        let template = Template::parse("h{NN}").unwrap().unwrap();
+        assert_eq!(template.fill("laksa0123-b4").as_deref(), Some("h0123"));
+        assert!(template.matches("h0123") && !template.matches("h1"));
+    }
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (pattern, host, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "ab", true),
+            ("*.int", "a.int", true),
+            ("*.int", "a.int.x", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "a1c", false),
+            ("*", "x", true),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, host), expected, "{pattern} {host}");
+        }
+    }
+}

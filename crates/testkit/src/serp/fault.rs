@@ -1,0 +1,64 @@
+use std::path::Path;
+
+/// What a SERP process is told to do wrong: the content of a file with the name of its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Ends at once when it starts.
+    Fail,
+    /// Takes connections and never answers.
+    Hang,
+    /// Says that it serves this version, whatever it has loaded.
+    Old(i64),
+    /// Is up only so many milliseconds after its start.
+    Slow(u64),
+    /// Ends at `/exit` without an answer.
+    Drop,
+    /// Answers `/exit` and goes on.
+    Deaf,
+    /// Takes `/exit`, and neither answers nor ends.
+    Silent,
+    /// Answers everything with a redirect to this port of the same host.
+    Redirect(u16),
+}
+
+impl Fault {
+    pub(super) fn write(self, folder: &Path, port: u16) {
+        let text = match self {
+            Self::Fail => "fail".to_owned(),
+            Self::Hang => "hang".to_owned(),
+            Self::Old(version) => format!("old {version}"),
+            Self::Slow(ms) => format!("slow {ms}"),
+            Self::Drop => "drop".to_owned(),
+            Self::Deaf => "deaf".to_owned(),
+            Self::Silent => "silent".to_owned(),
+            Self::Redirect(port) => format!("redirect {port}"),
+        };
+        let (new, file) = (
+            folder.join(format!("{port}.new")),
+            folder.join(port.to_string()),
+        );
+        std::fs::write(&new, text).expect("the folder of the faults can be written");
+        std::fs::rename(&new, &file).expect("the folder of the faults can be written");
+    }
+
+    pub(super) fn clear(folder: &Path, port: u16) {
+        let _ = std::fs::remove_file(folder.join(port.to_string()));
+    }
+
+    pub(super) fn read(folder: &Path, port: u16) -> Option<Self> {
+        let text = std::fs::read_to_string(folder.join(port.to_string())).ok()?;
+        let mut words = text.split_whitespace();
+        let (word, number) = (words.next()?, words.next());
+        match word {
+            "fail" => Some(Self::Fail),
+            "hang" => Some(Self::Hang),
+            "old" => number?.parse().ok().map(Self::Old),
+            "slow" => number?.parse().ok().map(Self::Slow),
+            "drop" => Some(Self::Drop),
+            "deaf" => Some(Self::Deaf),
+            "silent" => Some(Self::Silent),
+            "redirect" => number?.parse().ok().map(Self::Redirect),
+            other => panic!("{other:?} is no fault"),
+        }
+    }
+}
