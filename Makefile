@@ -5,10 +5,10 @@ FLEET    := target/release/fleet
 ONLY     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check bench docs image
+.PHONY: help demo up down test test-cluster check bench docs image
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: up ## Distribute 200,000 rows through the whole fleet, and count what arrived
 	@cargo build --release --locked --package fleet --bin fleet --example demo
@@ -23,6 +23,12 @@ down: ## Stop the services that were started here; their data stays
 test: up ## Run all tests, against the real services
 	cargo test --workspace --locked --no-fail-fast
 	deploy/local/test
+
+test-cluster: ## Run the tests that prove a run on a replicated cluster, in containers (docker with compose)
+	@deploy/local/cluster up
+	@eval "$$(deploy/local/cluster env)" && \
+		cargo test --package fleet --test e2e --locked --no-fail-fast -- proof:: replicas:: --include-ignored
+	@deploy/local/cluster down
 
 check: ## Check formatting and lints
 	cargo fmt --all --check

@@ -189,7 +189,13 @@ impl Bench<'_> {
 
     fn fetch(&self, rules: &Rules) -> Finding {
         let run = self.run;
-        let (planned, _) = run.manifest?;
+        let Some((planned, _)) = run.manifest else {
+            // An operator may have approved the plan of a queuer that died.
+            let why = "past its deadline without a manifest: how many tasks there are is not known";
+            return self
+                .is_late(rules)
+                .then(|| (Verdict::Rejected, why.to_owned()));
+        };
         let fetched = run.standing(Standing::Fetched);
         let given_up = run.standing(Standing::Quarantined);
         let waiting = run.standing(Standing::Failed);
@@ -244,8 +250,10 @@ impl Bench<'_> {
             let why = format!("{counts} ({}): {rule}", reasons.join(", "));
             return Some((Verdict::Rejected, why));
         }
-        // More answers than rows are of a batch that changed on its way.
-        if rows.total() != run.rows {
+        // More answers than rows are of a batch that changed on its way. The rows are those of the attempts that the
+        // store has: another attempt at a task may have read other ones.
+        let expected = run.tally_of(store).map_or(0, |tally| tally.expected);
+        if rows.total() != expected {
             let why = format!("the rows do not add up: {counts}");
             return self.is_late(rules).then_some((Verdict::Rejected, why));
         }
@@ -270,7 +278,9 @@ impl Bench<'_> {
             shard.is_some_and(|s| s.synced_ms.is_some() || s.applied.is_some())
         };
         let done = shards.iter().filter(synced).count();
-        let given_up = self.given_up(shards, &[Stage::Sync], ordered_ms, |shard| synced(&shard));
+        // An order that was stale, say, never came to the syncing.
+        let stages = [Stage::Sync, Stage::Dictionary];
+        let given_up = self.given_up(shards, &stages, |shard| synced(&shard));
         let counts = format!("{done} of {} shards in sync", shards.len());
         self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
     }
@@ -283,7 +293,7 @@ impl Bench<'_> {
         };
         let done = shards.iter().filter(applied).count();
         let stages = [Stage::Sync, Stage::Dictionary];
-        let given_up = self.given_up(shards, &stages, ordered_ms, |shard| applied(&shard));
+        let given_up = self.given_up(shards, &stages, |shard| applied(&shard));
         let counts = format!("applied on {done} of {} shards", shards.len());
         self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
     }
@@ -306,7 +316,7 @@ impl Bench<'_> {
             .map(|(name, _)| name)
             .collect();
         let failed = names.iter().filter_map(|name| {
-            self.failure(&Stage::Serp, name, ordered_ms)
+            self.failure(&Stage::Serp, name)
                 .map(|failure| format!("{name}: {}: {}", failure.step, failure.error))
         });
         let counts = format!("{done} of {} nodes serve the run's version", nodes.len());
@@ -325,7 +335,6 @@ impl Bench<'_> {
         &self,
         shards: impl IntoIterator<Item = &'s u32>,
         stages: &[Stage],
-        ordered_ms: i64,
         is_done: impl Fn(&u32) -> bool,
     ) -> Vec<String> {
         let open = shards.into_iter().filter(|shard| !is_done(shard));
@@ -333,7 +342,7 @@ impl Bench<'_> {
             let target = shard.to_string();
             let failure = stages
                 .iter()
-                .find_map(|stage| self.failure(stage, &target, ordered_ms))?;
+                .find_map(|stage| self.failure(stage, &target))?;
             Some(format!(
                 "shard {shard}: {}: {}",
                 failure.step, failure.error
@@ -342,10 +351,13 @@ impl Bench<'_> {
         failed.collect()
     }
 
-    fn failure(&self, stage: &Stage, target: &str, ordered_ms: i64) -> Option<&OrderFailure> {
-        let failures = &self.run.stages.failures;
-        let failure = failures.get(&(stage.clone(), target.to_owned()))?;
-        (failure.given_up && failure.at_ms >= ordered_ms).then_some(failure)
+    /// What an order was given up for. What failed before an operator's decision asked for it anew counts no more.
+    fn failure(&self, stage: &Stage, target: &str) -> Option<&OrderFailure> {
+        let stages = &self.run.stages;
+        let failure = stages.failures.get(&(stage.clone(), target.to_owned()))?;
+        let since = stages.decided_ms_on(&self.run.before(&Stage::Dictionary));
+        let counts = since.is_none_or(|since| failure.at_ms >= since);
+        (failure.given_up && counts).then_some(failure)
     }
 
     /// Every order done closes the stage; every order done or given up ends it; the deadline ends it too.

@@ -21,6 +21,17 @@ pub struct Ledger {
     to_reopen: BTreeSet<RunId>,
 }
 
+/// What the record of a run says.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// How the run ended.
+    pub progress: &'a Progress,
+    /// Place in the ledger of its first receipt.
+    pub first_offset: u64,
+    /// Place in the ledger from which on a decision on the run is not in the record.
+    pub at_offset: u64,
+}
+
 impl Ledger {
     pub fn new() -> Self {
         Self::default()
@@ -75,16 +86,23 @@ impl Ledger {
         Some(reopened.min().map_or(resume, |first| first.min(resume)))
     }
 
-    /// Takes the receipt at a place in the ledger in, as [`Self::apply`].
+    /// Takes the receipt at a place in the ledger in. One of a run whose record says how it ended changes nothing any
+    /// more; but a decision that the record does not know asks to open it again ([`Self::take_reopened`]).
     pub fn apply_at(&mut self, offset: u64, receipt: &Receipt) {
         self.next_offset = self.next_offset.max(offset + 1);
-        if self.record(&receipt.run).is_none() && !self.first_offsets.contains_key(&receipt.run) {
-            self.first_offsets.insert(receipt.run.clone(), offset);
+        if let Some(run) = self.runs.get_mut(&receipt.run) {
+            return run.apply(receipt);
         }
-        if self.reopens(offset, receipt) {
-            self.to_reopen.insert(receipt.run.clone());
+        if let Some(ended) = self.record(&receipt.run) {
+            let decision = matches!(receipt.fact, Fact::Decided { .. });
+            if decision && offset >= ended.at_offset {
+                self.to_reopen.insert(receipt.run.clone());
+            }
+            return;
         }
-        self.apply(receipt);
+        let first = self.first_offsets.entry(receipt.run.clone());
+        first.or_insert(offset);
+        self.begin(receipt);
     }
 
     /// Ended runs that were decided on anew since the last call. They are known by their records until they are given
@@ -93,27 +111,19 @@ impl Ledger {
         std::mem::take(&mut self.to_reopen)
     }
 
-    /// Takes a receipt in. One of a run whose record says how it ended changes nothing any more.
+    /// As [`Self::apply_at`], for receipts whose places are not known.
     pub fn apply(&mut self, receipt: &Receipt) {
-        if self.record(&receipt.run).is_some() {
-            return;
-        }
-        // Looked up before it is inserted: the name is copied once for each run, not for each receipt.
-        match self.runs.get_mut(&receipt.run) {
-            Some(run) => run.apply(receipt),
-            None => {
-                let mut run = RunState::new(receipt.run.clone());
-                run.apply(receipt);
-                self.runs.insert(receipt.run.clone(), run);
-            }
+        if let Some(run) = self.runs.get_mut(&receipt.run) {
+            run.apply(receipt);
+        } else if self.record(&receipt.run).is_none() {
+            self.begin(receipt);
         }
     }
 
-    /// Whether the receipt at this place opens a run that has ended: a decision that its record does not know.
-    fn reopens(&self, offset: u64, receipt: &Receipt) -> bool {
-        let decision = matches!(receipt.fact, Fact::Decided { .. });
-        let ended = self.record(&receipt.run).map(|(_, _, at_offset)| at_offset);
-        decision && ended.is_some_and(|at_offset| offset >= at_offset)
+    fn begin(&mut self, receipt: &Receipt) {
+        let mut run = RunState::new(receipt.run.clone());
+        run.apply(receipt);
+        self.runs.insert(receipt.run.clone(), run);
     }
 
     /// The record that ends `run`, from what is known of it; and the run is known by it alone from here on. `None`
@@ -152,15 +162,19 @@ impl Ledger {
         Some(record)
     }
 
-    /// How an ended run ended, where its receipts begin, and where its record stands.
-    pub fn record(&self, run: &RunId) -> Option<(&Progress, u64, u64)> {
+    /// What the record of a run says, if it has ended.
+    pub fn record(&self, run: &RunId) -> Option<Ended<'_>> {
         let record = self.records.get(run)?;
         match &record.content {
             Content::Finished {
                 progress,
                 at_offset,
                 ..
-            } => Some((progress, record.first_offset, *at_offset)),
+            } => Some(Ended {
+                progress,
+                first_offset: record.first_offset,
+                at_offset: *at_offset,
+            }),
             Content::Reopened => None,
         }
     }
@@ -177,7 +191,7 @@ impl Ledger {
     /// How far a run has come, or how it ended.
     pub fn progress(&self, run: &RunId) -> Option<Cow<'_, Progress>> {
         match self.record(run) {
-            Some((progress, ..)) => Some(Cow::Borrowed(progress)),
+            Some(ended) => Some(Cow::Borrowed(ended.progress)),
             None => Some(Cow::Owned(self.runs.get(run)?.progress())),
         }
     }
@@ -209,19 +223,20 @@ impl Ledger {
         runs.filter(|run| run.state().is_unfinished())
     }
 
-    /// How far each store of the pipeline is: the end of the latest run that closed well in it, in milliseconds since
-    /// the epoch. What they differ by is the skew between the stores.
-    pub fn marks(&self, pipeline: &str) -> BTreeMap<String, i64> {
-        let mut marks = BTreeMap::new();
-        for run in self.ended(pipeline) {
-            let Some(started) = run.started.as_ref().filter(|started| !started.partial) else {
-                continue;
-            };
-            for store in run.stores.iter().filter(|store| store.closed) {
-                marks.entry(store.store.clone()).or_insert(started.until_ms);
-            }
-        }
-        marks
+    /// How far each store of the latest run of the pipeline is: the end of the latest run that closed well in it, in
+    /// milliseconds since the epoch. What they differ by is the skew between the stores. `None`: in one of them none has.
+    pub fn marks(&self, pipeline: &str) -> Option<BTreeMap<String, i64>> {
+        let ended = self.ended(pipeline);
+        let stores = &ended.first()?.started.as_ref()?.stores;
+        let mark = |store: &String| {
+            let mut runs = ended.iter().filter_map(|run| {
+                let started = run.started.as_ref().filter(|started| !started.partial)?;
+                let known = run.stores.iter().find(|known| known.store == *store)?;
+                known.closed.then_some(started.until_ms)
+            });
+            Some((store.clone(), runs.next()?))
+        };
+        stores.iter().map(mark).collect()
     }
 
     /// Runs of the pipeline that ended, the latest first, without those that were abandoned. What each store has of

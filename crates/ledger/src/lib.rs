@@ -15,7 +15,7 @@ mod tally;
 mod task;
 
 pub use gates::{Judgement, RULES, Rules, check_rule, judge};
-pub use history::Ledger;
+pub use history::{Ended, Ledger};
 pub use progress::{Progress, State, StoreProgress, TaskTrouble, Trouble};
 pub use run::{RunState, Started};
 pub use stage_progress::{StageProgress, Status};

@@ -196,10 +196,21 @@ impl RunState {
             return Some("two queuers began it, each with a plan of its own".to_owned());
         }
         let given_up = self.standing(Standing::Quarantined);
-        (given_up > 0).then(|| format!("tasks in quarantine, not fetched: {given_up}"))
+        if given_up > 0 {
+            return Some(format!("tasks in quarantine, not fetched: {given_up}"));
+        }
+        let Some((planned, _)) = self.manifest else {
+            return Some("not all of its tasks were published".to_owned());
+        };
+        // An operator may have closed the stage without them.
+        let unread = planned.saturating_sub(self.standing(Standing::Fetched));
+        (unread > 0).then(|| format!("tasks not fetched: {unread}"))
     }
 
     fn leaves_out_of(&self, store: &str) -> Option<String> {
+        if !self.has_closed(store) {
+            return Some(format!("rows that {store} has not accounted for"));
+        }
         let tally = self.tally_of(store)?;
         let refused = tally.reasons().get(&Reason::RefusedRows).copied();
         let rows = tally.rows.quarantined.saturating_sub(refused.unwrap_or(0));

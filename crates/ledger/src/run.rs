@@ -194,9 +194,9 @@ impl RunState {
                 let answer = Answer::new(rows, targets, reasons, |name| self.share(name));
                 self.stored(store, *batch, answer);
             }
-            Fact::Released { task, .. } => {
-                let released = self.change(*task, TaskState::released);
-                self.tasks_released += u64::from(released);
+            Fact::Released { task, attempt, .. } => {
+                let news = self.change(*task, |task| task.went_on(*attempt));
+                self.tasks_released += u64::from(news);
             }
             Fact::Judged { .. }
             | Fact::Decided { .. }
@@ -253,6 +253,7 @@ impl RunState {
             };
             let answers = counted.answers.iter().flat_map(|answers| &answers.batches);
             answers.for_each(|(_, answer)| answer_by(tally, answer));
+            tally.expected = by(tally.expected, counted.rows);
             let closed = needs_answers && counted.is_covered;
             tally.closed = by(tally.closed, closed.into());
         }
@@ -264,13 +265,15 @@ impl RunState {
             self.standings[Standing::Open as usize] += 1;
             TaskState::default()
         });
-        let before = task.counted(store).map(|c| (c.attempt, c.is_covered));
+        let before = task
+            .counted(store)
+            .map(|c| (c.attempt, c.rows, c.is_covered));
         let answers = task.answers_mut(store, batch.attempt);
         let Some((answer, replaced)) = answers.merge(batch.sequence, answer) else {
             return;
         };
         let tally = &mut self.tallies[store];
-        let Some((attempt, was_covered)) = before else {
+        let Some((attempt, rows, was_covered)) = before else {
             return;
         };
         if attempt == batch.attempt {
@@ -289,17 +292,18 @@ impl RunState {
                 .for_each(|(_, a)| tally.take(a));
             let new = after.answers.into_iter();
             new.flat_map(|a| &a.batches).for_each(|(_, a)| tally.add(a));
+            tally.expected = tally.expected.wrapping_sub(rows).wrapping_add(after.rows);
         }
         if after.is_covered && !was_covered && !task.is_empty() {
             tally.closed += 1;
         }
     }
 
-    /// The attempt at a task that goes on when the run's batches were held: its first success, and the number
-    /// of its batches. `None` while there is none.
-    pub fn chosen(&self, task: TaskHash) -> Option<(u32, u32)> {
-        let read = self.tasks.get(&task)?.read()?;
-        Some((read.attempt, read.batches))
+    /// The attempt at a task that goes on when the run's batches were held: the one that went on already, or else its
+    /// first success. `None` while there is none.
+    pub fn chosen(&self, task: TaskHash) -> Option<u32> {
+        let task = self.tasks.get(&task)?;
+        task.released().or_else(|| Some(task.read()?.attempt))
     }
 
     /// Whether what the task led to has arrived, as far as is known: its chosen batches went on all, or every store has
@@ -308,7 +312,7 @@ impl RunState {
         let Some(state) = self.tasks.get(&task) else {
             return false;
         };
-        state.is_released() || {
+        state.released().is_some() || {
             let stores = self.started.iter().flat_map(|started| &started.stores);
             let mut tallies =
                 stores.map(|store| self.tallies.iter().position(|t| *t.name == **store));
@@ -328,8 +332,12 @@ impl RunState {
     fn tally(&mut self, store: &str) -> usize {
         let found = self.tallies.iter().position(|t| &*t.name == store);
         found.unwrap_or_else(|| {
-            self.tallies.push(Tally::new(store.into()));
-            self.tallies.len() - 1
+            let n = self.tallies.len();
+            let mut tally = Tally::new(store.into());
+            let counted = self.tasks.values().filter_map(|task| task.counted(n));
+            tally.expected = counted.fold(0, |sum, counted| sum.wrapping_add(counted.rows));
+            self.tallies.push(tally);
+            n
         })
     }
 

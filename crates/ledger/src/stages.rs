@@ -168,6 +168,13 @@ impl Stages {
         self.decided.len() as u32
     }
 
+    /// When the latest decision on one of `stages` was made.
+    pub fn decided_ms_on(&self, stages: &[Stage]) -> Option<i64> {
+        let mut latest_first = self.decided.iter().rev();
+        let on = latest_first.find(|(_, stage, ..)| stages.contains(stage))?;
+        Some(on.0)
+    }
+
     /// When the latest decision was made.
     pub fn decided_ms(&self) -> Option<i64> {
         self.decided.last().map(|(at_ms, ..)| *at_ms)
@@ -293,7 +300,10 @@ impl RunState {
 
     /// Shards whose dictionaries are to be ordered now. Empty: none, or not yet.
     pub fn shards_to_order(&self) -> Vec<u32> {
-        let course = self.started.as_ref().and_then(|s| s.course.as_ref());
+        let Some(started) = &self.started else {
+            return Vec::new();
+        };
+        let course = started.course.as_ref();
         let store = course.and_then(|course| course.dictionary_after.clone());
         let Some(store) = store.map(Stage::Store) else {
             return Vec::new();
@@ -305,6 +315,10 @@ impl RunState {
         if !closed || ended || self.abandoned.is_some() || self.ordered().is_some() {
             return Vec::new();
         }
-        self.unapplied()
+        // Whoever ordered and died before he could say so may be answered already: said at least once, for all.
+        match self.stages.ordered.is_empty() {
+            true => (0..started.shards).collect(),
+            false => self.unapplied(),
+        }
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Tally {
     pub name: Arc<str>,
     pub rows: Rows,
     pub batches: u64,
+    /// Rows that the attempts counted in this store have read.
+    pub expected: u64,
     /// Tasks with rows whose every row is accounted for.
     pub closed: u64,
     targets: BTreeMap<Arc<str>, Rows>,
@@ -25,6 +27,7 @@ impl Tally {
             name,
             rows: Rows::default(),
             batches: 0,
+            expected: 0,
             closed: 0,
             targets: BTreeMap::new(),
             reasons: BTreeMap::new(),

@@ -178,13 +178,15 @@ pub(crate) struct TaskState {
     pub failure: Option<Box<(u32, String)>>,
     /// Answers to every attempt, successful or not: its success can be heard of later.
     answers: Vec<Answers>,
-    /// The batches of one attempt went on from where they were held: all of them.
-    released: bool,
+    /// The lowest attempt whose batches went on from where they were held: all of them.
+    released: Option<u32>,
 }
 
 /// What counts of a task in one store.
 pub(crate) struct Counted<'a> {
     pub attempt: u32,
+    /// Rows that it has read.
+    pub rows: u64,
     /// Absent when the store has said nothing of the attempt.
     pub answers: Option<&'a Answers>,
     /// Whether the store has accounted for all of the attempt.
@@ -214,12 +216,15 @@ impl TaskState {
         self.reads.iter().any(Read::is_empty)
     }
 
-    /// Takes in that an attempt's batches all went on. Whether that is news.
-    pub fn released(&mut self) -> bool {
-        !std::mem::replace(&mut self.released, true)
+    /// Takes in that an attempt's batches all went on. Whether the task is one more of which that is known.
+    pub fn went_on(&mut self, attempt: u32) -> bool {
+        let news = self.released.is_none();
+        self.released = Some(self.released.map_or(attempt, |known| known.min(attempt)));
+        news
     }
 
-    pub fn is_released(&self) -> bool {
+    /// The attempt whose batches went on.
+    pub fn released(&self) -> Option<u32> {
         self.released
     }
 
@@ -253,9 +258,10 @@ impl TaskState {
             None => read.is_empty(),
         };
         let covered = self.reads.iter().find(|read| covers(read));
-        let attempt = covered.unwrap_or(first).attempt;
+        let Read { attempt, rows, .. } = *covered.unwrap_or(first);
         Some(Counted {
             attempt,
+            rows,
             answers: self.answers(store, attempt),
             is_covered: covered.is_some(),
         })

@@ -42,11 +42,13 @@ struct Releasing {
     instead: HashMap<TaskHash, u32>,
 }
 
-/// Batches of the chosen attempt that went on: each counts once, however often it comes.
+/// Batches of one attempt that went on: each counts once, however often it comes.
 #[derive(Debug, Default)]
 struct Released {
     attempt: u32,
     sequences: BTreeSet<u32>,
+    /// All of them; they are no longer told apart.
+    whole: bool,
 }
 
 impl Held {
@@ -59,8 +61,8 @@ impl Held {
 
     /// What becomes of a batch, by what is known now.
     pub fn way(&mut self, run: &RunId, batch: BatchId) -> Way {
-        if let Some((ended, ..)) = self.ledger.record(run) {
-            return way_of_ended(ended);
+        if let Some(ended) = self.ledger.record(run) {
+            return way_of_ended(ended.progress);
         }
         let Some(state) = self.ledger.run(run) else {
             return Way::Unknown;
@@ -69,10 +71,12 @@ impl Held {
             return Way::Drop(format!("the run was abandoned by {who}: {why}"));
         }
         let Some(fetch) = state.ruling(&Stage::Fetch) else {
-            // A pipeline that nobody judges holds nothing back; its runs say so when they begin.
-            return match state.course().is_empty() && state.started().is_some() {
-                true => Way::Release,
-                false => Way::Hold,
+            return match state.started() {
+                // A run is announced before its first task: its beginning is no longer on the ledger.
+                None => Way::Unknown,
+                // A pipeline that nobody judges holds nothing back; its runs say so when they begin.
+                Some(started) if started.course.is_none() => Way::Release,
+                Some(_) => Way::Hold,
             };
         };
         if fetch.verdict != Verdict::Closed {
@@ -88,12 +92,43 @@ impl Held {
         releasing.latest = Some(Instant::now());
         let of = state.has_read(batch.task, batch.attempt)?;
         let task = releasing.tasks.entry(batch.task).or_default();
+        if task.whole {
+            return None;
+        }
         if task.attempt != batch.attempt {
             task.attempt = batch.attempt;
             task.sequences.clear();
         }
-        let news = task.sequences.insert(batch.sequence);
-        (news && task.sequences.len() as u64 >= u64::from(of)).then_some((batch.attempt, of))
+        task.sequences.insert(batch.sequence);
+        task.whole = task.sequences.len() as u64 >= u64::from(of);
+        if task.whole {
+            task.sequences = BTreeSet::new();
+        }
+        task.whole.then_some((batch.attempt, of))
+    }
+
+    /// Whether the run's batches go on by now, although they were put into quarantine.
+    pub fn is_open(&self, run: &RunId) -> bool {
+        match self.ledger.record(run) {
+            Some(ended) => way_of_ended(ended.progress) == Way::Release,
+            None => self.ledger.run(run).is_some_and(|state| {
+                let fetch = state.ruling(&Stage::Fetch);
+                fetch.is_some_and(|fetch| fetch.verdict == Verdict::Closed)
+            }),
+        }
+    }
+
+    /// Runs that an operator decided on and whose batches go on: some may be in quarantine.
+    pub fn has_approved(&self) -> bool {
+        let mut runs = self.ledger.runs();
+        runs.any(|state| state.decisions() > 0 && self.is_open(state.run()))
+    }
+
+    /// Nothing could go on for a while: that is no sign of a batch that is lost.
+    pub fn excuse(&mut self) {
+        for releasing in self.runs.values_mut() {
+            releasing.latest = Some(Instant::now());
+        }
     }
 
     /// Forgets how far the release of an ended run was.
@@ -120,15 +155,13 @@ fn way_of_ended(ended: &ledger::Progress) -> Way {
 
 fn way_of_open(releasing: &mut Releasing, state: &RunState, batch: BatchId) -> Way {
     let instead = releasing.instead.get(&batch.task).copied();
-    let chosen = instead.or_else(|| state.chosen(batch.task).map(|(attempt, _)| attempt));
+    let task = releasing.tasks.get(&batch.task);
+    let whole = task.filter(|task| task.whole).map(|task| task.attempt);
+    let chosen = whole.or(instead).or_else(|| state.chosen(batch.task));
     if chosen == Some(batch.attempt) {
         return Way::Release;
     }
-    let went_on = releasing.tasks.get(&batch.task).is_some_and(|task| {
-        let of = state.has_read(batch.task, task.attempt);
-        of.is_some_and(|of| task.sequences.len() as u64 >= u64::from(of))
-    });
-    if went_on || state.has_gone_on(batch.task) {
+    if whole.is_some() || state.has_gone_on(batch.task) {
         return Way::Drop("another attempt at its task went on".to_owned());
     }
     let since = *releasing.latest.get_or_insert_with(Instant::now);

@@ -1,16 +1,18 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use batch::{Command, Fact, Message, Order, Receipt, RunId, Stage, Verdict};
 use futures_util::FutureExt;
 use ledger::{Judgement, RunState, judge};
 use pipeline::broker::Follower;
-use pipeline::{Lead, Lost, Program, names};
+use pipeline::{Lead, Lost, Program, history};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::GateSettings;
 use crate::release::Shared;
-use crate::replay::replay;
+use crate::replay::replaying;
 use crate::work::now_ms;
 use crate::{ORDERS, RECEIPTS, RECORDS};
 
@@ -25,6 +27,8 @@ pub(crate) struct Judge<'a> {
     gates: &'a GateSettings,
     shared: &'a Shared,
     lead: Lead,
+    /// Asks for batches of approved runs to be taken out of quarantine.
+    replay: Arc<Notify>,
 }
 
 /// Why a judge stopped who was not told to.
@@ -42,6 +46,7 @@ impl<'a> Judge<'a> {
             gates,
             shared,
             lead,
+            replay: Arc::default(),
         }
     }
 
@@ -61,7 +66,15 @@ impl<'a> Judge<'a> {
         let session = self.lead.session().clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.begin(holds).await?;
+        let replaying = replaying(
+            session.clone(),
+            self.program.name().to_owned(),
+            self.shared.clone(),
+            self.replay.clone(),
+        );
+        let _replaying = holds.then(|| AbortOnDrop(tokio::spawn(replaying)));
+        self.begin().await?;
+        self.shared.decided();
         loop {
             let mut dirty = BTreeSet::new();
             let begun;
@@ -87,7 +100,7 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
-            self.reopen(&mut dirty, holds).await?;
+            self.reopen(&mut dirty).await?;
             for run in dirty {
                 self.settle(&run).await.map_err(|Lost| lost())?;
             }
@@ -97,15 +110,13 @@ impl<'a> Judge<'a> {
     }
 
     /// What an earlier judge did not come to, and what was decided since.
-    async fn begin(&mut self, holds: bool) -> Result<(), Cut> {
+    async fn begin(&mut self) -> Result<(), Cut> {
         let mut dirty = self.unfinished();
-        for run in &dirty {
-            self.replay_if_approved(run, holds);
-        }
-        self.reopen(&mut dirty, holds).await?;
+        self.reopen(&mut dirty).await?;
         for run in dirty {
             self.settle(&run).await.map_err(|Lost| lost())?;
         }
+        self.replay_if_approved();
         Ok(())
     }
 
@@ -121,6 +132,10 @@ impl<'a> Judge<'a> {
             Ok(receipt) => {
                 self.shared
                     .with(|held| held.ledger.apply_at(place, &receipt));
+                if let Fact::Decided { .. } | Fact::Abandoned { .. } = receipt.fact {
+                    self.shared.decided();
+                    self.replay_if_approved();
+                }
                 dirty.insert(receipt.run);
             }
             Err(invalid) => {
@@ -227,8 +242,9 @@ impl<'a> Judge<'a> {
         let record = self.shared.with(|held| {
             let record = held.ledger.finish(run)?;
             held.forget(run);
-            let pipeline = held.ledger.record(run)?.0.started.clone()?.pipeline;
-            Some((record, held.ledger.marks(&pipeline)))
+            let started = held.ledger.record(run)?.progress.started.as_ref();
+            let marks = started.and_then(|started| held.ledger.marks(&started.pipeline));
+            Some((record, marks.unwrap_or_default()))
         });
         let Some((record, marks)) = record else {
             return Ok(());
@@ -246,26 +262,19 @@ impl<'a> Judge<'a> {
     }
 
     /// Opens ended runs that were decided on anew: their receipts are read again.
-    async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>, holds: bool) -> Result<(), Cut> {
+    async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>) -> Result<(), Cut> {
         let runs = self.shared.with(|held| held.ledger.take_reopened());
         for run in runs {
-            let first = self.shared.with(|held| {
-                let (_, first, _) = held.ledger.record(&run)?;
-                Some(first)
+            let ended = self.shared.with(|held| {
+                let ended = held.ledger.record(&run)?;
+                Some(ended.first_offset)
             });
-            let Some(first) = first else { continue };
-            let mut state = RunState::new(run.clone());
-            let broker = &self.program.broker;
-            let read = broker.read_stream_from(names::LEDGER, first, |_, message| {
-                if let Some(receipt) = receipt_of(&run, &message) {
-                    state.apply(&receipt);
-                }
-            });
-            read.await.map_err(|error| error.to_string())?;
-            if state.started().is_none() {
+            let Some(first) = ended else { continue };
+            let read = history::read_run(&self.program.broker, &run, first).await;
+            let Some(state) = read.map_err(|error| error.to_string())? else {
                 tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
                 continue;
-            }
+            };
             let record = self.shared.with(|held| held.ledger.reopen(state));
             if let Some(record) = record {
                 let sent = async {
@@ -275,32 +284,20 @@ impl<'a> Judge<'a> {
                 sent.await.map_err(|Lost| lost())?;
             }
             tracing::info!(%run, "opened again by an operator's decision");
-            self.replay_if_approved(&run, holds);
             dirty.insert(run);
+        }
+        if !dirty.is_empty() {
+            self.shared.decided();
+            self.replay_if_approved();
         }
         Ok(())
     }
 
-    /// A run whose fetching an operator closed may have its batches in quarantine: they are held again, and released.
-    fn replay_if_approved(&self, run: &RunId, holds: bool) {
-        let approved = self.of(run, |state| {
-            let fetch = state.ruling(&Stage::Fetch);
-            fetch.is_some_and(|fetch| fetch.who.is_some() && fetch.verdict == Verdict::Closed)
-        });
-        if !holds || approved != Some(true) {
-            return;
+    /// The batches of a run that an operator closed the fetching of may be in quarantine.
+    fn replay_if_approved(&self) {
+        if self.shared.with(|held| held.has_approved()) {
+            self.replay.notify_one();
         }
-        let (session, shared) = (self.lead.session().clone(), self.shared.clone());
-        let (program, run) = (self.program.name().to_owned(), run.clone());
-        tokio::spawn(async move {
-            match replay(&session, &program, &run).await {
-                Ok(batches) => tracing::info!(%run, batches, "taken out of quarantine"),
-                Err(error) => {
-                    tracing::error!(%run, %error, "its batches cannot be taken out of quarantine");
-                }
-            }
-            shared.decided();
-        });
     }
 
     async fn look_for_room(&self, (queues, most): (&[String], u64)) {
@@ -322,13 +319,13 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The receipt that a message of the ledger holds, if it is of this run.
-fn receipt_of(run: &RunId, message: &Message) -> Option<Receipt> {
-    let of_run = message.headers.text(batch::header::RUN) == Some(run.as_str());
-    let receipt = of_run
-        .then(|| Receipt::from_message(message).ok())
-        .flatten()?;
-    (receipt.run == *run).then_some(receipt)
+/// A task that ends with whoever began it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn lost() -> Cut {

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use app::App;
-use batch::{BatchId, Fact, Invalid, Reason, Receipt, RunId};
+use batch::{BatchId, Fact, Invalid, Reason, Receipt, RunId, header};
 use pipeline::{Job, Lost, Outcome, Worker};
 use tokio::sync::watch;
 
@@ -11,25 +11,28 @@ use crate::{BATCHES, RECEIPTS};
 
 /// After this a batch whose place another attempt has taken is looked at again.
 const WAIT: Duration = Duration::from_secs(10);
-/// Longest time for which a batch in hand waits for room: well within the broker's consumer timeout (30 minutes).
-const ROOM: Duration = Duration::from_secs(600);
 
 /// What the judging of runs and the release of their batches share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    held: Arc<Mutex<Option<Held>>>,
+    state: Arc<Mutex<State>>,
     /// Whether held batches are looked at.
     intake: watch::Sender<bool>,
-    /// Whether there is room where they go.
-    room: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is known; absent while another process is at work.
+    held: Option<Held>,
+    /// Where released batches go there is no room.
+    full: bool,
 }
 
 impl Shared {
     pub fn new() -> Self {
         Self {
-            held: Arc::default(),
+            state: Arc::default(),
             intake: watch::Sender::new(false),
-            room: watch::Sender::new(true),
         }
     }
 
@@ -37,36 +40,58 @@ impl Shared {
         self.intake.subscribe()
     }
 
-    /// This process is at work, and knows this. The held batches are looked at.
+    /// This process is at work, and knows this. Held batches are looked at from [`Self::decided`] on.
     pub fn begin(&self, held: Held) {
-        *self.lock() = Some(held);
-        self.intake.send_replace(true);
+        self.lock().held = Some(held);
     }
 
     /// It is no longer.
     pub fn end(&self) {
-        *self.lock() = None;
+        self.lock().held = None;
         self.intake.send_replace(false);
     }
 
     /// Looks at, or changes, what is known. Only between [`Self::begin`] and [`Self::end`].
     pub fn with<T>(&self, look: impl FnOnce(&mut Held) -> T) -> T {
-        look(self.lock().get_or_insert_default())
+        let mut state = self.lock();
+        look(
+            state
+                .held
+                .as_mut()
+                .expect("who judges has begun and not ended"),
+        )
+    }
+
+    /// Whether batches in quarantine belong to a run that goes on by now; `false` when this process is not at work.
+    pub fn is_open(&self, run: &RunId) -> bool {
+        let state = self.lock();
+        state.held.as_ref().is_some_and(|held| held.is_open(run))
     }
 
     /// A run was decided on: the held batches are looked at again.
     pub fn decided(&self) {
-        self.intake.send_replace(true);
+        let state = self.lock();
+        if state.held.is_some() && !state.full {
+            self.intake.send_replace(true);
+        }
     }
 
+    /// While there is no room, nothing is taken out of the queue.
     pub fn set_room(&self, room: bool) {
-        self.room
-            .send_if_modified(|current| std::mem::replace(current, room) != room);
+        let mut state = self.lock();
+        let was_full = std::mem::replace(&mut state.full, !room);
+        if was_full && room {
+            state.held.iter_mut().for_each(Held::excuse);
+            drop(state);
+            self.decided();
+        } else if !room {
+            self.intake.send_replace(false);
+        }
     }
 
     fn way(&self, run: &RunId, batch: BatchId) -> Way {
-        let mut held = self.lock();
-        let way = match held.as_mut() {
+        let mut state = self.lock();
+        let way = match state.held.as_mut() {
             Some(held) => held.way(run, batch),
             None => Way::Hold,
         };
@@ -78,11 +103,11 @@ impl Shared {
     }
 
     fn released(&self, run: &RunId, batch: BatchId) -> Option<(u32, u32)> {
-        self.lock().as_mut()?.released(run, batch)
+        self.lock().held.as_mut()?.released(run, batch)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,11 +132,11 @@ impl Release {
         batch: BatchId,
         rows: u32,
     ) -> Result<Outcome, Lost> {
-        if !self.has_room(job).await {
-            let why = "there is no room where it goes".to_owned();
-            return Ok(Outcome::Return { why });
-        }
-        job.send(BATCHES, job.message().clone()).await?;
+        let mut message = job.message().clone();
+        // What failed on the way here is no failure of the writers; the history stays.
+        message.headers.remove(header::FAILURES);
+        message.headers.remove(header::TRIES);
+        job.send(BATCHES, message).await?;
         self.count("released", rows);
         if let Some((attempt, batches)) = self.shared.released(&run, batch) {
             let receipt = Receipt {
@@ -126,19 +151,6 @@ impl Release {
             job.send(RECEIPTS, receipt.to_message()).await?;
         }
         Ok(Outcome::Done)
-    }
-
-    /// Waits for room. `false`: not now.
-    async fn has_room(&self, job: &Job) -> bool {
-        let mut room = self.shared.room.subscribe();
-        let mut intake = self.shared.intake();
-        tokio::select! {
-            biased;
-            there = room.wait_for(|room| *room) => there.is_ok(),
-            _ = intake.wait_for(|open| !open) => false,
-            () = job.stopping() => false,
-            () = tokio::time::sleep(ROOM) => false,
-        }
     }
 
     fn count(&self, status: &str, rows: u32) {

@@ -1,23 +1,65 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use batch::{Message, Reason, RunId, header};
+use batch::{Message, Reason, header};
 use pipeline::broker::{Acknowledgement, BrokerError, Confirm, Publication, Session};
 use pipeline::names;
+use tokio::sync::Notify;
+
+use crate::release::Shared;
 
 /// Messages in hand at once.
 const PREFETCH: u16 = 100;
 /// The broker hands out what a queue holds within moments.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Gives the batches of a rejected run that was approved back to the queue where batches are held: every message of
-/// the run that is in `program`'s quarantine for [`Reason::Rejected`]. All others go to the end of the quarantine,
-/// one after the other, and so keep their order. Cut off, it leaves each message in one of the two queues; a copy may
-/// be in both, which counts once. Answers with how many there were.
-pub(crate) async fn replay(
-    session: &Session,
-    program: &str,
-    run: &RunId,
-) -> Result<u64, BrokerError> {
+/// Pause after a pass that found something, or that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// After a pass that found nothing there is one more: a batch that was being put away when its run was approved has
+/// arrived by then, however full the quarantine is.
+const AFTERMATH: Duration = Duration::from_secs(90);
+
+/// Gives batches in `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
+/// there for [`Reason::Rejected`] and whose runs go on by now. One pass at a time, for all runs; until the session ends.
+pub(crate) async fn replaying(
+    session: Session,
+    program: String,
+    shared: Shared,
+    asked: Arc<Notify>,
+) {
+    loop {
+        asked.notified().await;
+        let mut once_more = true;
+        loop {
+            let pause = match pass(&session, &program, &shared).await {
+                Ok(0) if once_more => {
+                    once_more = false;
+                    AFTERMATH
+                }
+                Ok(0) => break,
+                Ok(batches) => {
+                    tracing::info!(batches, "taken out of quarantine: their runs were approved");
+                    shared.decided();
+                    AGAIN
+                }
+                Err(_) if session.is_lost() => return,
+                Err(error) => {
+                    tracing::error!(%error, "the quarantine cannot be looked through; trying again");
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = asked.notified() => once_more = true,
+            }
+        }
+    }
+}
+
+/// Looks at every message of the quarantine once. Those that stay go to its end, one after the other, and so keep their
+/// order. Cut off, it leaves each message in one of the two queues; a copy may be in both, which counts once. Answers
+/// with how many were given back.
+async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, BrokerError> {
     let quarantine = names::quarantine_queue(program);
     let length = session.queue_length(&quarantine).await?;
     if length == 0 {
@@ -30,8 +72,8 @@ pub(crate) async fn replay(
         let Ok(Some(delivery)) = received.await else {
             break;
         };
-        let is_of_run = is_of(&delivery.message, run);
-        let publication = match is_of_run {
+        let goes_on = goes_on(&delivery.message, shared);
+        let publication = match goes_on {
             true => Publication::to_queue(names::input_queue(program), cleared(delivery.message)),
             false => Publication::to_queue(quarantine.clone(), delivery.message),
         };
@@ -40,30 +82,28 @@ pub(crate) async fn replay(
             Err(_) => None,
         };
         let tag = delivery.tag;
-        match confirm {
-            Some(Confirm::Stored) => {
-                replayed += u64::from(is_of_run);
-                subscription.answer(Acknowledgement::Ack {
-                    tag,
-                    multiple: false,
-                });
-            }
-            // A quarantine that is full takes nothing at its end: what is left is looked at another time.
-            _ => {
-                subscription.answer(Acknowledgement::GiveBack { tag });
-                tracing::warn!(%run, replayed, "the broker takes no more; the rest of the run stays in quarantine");
-                break;
-            }
+        if confirm != Some(Confirm::Stored) {
+            subscription.answer(Acknowledgement::GiveBack { tag });
+            tracing::warn!(
+                replayed,
+                "the broker takes no more; the rest stays in quarantine for now"
+            );
+            break;
         }
+        replayed += u64::from(goes_on);
+        subscription.answer(Acknowledgement::Ack {
+            tag,
+            multiple: false,
+        });
     }
     subscription.close().await;
     Ok(replayed)
 }
 
-fn is_of(message: &Message, run: &RunId) -> bool {
+fn goes_on(message: &Message, shared: &Shared) -> bool {
     let reason = message.headers.text(header::REASON).and_then(Reason::parse);
-    let of_run = message.headers.text(header::RUN) == Some(run.as_str());
-    of_run && reason == Some(Reason::Rejected)
+    let run = message.headers.run();
+    reason == Some(Reason::Rejected) && run.is_ok_and(|run| shared.is_open(&run))
 }
 
 /// The message as it was before it was put into quarantine; its history stays.

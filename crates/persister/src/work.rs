@@ -60,7 +60,11 @@ async fn judging(
     shared: &Shared,
 ) -> Result<(), BrokerError> {
     while let Some(lead) = lead(program).await? {
-        let cause = match history::follow(&program.broker).await {
+        let followed = tokio::select! {
+            followed = history::follow(&program.broker) => followed,
+            () = program.app.shutdown.triggered() => break,
+        };
+        let cause = match followed {
             Ok((ledger, follower)) => {
                 shared.begin(Held::new(ledger));
                 let mut judge = Judge::new(program, gates, shared, lead);

@@ -1,7 +1,7 @@
 //! Reading what the ledger says: the records of runs that have ended, then the receipts that no record spares.
 
-use batch::Receipt;
-use ledger::{Ledger, Record};
+use batch::{Receipt, RunId, header};
+use ledger::{Ledger, Record, RunState};
 
 use crate::broker::{Broker, BrokerError, Follower};
 use crate::names;
@@ -15,10 +15,12 @@ pub async fn read(broker: &Broker, mut see: impl FnMut(&Receipt)) -> Result<Ledg
         opening.take(place, message, &mut see);
     });
     read.await?;
-    Ok(opening.end())
+    let mut ledger = opening.end();
+    reopen(broker, &mut ledger).await?;
+    Ok(ledger)
 }
 
-/// As [`read`], and what is added from then on.
+/// As [`read`], and what is added from then on. Ended runs that were decided on anew are left to [`reopen`].
 pub async fn follow(broker: &Broker) -> Result<(Ledger, Follower), BrokerError> {
     let mut opening = Opening::begin(broker).await?;
     let from = opening.from();
@@ -27,6 +29,42 @@ pub async fn follow(broker: &Broker) -> Result<(Ledger, Follower), BrokerError> 
     });
     let follower = follower.await?;
     Ok((opening.end(), follower))
+}
+
+/// Reads the receipts of ended runs that were decided on anew, so that they are known by them again. What follows from
+/// the decision is the persister's to do.
+pub async fn reopen(broker: &Broker, ledger: &mut Ledger) -> Result<(), BrokerError> {
+    for run in ledger.take_reopened() {
+        let Some(first) = ledger.record(&run).map(|ended| ended.first_offset) else {
+            continue;
+        };
+        if let Some(state) = read_run(broker, &run, first).await? {
+            ledger.reopen(state);
+        }
+    }
+    Ok(())
+}
+
+/// The state of one run by its receipts, of which the first is at the place `first` of the ledger. `None`: its beginning
+/// is no longer there.
+pub async fn read_run(
+    broker: &Broker,
+    run: &RunId,
+    first: u64,
+) -> Result<Option<RunState>, BrokerError> {
+    let mut state = RunState::new(run.clone());
+    let read = broker.read_stream_from(names::LEDGER, first, |_, message| {
+        if message.headers.text(header::RUN) != Some(run.as_str()) {
+            return;
+        }
+        if let Ok(receipt) = Receipt::from_message(&message)
+            && receipt.run == *run
+        {
+            state.apply(&receipt);
+        }
+    });
+    read.await?;
+    Ok(state.started().is_some().then_some(state))
 }
 
 struct Opening {

@@ -74,6 +74,7 @@ async fn stand_by(program: &Program, session: &Session) -> Result<Option<Lease>,
 
 impl Lead {
     /// Publishes to an output, waiting while too many confirms are outstanding; [`Self::flush`] waits for the confirm.
+    /// Neither waits any longer when the program is told to stop.
     pub async fn send(&mut self, output: &str, message: Message) -> Result<(), Lost> {
         self.program.count_sent("out");
         let publication = Publication {
@@ -82,15 +83,24 @@ impl Lead {
             message,
         };
         let app = &self.program.app;
-        self.unconfirmed
-            .publish(&self.session.publisher, app, publication)
-            .await
+        let published = self
+            .unconfirmed
+            .publish(&self.session.publisher, app, publication);
+        // During an alarm of the broker nothing is confirmed, for as long as it takes.
+        tokio::select! {
+            published = published => published,
+            () = app.shutdown.triggered() => Err(Lost),
+        }
     }
 
     /// Waits until everything sent is stored.
     pub async fn flush(&mut self) -> Result<(), Lost> {
         let app = &self.program.app;
-        self.unconfirmed.settle(&self.session.publisher, app).await
+        tokio::select! {
+            biased;
+            settled = self.unconfirmed.settle(&self.session.publisher, app) => settled,
+            () = app.shutdown.triggered() => Err(Lost),
+        }
     }
 
     pub fn session(&self) -> &Session {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use batch::{Column, RunId, TaskHash};
+use batch::{Column, RunId, RunMode, TaskHash};
 use ledger::{Ledger, Progress, Started};
 
 /// Runs passed over that are named one by one; there may be hundreds of partial ones.
@@ -73,8 +73,12 @@ pub(crate) fn follow(past: Past<'_>, pipeline: &str, shards: u32, source: &str) 
     oldest
 }
 
+/// The latest run that closed well in the store and is connected, by runs that did, to one of all rows, or to the oldest
+/// run that is known: where a run of changes begins later than the one before it ended well, rows are missing.
 fn mark(ended: &[Cow<'_, Progress>], store: &str, shards: u32, source: &str) -> Basis {
     let mut passed = Vec::new();
+    // The run that is accepted, if those before it carry what it does not, and from when on it does not need them.
+    let mut accepted: Option<(&Progress, &Started, i64)> = None;
     for run in ended {
         let Some(started) = &run.started else {
             continue;
@@ -88,19 +92,36 @@ fn mark(ended: &[Cow<'_, Progress>], store: &str, shards: u32, source: &str) -> 
             let why = format!("run {} {unlike}", run.run);
             return basis(None, why, &passed);
         }
-        match missed(run, store) {
-            Some(what) => passed.push((&run.run, what)),
-            None => {
-                let why = format!("run {} left nothing out", run.run);
-                return basis(Some(started.until_ms), why, &passed);
-            }
+        if let Some(what) = missed(run, store) {
+            passed.push((&run.run, what));
+            continue;
         }
+        if let Some((latest, _, since_ms)) = accepted
+            && started.until_ms < since_ms
+        {
+            let gap = format!("what changed before it since {} is missing", run.run);
+            passed.push((&latest.run, gap));
+            accepted = None;
+        }
+        let (latest, end, carried_ms) = accepted.unwrap_or((run, started, i64::MAX));
+        match started.mode {
+            RunMode::Full => return followed(latest, end, &passed),
+            RunMode::Since { since_ms } => accepted = Some((latest, end, carried_ms.min(since_ms))),
+        }
+    }
+    if let Some((latest, end, _)) = accepted {
+        return followed(latest, end, &passed);
     }
     let why = match passed.is_empty() {
         true => "no run is complete yet",
         false => "no complete run left nothing out",
     };
     basis(None, why.to_owned(), &passed)
+}
+
+fn followed(run: &Progress, started: &Started, passed: &[(&RunId, String)]) -> Basis {
+    let why = format!("run {} left nothing out", run.run);
+    basis(Some(started.until_ms), why, passed)
 }
 
 /// What the store does not have of the run that it should.
@@ -147,7 +168,7 @@ fn unlike(started: &Started, store: &str, shards: u32, source: &str) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use batch::{Course, Fact, Reason, Receipt, RunMode, Stage, Verdict};
+    use batch::{BatchId, Course, Fact, Reason, Receipt, Rows, RunMode, Stage, Verdict};
 
     const NOW: i64 = 1_767_323_045_678;
 
@@ -260,12 +281,16 @@ mod tests {
 
     /// A judged run of one task with one row, whose stores closed or were rejected.
     fn judged(ledger: &mut Ledger, end_ms: i64, closed: [bool; 2]) {
+        judged_as(ledger, end_ms, RunMode::Full, closed);
+    }
+
+    fn judged_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) {
         let task = TaskHash::of([b"t".as_slice()]);
         let stores = ["ch-writer", "es-writer"];
         let mut facts = vec![
             Fact::Started {
                 pipeline: "direct".into(),
-                mode: RunMode::Full,
+                mode,
                 until_ms: end_ms,
                 shards: 2,
                 stores: stores.map(str::to_owned).into(),
@@ -287,6 +312,21 @@ mod tests {
                 bytes: 1,
             },
         ];
+        facts.extend(stores.map(|store| Fact::Stored {
+            store: store.into(),
+            batch: BatchId {
+                task,
+                attempt: 1,
+                sequence: 0,
+            },
+            shard: 0,
+            rows: Rows {
+                stored: 1,
+                ..Rows::default()
+            },
+            targets: [].into(),
+            reasons: [].into(),
+        }));
         let mut judge = |stage, closed| {
             let verdict = match closed {
                 true => Verdict::Closed,
@@ -336,6 +376,41 @@ mod tests {
         assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
         judged(&mut ledger, NOW + 3, [false, false]);
         assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
+    }
+
+    #[test]
+    fn a_run_of_changes_is_a_mark_only_if_those_before_it_carry_what_it_does_not() {
+        let since = |since_ms| RunMode::Since { since_ms };
+        let after = |runs: &[(i64, RunMode, bool)]| {
+            let mut ledger = Ledger::new();
+            for (end_ms, mode, closed) in runs {
+                judged_as(&mut ledger, NOW + end_ms, *mode, [*closed, true]);
+            }
+            let stores = ["ch-writer".to_owned()];
+            let past = Past {
+                ledger: &ledger,
+                stores: &stores,
+            };
+            follow(past, "direct", 2, "same")
+        };
+        let (full, from_10, from_20) = (RunMode::Full, since(NOW + 10), since(NOW + 20));
+        let end = |runs: &[(i64, RunMode, bool)]| after(runs).end_ms.map(|end| end - NOW);
+        assert_eq!(
+            end(&[(10, full, true), (20, from_10, true), (30, from_20, true)]),
+            Some(30)
+        );
+        // The one in the middle was found bad afterwards: what it carried is missing, and so is the end of the later one.
+        let broken = [(10, full, true), (20, from_10, false), (30, from_20, true)];
+        assert_eq!(end(&broken), Some(10));
+        let why = after(&broken).why;
+        assert!(why.contains("is missing"), "{why}");
+        // Carried again since then, from where all was well.
+        assert_eq!(
+            end(&[broken[0], broken[1], broken[2], (40, from_10, true)]),
+            Some(40)
+        );
+        // What came before the oldest run that is known is taken for good.
+        assert_eq!(end(&[(20, from_10, true), (30, from_20, true)]), Some(30));
     }
 
     #[test]

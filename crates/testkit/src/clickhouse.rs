@@ -5,22 +5,27 @@ use std::process::{Command, Stdio};
 
 use crate::{Services, unique};
 
-/// A database of its own on every shard; dropped on drop.
+/// A database of its own on every replica of every shard; dropped on drop.
 pub struct Database {
     name: String,
+    /// Addresses of the replicas, by shard.
+    replicas: Vec<Vec<String>>,
+    /// The first replica of each shard.
     shards: Vec<String>,
 }
 
 impl Database {
     pub fn create() -> Self {
         let services = Services::start(&["clickhouse"]);
-        let shards = services.get("FLEET__CLICKHOUSE__CLUSTER").split(',');
+        let replicas = replicas(services.get("FLEET__CLICKHOUSE__CLUSTER"));
         let database = Self {
             name: unique("test").replace('-', "_"),
-            shards: shards.map(str::to_owned).collect(),
+            shards: replicas.iter().map(|shard| shard[0].clone()).collect(),
+            replicas,
         };
+        let sql = format!("CREATE DATABASE {}", database.name);
         for shard in 0..database.shards.len() {
-            database.run(shard, &format!("CREATE DATABASE {}", database.name));
+            database.on_replicas(shard, &sql);
         }
         database
     }
@@ -29,27 +34,47 @@ impl Database {
         &self.name
     }
 
-    /// Addresses, one a shard.
+    /// Addresses, one a shard: where it has replicas, that of the first.
     pub fn shards(&self) -> &[String] {
         &self.shards
     }
 
-    /// The addresses as a cluster string: shards separated by commas.
-    pub fn cluster(&self) -> String {
-        self.shards.join(",")
+    /// Addresses of a shard's replicas: one, unless the services are a replicated cluster.
+    pub fn replicas(&self, shard: usize) -> &[String] {
+        &self.replicas[shard]
     }
 
-    /// Runs a statement on a shard and answers with what it printed; panics on failure. `{db}` in it
-    /// stands for the database's name.
+    /// The addresses as a cluster string: shards separated by commas, replicas by `|`.
+    pub fn cluster(&self) -> String {
+        let shards: Vec<String> = self.replicas.iter().map(|shard| shard.join("|")).collect();
+        shards.join(",")
+    }
+
+    /// Runs a statement on a shard, where it has replicas on the first, and answers with what it printed; panics on
+    /// failure. `{db}` in it stands for the database's name.
     pub fn run(&self, shard: usize, sql: &str) -> String {
-        let (ok, answer) = self.call(shard, sql);
-        assert!(ok, "{sql}: {answer}");
+        self.run_on(&self.shards[shard], sql)
+    }
+
+    /// Runs a statement on every replica of a shard; answers with what each printed.
+    pub fn on_replicas(&self, shard: usize, sql: &str) -> Vec<String> {
+        let replicas = self.replicas[shard].iter();
+        replicas.map(|replica| self.run_on(replica, sql)).collect()
+    }
+
+    /// Runs a statement on the server of this address, which is one of the replicas.
+    pub fn run_on(&self, address: &str, sql: &str) -> String {
+        let sql = sql.replace("{db}", &self.name);
+        let (ok, answer) = query(address, &sql);
+        assert!(ok, "{address}: {sql}: {answer}");
         answer.trim_end().to_owned()
     }
+}
 
-    fn call(&self, shard: usize, sql: &str) -> (bool, String) {
-        query(&self.shards[shard], &sql.replace("{db}", &self.name))
-    }
+/// The addresses in a cluster string, by shard.
+pub(crate) fn replicas(cluster: &str) -> Vec<Vec<String>> {
+    let of_shard = |shard: &str| shard.split('|').map(str::to_owned).collect();
+    cluster.split(',').map(of_shard).collect()
 }
 
 /// Runs a statement; answers with whether it succeeded and what was printed. By curl, because drop and plain tests
@@ -74,8 +99,15 @@ pub fn query(address: &str, sql: &str) -> (bool, String) {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        for shard in 0..self.shards.len() {
-            self.call(shard, &format!("DROP DATABASE IF EXISTS {}", self.name));
+        for shard in &self.replicas {
+            // A replicated table leaves Keeper only when it is dropped for good; until then its path is taken.
+            let rest = if shard.len() > 1 { " SYNC" } else { "" };
+            for replica in shard {
+                query(
+                    replica,
+                    &format!("DROP DATABASE IF EXISTS {}{rest}", self.name),
+                );
+            }
         }
     }
 }

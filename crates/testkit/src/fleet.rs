@@ -9,6 +9,8 @@ pub struct Fleet {
     binary: PathBuf,
     config: PathBuf,
     environment: Vec<(String, String)>,
+    /// Whether the settings in this process's environment are kept from it.
+    apart: bool,
     /// Folder of the programs' logs, one file a process name.
     logs: PathBuf,
 }
@@ -26,13 +28,40 @@ impl Fleet {
             binary: binary.into(),
             config: config.into(),
             environment,
+            apart: false,
             logs,
         }
+    }
+
+    /// The same without the settings (`FLEET__…`) of this process's environment, such as the addresses of external
+    /// services, which would prevail over those in the configuration file.
+    #[must_use]
+    pub fn apart(self) -> Self {
+        Self {
+            apart: true,
+            ..self
+        }
+    }
+
+    /// The same with some more variables, which prevail over the configuration file.
+    #[must_use]
+    pub fn with_variables(&self, variables: &[(&str, &str)]) -> Self {
+        let mut fleet = self.clone();
+        let variables = variables.iter();
+        let variables = variables.map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        fleet.environment.extend(variables);
+        fleet
     }
 
     /// A command of the binary, ready to run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
+        if self.apart {
+            let settings = std::env::vars_os().map(|(name, _)| name);
+            for name in settings.filter(|name| name.to_string_lossy().starts_with("FLEET__")) {
+                command.env_remove(name);
+            }
+        }
         command
             .arg("--config")
             .arg(&self.config)

@@ -8,7 +8,7 @@ use crate::clickhouse::query;
 /// Elasticsearch's `long` cannot hold. One key has three rows: it changed twice.
 #[derive(Debug, Clone)]
 pub struct Hub {
-    /// Addresses, one a shard.
+    /// Addresses, one a shard; where it has replicas, theirs, separated by `|`.
     pub shards: Vec<String>,
     pub database: String,
     pub table: String,
@@ -44,44 +44,64 @@ impl Hub {
     pub fn is_filled(&self) -> bool {
         let count = |shard: &String| {
             let sql = format!("SELECT count() FROM {}.{}", self.database, self.table);
-            query(shard, &sql).1.trim().parse::<u64>().unwrap_or(0)
+            let (_, answer) = query(first(shard), &sql);
+            answer.trim().parse::<u64>().unwrap_or(0)
         };
         self.shards.iter().map(count).sum::<u64>() == self.rows
     }
 
     /// Creates the table on every shard and fills it. Rows of one key are on one shard.
     pub fn create(&self) {
-        for (shard, address) in self.shards.iter().enumerate() {
-            for sql in [
-                format!("CREATE DATABASE IF NOT EXISTS {}", self.database),
-                format!("DROP TABLE IF EXISTS {}.{} SYNC", self.database, self.table),
-                self.table_sql(),
-                self.fill_sql(shard),
-            ] {
-                run(address, &sql);
+        for (number, shard) in self.shards.iter().enumerate() {
+            for replica in shard.split('|') {
+                for sql in [
+                    format!("CREATE DATABASE IF NOT EXISTS {}", self.database),
+                    format!("DROP TABLE IF EXISTS {}.{} SYNC", self.database, self.table),
+                    self.table_sql(shard),
+                ] {
+                    run(replica, &sql);
+                }
             }
+            self.insert(shard, &self.fill_sql(number));
         }
     }
 
     /// Gives every row whose number is a multiple of `every` a new version, changed now; not the key that has
     /// several rows, of which no two may have the same version.
     pub fn change(&self, every: u64) {
-        for address in &self.shards {
-            run(
-                address,
-                &format!(
-                    "INSERT INTO {db}.{table} SELECT * REPLACE (processed_volume + 1 AS processed_volume, \
-                     now64(3) AS changed_at) FROM {db}.{table} WHERE number % {every} = 0 AND \
-                     number != 20 AND number < {last} AND processed_volume < 9223372036854775807",
-                    db = self.database,
-                    table = self.table,
-                    last = self.rows - Self::SUPERSEDED,
-                ),
-            );
+        let sql = format!(
+            "INSERT INTO {db}.{table} SELECT * REPLACE (processed_volume + 1 AS processed_volume, \
+             now64(3) AS changed_at) FROM {db}.{table} WHERE number % {every} = 0 AND \
+             number != 20 AND number < {last} AND processed_volume < 9223372036854775807",
+            db = self.database,
+            table = self.table,
+            last = self.rows - Self::SUPERSEDED,
+        );
+        for shard in &self.shards {
+            self.insert(shard, &sql);
         }
     }
 
-    fn table_sql(&self) -> String {
+    /// Inserts into one replica, and waits until the others have it: a run reads from any of them.
+    fn insert(&self, shard: &str, sql: &str) {
+        run(first(shard), sql);
+        for replica in shard.split('|').skip(1) {
+            let sync = format!("SYSTEM SYNC REPLICA {}.{}", self.database, self.table);
+            run(replica, &sync);
+        }
+    }
+
+    /// Plain on a shard of one server; replicas copy from one another, under the macros of their servers.
+    fn engine(shard: &str) -> &'static str {
+        match shard.contains('|') {
+            true => {
+                "ReplicatedMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
+            }
+            false => "MergeTree",
+        }
+    }
+
+    fn table_sql(&self, shard: &str) -> String {
         format!(
             "CREATE TABLE {}.{} (
                 number UInt64,
@@ -98,8 +118,10 @@ impl Hub {
                 processed_pe_traffic UInt32,
                 processed_updated DateTime,
                 changed_at DateTime64(3)
-            ) ENGINE = MergeTree ORDER BY (country, keyword)",
-            self.database, self.table
+            ) ENGINE = {} ORDER BY (country, keyword)",
+            self.database,
+            self.table,
+            Self::engine(shard)
         )
     }
 
@@ -172,6 +194,11 @@ impl Hub {
             shards = self.shards.len(),
         )
     }
+}
+
+/// The first replica of a shard.
+fn first(shard: &str) -> &str {
+    shard.split('|').next().unwrap_or(shard)
 }
 
 fn run(address: &str, sql: &str) {

@@ -26,7 +26,7 @@ impl Stack {
         let database = Database::create();
         let indices = IndexPrefix::create();
         let hub = Hub {
-            shards: database.shards().to_vec(),
+            shards: database.cluster().split(',').map(str::to_owned).collect(),
             database: database.name().to_owned(),
             table: "keywords_data_local".into(),
             rows,
@@ -38,7 +38,7 @@ impl Stack {
         let text = Self::configuration(&host, &database, &indices) + more;
         std::fs::write(&config, text).expect("the configuration can be written");
         Self {
-            fleet: Fleet::new(binary, config, Vec::new(), folder.join("log")),
+            fleet: Fleet::new(binary, config, Vec::new(), folder.join("log")).apart(),
             host,
             database,
             indices,
@@ -52,6 +52,8 @@ impl Stack {
         [self.indices.index("all"), self.indices.index("lite")]
     }
 
+    /// On a replicated cluster the target is replicated, as the hub's table is.
+    ///
     /// In small tables the rows that Elasticsearch refuses are more than the share that is allowed by default.
     fn configuration(host: &VirtualHost, database: &Database, indices: &IndexPrefix) -> String {
         let clickhouse = format!(
@@ -59,6 +61,10 @@ impl Stack {
             database.cluster(),
             database.name()
         );
+        let engine = match database.replicas(0).len() {
+            1 => "",
+            _ => "\nengine = \"replicated-replacing\"",
+        };
         let index = |name: &str, rest: &str| {
             format!(
                 "[[elasticsearch.indices]]\nname = \"{}\"\nreplicas = 0\n{rest}\n",
@@ -70,7 +76,7 @@ impl Stack {
         format!(
             "[deployment]\nname = \"test\"\n\n\
              [broker]\nurl = \"{}\"\nmanagement_url = \"{}\"\n\n\
-             [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}\n\n[dictionary]\ndatabase = \"{}\"\n\n\
+             [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}{engine}\n\n[dictionary]\ndatabase = \"{}\"\n\n\
              [gates]\nclose_without_changes = true\nmax_rejected_rows = 0.05\n\n\
              [elasticsearch]\nurls = [\"{}\"]\nfollowers_seconds = 1\n\n{}\n{}\n",
             host.url(),

@@ -75,7 +75,7 @@ fn open(messages: &[Message]) -> f64 {
     })
 }
 
-async fn publish(broker: &Broker, queue: &str, messages: Vec<Message>) {
+pub async fn publish(broker: &Broker, queue: &str, messages: Vec<Message>) {
     let session = broker.connect("bench").await.expect("the broker is there");
     let mut confirms = Vec::with_capacity(messages.len());
     for message in messages {

@@ -4,9 +4,11 @@
 //! Figures are printed as a table and written to `target/bench/results.json`. Machines differ and drift,
 //! so it is the ratios that count.
 
+mod batched;
 mod clickhouse;
 mod elasticsearch;
 mod figure;
+mod gates;
 mod ledger_cost;
 mod line;
 mod memory;
@@ -17,13 +19,15 @@ use figure::Figure;
 
 type Benchmark = (&'static str, fn() -> Vec<Figure>);
 
-const BENCHMARKS: [Benchmark; 6] = [
+const BENCHMARKS: [Benchmark; 8] = [
     ("relay", relay::run),
     ("clickhouse", clickhouse::run),
     ("elasticsearch", elasticsearch::run),
     ("memory", memory::run),
     ("planning", planning::run),
     ("ledger", ledger_cost::run),
+    ("gates", gates::run),
+    ("batched", batched::run),
 ];
 
 fn main() {

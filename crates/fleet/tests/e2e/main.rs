@@ -4,4 +4,5 @@ mod bad_input;
 mod cycle;
 mod failures;
 mod proof;
+mod replicas;
 mod support;

@@ -62,11 +62,10 @@ impl Served {
     /// Asserts that the dictionaries have what the tables have.
     fn assert_dictionaries(&self) {
         for (shard, keys) in expected(&self.stack).keys.iter().enumerate() {
-            let entries = self
-                .stack
-                .database
-                .run(shard, "SELECT count() FROM {db}.keywords_metrics_dict");
-            assert_eq!(entries, keys.to_string(), "shard {shard}");
+            let sql = "SELECT count() FROM {db}.keywords_metrics_dict";
+            for entries in self.stack.database.on_replicas(shard, sql) {
+                assert_eq!(entries, keys.to_string(), "shard {shard}");
+            }
         }
     }
 }
@@ -142,7 +141,7 @@ fn a_run_goes_from_the_hub_to_every_port_of_the_serp_service_which_answers_all_t
     }
 }
 
-/// Reads one entry of each shard's dictionary in a tight loop.
+/// Reads one entry of the dictionary on each replica of each shard in a tight loop.
 struct DictionaryReader {
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
     thread: std::thread::JoinHandle<(u64, Vec<String>)>,
@@ -152,17 +151,20 @@ impl DictionaryReader {
     fn start(stack: &Stack) -> Self {
         let name = format!("{}.keywords_metrics_dict", stack.database.name());
         let table = format!("{}.keywords_metrics_local", stack.database.name());
-        let shards = stack.database.shards().to_vec();
+        let shards = 0..stack.database.shards().len();
+        let replicas: Vec<String> = shards
+            .flat_map(|shard| stack.database.replicas(shard).to_vec())
+            .collect();
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
             let (mut read, mut failed) = (0, Vec::new());
             while !told.load(std::sync::atomic::Ordering::SeqCst) {
-                for shard in &shards {
+                for replica in &replicas {
                     let sql = format!(
                         "SELECT dictHas('{name}', (country, keyword)) FROM {table} ORDER BY keyword LIMIT 1"
                     );
-                    match clickhouse::query(shard, &sql) {
+                    match clickhouse::query(replica, &sql) {
                         (true, answer) if answer.trim() == "1" => read += 1,
                         (_, answer) => failed.push(answer),
                     }
@@ -274,7 +276,9 @@ fn a_rejected_run_touches_no_store_and_its_batches_go_on_when_it_is_approved() {
     );
     for shard in 0..2 {
         let sql = "SELECT count() FROM {db}.keywords_metrics_local";
-        assert_eq!(stack.database.run(shard, sql), "0", "shard {shard}");
+        for found in stack.database.on_replicas(shard, sql) {
+            assert_eq!(found, "0", "shard {shard}");
+        }
     }
 
     // Every task is read by now: nothing else is wrong with the run.

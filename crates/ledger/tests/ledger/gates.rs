@@ -520,3 +520,90 @@ fn a_rule_for_one_stage_alone_stands_above_the_rule_for_all() {
     let negative = overrides(&[("max_failed_tasks", "-1")]);
     assert!(rules().overridden(&negative, &es()).is_err());
 }
+
+#[test]
+fn a_plan_that_was_approved_without_a_manifest_ends_at_its_next_deadline() {
+    let mut state = fold(&[judged_run(&["es"])]);
+    settle(&mut state, AFTER_THE_DEADLINE);
+    state.apply(&decided(AFTER_THE_DEADLINE, Stage::Plan, Verdict::Closed));
+    settle(&mut state, AFTER_THE_DEADLINE);
+    assert!(state.state().is_unfinished());
+    settle(&mut state, 2 * AFTER_THE_DEADLINE);
+    assert_eq!(state.state(), State::Rejected);
+}
+
+#[test]
+fn a_store_that_has_another_attempt_than_the_first_adds_up_by_the_rows_of_that_one() {
+    // Of the first attempt a batch was lost with the broker; meanwhile a row changed, and belongs to the next run.
+    let mut state = fold(&[
+        judged_run(&["es"]),
+        manifest(1),
+        fetched(0, 1, 2, 100),
+        fetched(0, 2, 1, 99),
+        stored("es", 0, 2, 0, [99, 0, 0]),
+    ]);
+    assert_eq!(stage_verdict(&mut state, &es()), Some(Verdict::Closed));
+}
+
+#[test]
+fn who_ordered_and_died_before_he_could_say_so_is_followed_by_one_who_orders_again() {
+    let mut state = fold(&[
+        judged_run(&["ch"]),
+        manifest(1),
+        fetched(0, 1, 1, 100),
+        stored("ch", 0, 1, 0, [100, 0, 0]),
+        applied(0, &[]),
+        applied(1, &[]),
+    ]);
+    settle(&mut state, SOON);
+    assert_eq!(state.shards_to_order(), [0, 1]);
+    state.apply(&ordered(&[0, 1]));
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Complete);
+}
+
+#[test]
+fn an_order_that_is_given_up_before_it_was_said_to_be_out_counts_whatever_the_clocks_say() {
+    let mut state = ordered_run();
+    for shard in ["0", "1"] {
+        let mut stale = order_failed(Stage::Dictionary, shard, true);
+        stale.at_ms = -5;
+        state.apply(&stale);
+    }
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Rejected);
+}
+
+#[test]
+fn what_was_given_up_before_a_decision_asked_for_it_anew_counts_no_more() {
+    let mut state = ordered_run();
+    for shard in ["0", "1"] {
+        state.apply(&order_failed(Stage::Sync, shard, true));
+    }
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Rejected);
+    state.apply(&decided(5_000, Stage::Sync, Verdict::Closed));
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.shards_to_order(), [0, 1]);
+}
+
+#[test]
+fn a_stage_that_was_approved_with_rows_missing_says_that_they_are_left_out() {
+    let mut state = fold(&[judged_run(&["es"]), manifest(2), fetched(0, 1, 1, 100)]);
+    state.apply(&decided(1_500, Stage::Fetch, Verdict::Closed));
+    state.apply(&stored("es", 0, 1, 0, [100, 0, 0]));
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Complete);
+    let progress = state.progress();
+    assert_eq!(
+        progress.stores[0].leaves_out.as_deref(),
+        Some("tasks not fetched: 1")
+    );
+    let mut state = fold(&[judged_run(&["es"]), manifest(1), fetched(0, 1, 2, 100)]);
+    state.apply(&stored("es", 0, 1, 0, [50, 0, 0]));
+    state.apply(&decided(1_500, es(), Verdict::Closed));
+    settle(&mut state, SOON);
+    let left = state.progress().stores[0].leaves_out.clone().unwrap();
+    assert!(left.contains("es has not accounted for"), "{left}");
+}

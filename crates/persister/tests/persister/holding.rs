@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use batch::{Fact, Headers, Message, Reason, Verdict, header};
+use pipeline::broker::QueueOptions;
 
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_on_before_the_last_task_is_in_and_then_one_attempt_of_every_task_does() {
-    let stage = Stage0::new(true);
+    let stage = Scene::new(true);
     let run = run(1);
     let persister = stage.start();
     stage.say(&run, [started(&["es"])]).await;
@@ -50,7 +51,7 @@ async fn nothing_goes_on_before_the_last_task_is_in_and_then_one_attempt_of_ever
 #[tokio::test(flavor = "multi_thread")]
 async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back_when_it_is_approved()
  {
-    let stage = Stage0::new(true);
+    let stage = Scene::new(true);
     let run = run(1);
     let persister = stage.start();
     stage.say(&run, [started(&["es"])]).await;
@@ -100,7 +101,7 @@ async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back
     stage.say(&run, answers.collect::<Vec<_>>()).await;
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
-    let (progress, ..) = ledger.record(&run).unwrap();
+    let progress = ledger.record(&run).unwrap().progress;
     assert!(progress.state.is_complete(), "{progress:?}");
     assert_eq!(progress.stages[1].by.as_deref(), Some("ada"));
     persister.stop().await;
@@ -108,7 +109,7 @@ async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persister_killed_in_the_middle_of_a_release_leaves_the_rest_to_the_next() {
-    let stage = Stage0::new(true);
+    let stage = Scene::new(true);
     let run = run(1);
     let first = stage.start();
     stage.say(&run, [started(&["es"])]).await;
@@ -142,7 +143,7 @@ async fn a_persister_killed_in_the_middle_of_a_release_leaves_the_rest_to_the_ne
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_its_own_verdict() {
-    let stage = Stage0::new(true);
+    let stage = Scene::new(true);
     let (first, second) = (run(1), run(2));
     let persister = stage.start();
     stage.say(&first, [started(&["es"])]).await;
@@ -169,7 +170,7 @@ async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_batch_goes_to_quarantine_by_its_own_reason_and_the_rest_goes_on() {
-    let stage = Stage0::new(true);
+    let stage = Scene::new(true);
     let run = run(1);
     let persister = stage.start();
     stage
@@ -203,5 +204,54 @@ async fn what_is_no_batch_goes_to_quarantine_by_its_own_reason_and_the_rest_goes
             .verdicts(&run)
             .contains(&("fetch".into(), Verdict::Closed))
     );
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_opens_the_fetching_of_a_run_that_still_goes_on() {
+    let stage = Scene::new(true);
+    let run = run(1);
+    let persister = stage.start();
+    stage.say(&run, [started(&["es"]), manifest(2)]).await;
+    stage.hold(&run, 0, 1, 3).await;
+    stage.say(&run, [fetched(0, 1, 3)]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.bodies("stores"), [""; 0]);
+    stage.say(&run, [approved("fetch")]).await;
+    stage
+        .until("what is read goes on", |s| s.bodies("stores").len() == 3)
+        .await;
+    persister.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_released_while_the_stores_have_no_room_for_it() {
+    let mut stage = Scene::new(true);
+    stage.max_queue_len = 2;
+    let run = run(1);
+    stage
+        .publish(
+            "stores",
+            (0..5).map(|n| Message::new(Headers::of_run(&run), format!("{n}"))),
+        )
+        .await;
+    let persister = stage.start();
+    stage.say(&run, [started(&["es"]), manifest(1)]).await;
+    // The length of the queue is known by now.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    stage.hold(&run, 0, 1, 3).await;
+    stage.say(&run, [fetched(0, 1, 3)]).await;
+    stage
+        .until("it is judged", |stage| !stage.verdicts(&run).is_empty())
+        .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.bodies("stores").len(), 5);
+    stage.memory.delete_queue("stores");
+    stage
+        .memory
+        .declare_queue("stores", QueueOptions::default());
+    stage
+        .until("all went on", |stage| stage.bodies("stores").len() == 3)
+        .await;
     persister.stop().await;
 }

@@ -26,7 +26,7 @@ fn closed(verdicts: &[(String, Verdict)]) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
-    let stage = Stage0::new(false);
+    let stage = Scene::new(false);
     let run = run(1);
     let persister = stage.start();
     stage.say(&run, whole_run()).await;
@@ -50,14 +50,14 @@ async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
     stage.until_ended(&run).await;
     assert_eq!(closed(&stage.verdicts(&run)), VERDICTS);
     let ledger = stage.ledger();
-    assert_eq!(ledger.record(&run).unwrap().0.state, State::Complete);
+    assert_eq!(ledger.record(&run).unwrap().progress.state, State::Complete);
     assert_eq!(stage.orders().len(), 2, "ordered once");
     persister.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_dictionary_is_ordered_before_its_store_has_closed() {
-    let stage = Stage0::new(false);
+    let stage = Scene::new(false);
     let run = run(1);
     let persister = stage.start();
     let mut receipts = whole_run();
@@ -75,7 +75,7 @@ async fn no_dictionary_is_ordered_before_its_store_has_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verdict_once() {
-    let stage = Stage0::new(false);
+    let stage = Scene::new(false);
     let run = run(1);
     let mut receipts = whole_run();
     receipts.extend([
@@ -94,7 +94,7 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
     let persister = stage.start();
     stage.until_ended(&run).await;
     assert_eq!(
-        stage.ledger().record(&run).unwrap().0.state,
+        stage.ledger().record(&run).unwrap().progress.state,
         State::Complete
     );
     let mut verdicts = stage.verdicts(&run);
@@ -106,7 +106,7 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone() {
-    let stage = Stage0::new(false);
+    let stage = Scene::new(false);
     let (first_run, second_run) = (run(1), run(2));
     let first = stage.start();
     let second = stage.start();
@@ -132,7 +132,7 @@ async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_past_its_deadline_is_rejected_without_another_receipt() {
-    let mut stage = Stage0::new(false);
+    let mut stage = Scene::new(false);
     stage.gates.deadline_seconds = 1;
     let run = run(1);
     let persister = stage.start();
@@ -144,7 +144,7 @@ async fn a_run_past_its_deadline_is_rejected_without_another_receipt() {
         .await;
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
-    let (progress, ..) = ledger.record(&run).unwrap();
+    let progress = ledger.record(&run).unwrap().progress;
     assert_eq!(progress.state, State::Rejected);
     assert!(
         progress.stages[1].why.contains("past its deadline: 1 of 2"),
@@ -156,7 +156,7 @@ async fn a_run_past_its_deadline_is_rejected_without_another_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows() {
-    let stage = Stage0::new(false);
+    let stage = Scene::new(false);
     let run = run(1);
     let persister = stage.start();
     let mut receipts = whole_run();
@@ -166,7 +166,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
     stage.say(&run, receipts).await;
     stage.until_ended(&run).await;
     assert_eq!(
-        stage.ledger().record(&run).unwrap().0.state,
+        stage.ledger().record(&run).unwrap().progress.state,
         State::Rejected
     );
     persister.stop().await;
@@ -180,7 +180,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
     stage.say(&run, [applied(0, &[]), applied(1, &[])]).await;
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
-    let (progress, ..) = ledger.record(&run).unwrap();
+    let progress = ledger.record(&run).unwrap().progress;
     assert_eq!(progress.state, State::CompleteWithQuarantine);
     let ch = progress
         .stages
@@ -192,7 +192,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rules() {
-    let mut stage = Stage0::new(false);
+    let mut stage = Scene::new(false);
     let rule = [("max_failed_tasks".to_owned(), 0.6)].into();
     stage.gates.pipelines.insert("lenient".to_owned(), rule);
     let (strict, lenient) = (run(1), run(2));
@@ -214,7 +214,7 @@ async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rul
     stage.until_ended(&strict).await;
     stage.until_ended(&lenient).await;
     let ledger = stage.ledger();
-    let state = |run| ledger.record(run).unwrap().0.state;
+    let state = |run| ledger.record(run).unwrap().progress.state;
     assert_eq!(state(&strict), State::Rejected);
     assert_eq!(state(&lenient), State::CompleteWithQuarantine);
     persister.stop().await;

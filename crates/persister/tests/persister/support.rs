@@ -15,9 +15,10 @@ use tokio::task::JoinHandle;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Stage0 {
+pub struct Scene {
     pub memory: Memory,
     pub gates: GateSettings,
+    pub max_queue_len: u64,
     holds: bool,
 }
 
@@ -51,7 +52,7 @@ pub fn task(n: u32) -> TaskHash {
     TaskHash::of([&n.to_le_bytes()[..]])
 }
 
-impl Stage0 {
+impl Scene {
     /// A pipeline that holds batches, or one that lets them by.
     pub fn new(holds: bool) -> Self {
         let memory = Memory::new();
@@ -85,6 +86,7 @@ impl Stage0 {
         Self {
             memory,
             gates: GateSettings::default(),
+            max_queue_len: 100_000,
             holds,
         }
     }
@@ -92,7 +94,10 @@ impl Stage0 {
     pub fn start(&self) -> Running {
         let app = App::detached("persister");
         let ladder = Ladder::new(vec![Duration::from_secs(1)]).unwrap();
-        let settings = PersisterSettings::default();
+        let settings = PersisterSettings {
+            max_queue_len: self.max_queue_len,
+            ..PersisterSettings::default()
+        };
         let broker = Broker::Memory(self.memory.clone());
         let options: &LoopOptions = &settings.options;
         let program = Program::with_broker(&app, broker, options, ladder);

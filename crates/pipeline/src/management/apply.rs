@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::objects::Objects;
 use super::plan::{self, Plan};
 use super::present::Present;
-use super::removal::{Kept, Removal, RemovalKind, Replacement};
+use super::removal::{Kept, Removal, Replacement};
 use super::{Action, Discards, Management, ManagementError};
 use crate::topology::{Desired, Queue, QueueClass};
 
@@ -260,8 +260,11 @@ impl<B: Objects> Engine<'_, B> {
         if replacement.discard > 0 {
             return Ok(0);
         }
-        if *class != QueueClass::Stream {
-            return Ok(self.broker.is_ready(name).await?.into());
+        match class {
+            // It has no room for any.
+            QueueClass::Lease => return Ok(0),
+            QueueClass::Stream => {}
+            _ => return Ok(self.broker.is_ready(name).await?.into()),
         }
         // Nothing can look into a stream but a consumer: count once more.
         tokio::time::sleep(self.broker.figures_age()).await;
@@ -302,10 +305,12 @@ impl<B: Objects> Engine<'_, B> {
         Ok(())
     }
 
-    /// A last look into each queue that the figures call empty, delays before the input they feed.
+    /// A last look into each queue that the figures call empty, delays before the input they feed. The broker lets
+    /// nobody look into a stream, nor into a queue with a single active consumer.
     async fn looked_into(&self, removal: &Removal) -> Result<Vec<Change>, ManagementError> {
         for queue in &removal.queues {
-            let counted_only = removal.kind == RemovalKind::Stream || queue.discard > 0;
+            let closed = matches!(queue.class, QueueClass::Stream | QueueClass::Lease);
+            let counted_only = closed || queue.discard > 0;
             if !counted_only && self.broker.is_ready(&queue.name).await? {
                 return Ok(vec![removal.holds(&queue.name, 1)]);
             }

@@ -24,7 +24,7 @@ pub(super) trait Objects {
     async fn delete_policy(&self, name: &str) -> Result<(), ManagementError>;
     async fn delete_queue(&self, name: &str) -> Result<(), ManagementError>;
     async fn delete_exchange(&self, name: &str) -> Result<(), ManagementError>;
-    /// Whether a message is ready in a queue (not a stream) at this moment, whatever the figures say.
+    /// Whether a message is ready in a queue (not a stream or a lease) at this moment, whatever the figures say.
     async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError>;
 }
 

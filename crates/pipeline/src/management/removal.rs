@@ -31,6 +31,7 @@ pub(super) enum RemovalKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Leaving {
     pub name: String,
+    pub class: QueueClass,
     /// Messages that may be thrown away with it.
     pub discard: u64,
 }
@@ -113,8 +114,9 @@ fn of_program(
         kind,
         queues: queues
             .iter()
-            .map(|(_, name)| Leaving {
+            .map(|(class, name)| Leaving {
                 name: (*name).to_owned(),
+                class: *class,
                 discard: discards.get(name).unwrap_or(0),
             })
             .collect(),

@@ -209,19 +209,23 @@ fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> 
         }
         QueueClass::Delay(_) => dead_letters_to(&names::input_queue(&program.name), []),
         QueueClass::Quarantine => {
-            let messages = own
-                .quarantine_max_messages
-                .unwrap_or(settings.quarantine_max_messages);
-            let bytes = own
-                .quarantine_max_bytes
-                .unwrap_or(settings.quarantine_max_bytes);
-            arguments([
-                ("max-length", json!(messages)),
-                ("max-length-bytes", json!(bytes)),
+            // A rejected run goes into the quarantine of who held it as a whole: its queue has no bound either.
+            let bounded = program.role.kind != RoleKind::Judge;
+            let messages = bounded.then_some(settings.quarantine_max_messages);
+            let bytes = bounded.then_some(settings.quarantine_max_bytes);
+            let mut definition = arguments([
                 // When it is full, who publishes to it is refused; dropping the oldest would lose them.
                 ("overflow", json!("reject-publish")),
                 ("delivery-limit", json!(QUARANTINE_DELIVERIES)),
-            ])
+            ]);
+            let bounds = [
+                ("max-length", own.quarantine_max_messages.or(messages)),
+                ("max-length-bytes", own.quarantine_max_bytes.or(bytes)),
+            ];
+            for (key, bound) in bounds {
+                definition.extend(bound.map(|bound| (key.to_owned(), json!(bound))));
+            }
+            definition
         }
         QueueClass::Lease => arguments([("max-length", json!(0))]),
         QueueClass::Stream => {

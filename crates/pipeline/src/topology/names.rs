@@ -120,7 +120,10 @@ pub(super) fn refuse_program(text: &str) -> Option<&'static str> {
         || text.contains("-delay-")
         || text == names::CONFIGURED
         || text == names::SERP_PAUSED;
-    refuse_word(text).or(reserved.then_some("the broker's objects of another program end so"))
+    let is_stage = !matches!(batch::Stage::from(text.to_owned()), batch::Stage::Store(_));
+    refuse_word(text)
+        .or(reserved.then_some("the broker's objects of another program end so"))
+        .or(is_stage.then_some("a stage of a run is called so"))
 }
 
 #[cfg(test)]

@@ -96,9 +96,11 @@ pub struct TargetSettings {
     pub rename: BTreeMap<String, String>,
     /// Engine of the target table when it is created. Both keep, of the rows of one key, that of the highest version.
     pub engine: Replication,
-    /// Path of the table in ZooKeeper or Keeper; used with `replicated-replacing` alone.
+    /// Path of the table in ZooKeeper or Keeper; used with `replicated-replacing` alone. It is the same on all
+    /// replicas of a shard and differs between shards: `{shard}` is a macro of the server's configuration.
     pub zookeeper_path: String,
-    /// Name of a replica in ZooKeeper or Keeper; used with `replicated-replacing` alone.
+    /// Name of a replica in ZooKeeper or Keeper; used with `replicated-replacing` alone. `{replica}` is a macro of
+    /// the server's configuration.
     pub replica_name: String,
     /// How many of the latest inserts the table remembers, so that one that is sent again is taken once.
     pub deduplication_window: u64,
@@ -134,8 +136,8 @@ impl Default for TargetSettings {
             strip_prefix: "processed_".to_owned(),
             rename: BTreeMap::new(),
             engine: Replication::Replacing,
-            // ClickHouse's own default path; the macros are in the server's configuration.
-            zookeeper_path: "/clickhouse/tables/{uuid}/{shard}".to_owned(),
+            // ClickHouse's own default has `{uuid}`, which it refuses where each replica is told by itself.
+            zookeeper_path: "/clickhouse/tables/{shard}/{database}/{table}".to_owned(),
             replica_name: "{replica}".to_owned(),
             // 50 inserts in flight, each sent again at most `max_retries` (10) times over hours: the window
             // must outlast all that is inserted in between. ClickHouse's own default for replicated tables.

@@ -1,8 +1,8 @@
 use anyhow::{Context as _, bail};
-use batch::{Fact, Receipt, RunId, Verdict};
+use batch::{Fact, Receipt, RunId, Stage, Verdict};
 use ledger::{Ledger, Progress};
 use pipeline::broker::{Broker, Confirm, Publication};
-use pipeline::names;
+use pipeline::{history, names};
 use serde_json::json;
 
 use super::{Because, Decision, read};
@@ -39,6 +39,12 @@ pub async fn decide(
     if known.state == ledger::State::Abandoned {
         bail!("run {run} was abandoned: the next run carries what it did not");
     }
+    if stage == Stage::Plan && verdict == Verdict::Closed && known.tasks_planned.is_none() {
+        bail!(
+            "run {run} has no manifest: how many tasks there are is not known, and it can only be abandoned"
+        );
+    }
+    still_there(broker, &ledger, &run).await?;
     let (who, why) = because.of();
     let fact = Fact::Decided {
         stage: stage.clone(),
@@ -46,7 +52,7 @@ pub async fn decide(
         who: who.clone(),
         why: why.clone(),
     };
-    say(broker, &run, fact).await?;
+    say(broker, &known, fact).await?;
     if output.is_json() {
         let answer =
             json!({ "run": run, "stage": stage, "verdict": verdict, "who": who, "why": why });
@@ -67,7 +73,8 @@ pub async fn abandon(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let ledger = read(broker).await?;
-    let state = known(&ledger, &run)?.state;
+    let known = known(&ledger, &run)?;
+    let state = known.state;
     if !state.is_unfinished() {
         bail!("run {run} stands in nobody's way: it is {state}");
     }
@@ -76,7 +83,7 @@ pub async fn abandon(
         who: who.clone(),
         why: why.clone(),
     };
-    say(broker, &run, fact).await?;
+    say(broker, &known, fact).await?;
     match output.is_json() {
         true => {
             output.json(&json!({ "run": run, "state": "abandoned", "who": who, "why": why }))?
@@ -93,11 +100,27 @@ fn known(ledger: &Ledger, run: &RunId) -> anyhow::Result<Progress> {
     Ok(progress.into_owned())
 }
 
-/// Publishes a receipt, up to the confirm.
-async fn say(broker: &Broker, run: &RunId, fact: Fact) -> anyhow::Result<()> {
+/// Refuses to decide on an ended run whose receipts are cut off: nothing would come of it.
+async fn still_there(broker: &Broker, ledger: &Ledger, run: &RunId) -> anyhow::Result<()> {
+    let Some(first) = ledger.record(run).map(|ended| ended.first_offset) else {
+        return Ok(());
+    };
+    if history::read_run(broker, run, first).await?.is_none() {
+        bail!(
+            "the receipts of run {run} are no longer on the ledger (pipeline.ledger_max_age_days): begin a run with --full instead"
+        );
+    }
+    Ok(())
+}
+
+/// Publishes a receipt, up to the confirm. Decisions count in the order of their times: this one comes after all that
+/// is known of the run, whatever the clock here says.
+async fn say(broker: &Broker, known: &Progress, fact: Fact) -> anyhow::Result<()> {
+    let run = &known.run;
+    let now = chrono::Utc::now().timestamp_millis();
     let receipt = Receipt {
         run: run.clone(),
-        at_ms: chrono::Utc::now().timestamp_millis(),
+        at_ms: now.max(known.latest_ms.saturating_add(1)),
         fact,
     };
     let session = broker.connect("fleet-runs").await?;

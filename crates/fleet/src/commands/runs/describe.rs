@@ -59,6 +59,13 @@ fn beginning(run: &Progress) -> String {
             ),
         ),
     ];
+    if let Some(left) = run
+        .leaves_out
+        .as_ref()
+        .filter(|_| !run.state.is_unfinished())
+    {
+        lines.push(("left out", left.clone()));
+    }
     if !rules.is_empty() {
         lines.push(("its own rules", rules.join(", ")));
     }

@@ -23,6 +23,7 @@ pub async fn watch(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let (mut ledger, mut added) = history::follow(broker).await?;
+    history::reopen(broker, &mut ledger).await?;
     let run = super::find(&ledger, name)?.run;
     let mut view = View::new(output);
     let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -39,7 +40,7 @@ pub async fn watch(
             _ = ticks.tick() => true,
             () = over => false,
             received = added.next() => {
-                take(&mut ledger, received?);
+                take(broker, &mut ledger, received?).await?;
                 continue;
             }
         };
@@ -60,6 +61,7 @@ pub async fn watch(
 /// elsewhere one line for each stage whose status changes, and the drawing last.
 pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exit> {
     let (mut ledger, mut added) = history::follow(broker).await?;
+    history::reopen(broker, &mut ledger).await?;
     let run = super::find(&ledger, name)?.run;
     let in_place = std::io::stdout().is_terminal() && !output.is_json();
     let mut said: Vec<(Stage, Status)> = Vec::new();
@@ -70,7 +72,7 @@ pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result
         tokio::select! {
             _ = ticks.tick() => {}
             received = added.next() => {
-                take(&mut ledger, received?);
+                take(broker, &mut ledger, received?).await?;
                 continue;
             }
         }
@@ -127,10 +129,16 @@ fn changes<'a>(
     })
 }
 
-fn take(ledger: &mut Ledger, (place, message): (u64, Message)) {
+async fn take(
+    broker: &Broker,
+    ledger: &mut Ledger,
+    (place, message): (u64, Message),
+) -> anyhow::Result<()> {
     if let Ok(receipt) = Receipt::from_message(&message) {
         ledger.apply_at(place, &receipt);
+        history::reopen(broker, ledger).await?;
     }
+    Ok(())
 }
 
 pub fn mode(mode: RunMode) -> String {

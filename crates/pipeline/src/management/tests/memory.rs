@@ -203,6 +203,8 @@ impl Objects for Host {
         let queue = present.queue(queue);
         let stream = queue.is_some_and(|queue| queue.arguments["x-queue-type"] == "stream");
         assert!(!stream, "a broker cannot look into a stream");
+        let shared = queue.is_none_or(|q| !q.arguments.contains_key("x-single-active-consumer"));
+        assert!(shared, "nor into a queue with a single active consumer");
         Ok(queue.and_then(|queue| queue.messages_ready).unwrap_or(0) > 0)
     }
 }
