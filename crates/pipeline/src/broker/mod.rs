@@ -74,9 +74,10 @@ impl Broker {
         Ok(messages)
     }
 
-    /// The messages of a stream from the place `from` on (or from the first that is still there; past the end there
-    /// are none), each with its place, handed out as they come: a ledger of months is far smaller folded than it is as messages. After an
-    /// error some of them were handed out.
+    /// The messages of a stream from the place `from` on, or from the first that is still there, each with its place,
+    /// handed out as they come: a ledger of months is far smaller folded than it is as messages. A stream that has not
+    /// come to the place yet is not the one whose place it is, and is read whole. After an error some messages were
+    /// handed out.
     pub async fn read_stream_from(
         &self,
         stream: &str,
@@ -86,7 +87,13 @@ impl Broker {
         match self {
             Self::RabbitMq(broker) => broker.read_stream(stream, from, take).await,
             Self::Memory(broker) => {
-                let places = (0..).zip(broker.read_stream(stream));
+                let messages = broker.read_stream(stream);
+                let from = if from > messages.len() as u64 {
+                    0
+                } else {
+                    from
+                };
+                let places = (0..).zip(messages);
                 let wanted = places.filter(|(place, _)| *place >= from);
                 wanted.for_each(|(place, message)| take(place, message));
                 Ok(())
@@ -106,6 +113,11 @@ impl Broker {
             Self::Memory(broker) => {
                 let messages = broker.read_stream(stream);
                 let follower = Follower::of_memory(broker, stream, messages.len());
+                let from = if from > messages.len() as u64 {
+                    0
+                } else {
+                    from
+                };
                 let wanted = (0..).zip(messages).filter(|(place, _)| *place >= from);
                 wanted.for_each(|(place, message)| take(place, message));
                 Ok(follower)

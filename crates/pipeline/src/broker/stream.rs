@@ -117,8 +117,8 @@ impl RabbitMq {
         let from = match &end {
             // From a place past the end the broker would not even hand out the mark.
             End::Mark(mark) if from > 0 => {
-                let place = self.within_patience(self.place_of(mark, &connection, stream));
-                from.min(place.await?)
+                let there = self.within_patience(self.is_there(from, mark, &connection, stream));
+                if there.await? { from } else { 0 }
             }
             _ => from,
         };
@@ -176,29 +176,38 @@ impl RabbitMq {
         }
     }
 
-    /// The place of a mark that is confirmed: in the last chunk of the nearest copy, or behind it.
-    async fn place_of(
+    /// Whether the stream has come to the place `from` by now, which the last chunk of the nearest copy tells, or what
+    /// comes behind it. One that has not is another stream than that whose place it is: made anew.
+    async fn is_there(
         &self,
+        from: u64,
         mark: &str,
         connection: &Connection,
         stream: &str,
-    ) -> Result<u64, BrokerError> {
+    ) -> Result<bool, BrokerError> {
         let unusable = |error: lapin::Error| self.stream_error(stream, &error);
         let last = AMQPValue::LongString("last".into());
         let consuming = consume(connection, stream, last).await;
         let (channel, mut consumer) = consuming.map_err(unusable)?;
-        while let Some(delivery) = consumer.next().await {
-            let delivery = delivery.map_err(unusable)?;
+        let mut there = None;
+        while there.is_none() {
+            let Ok(next) = tokio::time::timeout(QUIET, consumer.next()).await else {
+                // The mark is in a chunk before the last one, and that one does not come to the place either.
+                break;
+            };
+            let delivery = next.ok_or_else(|| ended(stream))?.map_err(unusable)?;
             let tag = delivery.delivery_tag;
             let answered = channel.basic_ack(tag, BasicAckOptions::default());
             answered.await.map_err(unusable)?;
             let place = stream_offset(&delivery).unwrap_or(0);
-            if receive(delivery).message.headers.text(MARK) == Some(mark) {
-                let _ = channel.close(200, "done".into()).await;
-                return Ok(place);
+            if place >= from {
+                there = Some(true);
+            } else if receive(delivery).message.headers.text(MARK) == Some(mark) {
+                there = Some(false);
             }
         }
-        Err(ended(stream))
+        let _ = channel.close(200, "done".into()).await;
+        Ok(there.unwrap_or(false))
     }
 
     async fn within_patience<T>(

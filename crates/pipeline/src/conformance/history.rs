@@ -117,21 +117,21 @@ async fn what_is_no_receipt_or_record_is_passed_over(bench: Bench) {
     assert_eq!(ledger.resume_offset(), None);
 }
 
-async fn a_place_past_the_end_reads_nothing_and_then_what_is_added(bench: Bench) {
+async fn a_place_past_the_end_is_of_another_stream_and_reads_this_one_whole(bench: Bench) {
     bench.add_stream(names::LEDGER);
     bench.publish(names::LEDGER, (0..5).map(numbered)).await;
     let mut found = 0;
     let broker = &bench.broker;
     let read = broker.read_stream_from(names::LEDGER, 1_000, |_, _| found += 1);
     read.await.unwrap();
+    assert_eq!(found, 5);
     let follower = broker.follow_stream(names::LEDGER, 1_000, |_, _| found += 1);
     let mut follower = follower.await.unwrap();
-    assert_eq!(found, 0);
+    assert_eq!(found, 10);
     bench.publish(names::LEDGER, [numbered(5)]).await;
     let added = tokio::time::timeout(Duration::from_secs(30), follower.next()).await;
-    let (place, message) = added.expect("it comes").unwrap();
+    let (_, message) = added.expect("it comes").unwrap();
     assert_eq!(message, numbered(5));
-    assert!((5..1_000).contains(&place), "{place}");
 }
 
 async fn a_stream_is_read_from_a_place_on(bench: Bench) {
@@ -157,7 +157,7 @@ async fn a_stream_is_read_from_a_place_on(bench: Bench) {
 
 on_every_broker!(
     a_stream_is_read_from_a_place_on,
-    a_place_past_the_end_reads_nothing_and_then_what_is_added,
+    a_place_past_the_end_is_of_another_stream_and_reads_this_one_whole,
     without_records_every_receipt_is_read,
     receipts_that_a_record_spares_are_not_read,
     who_follows_gets_what_is_added_in_places_that_go_on,

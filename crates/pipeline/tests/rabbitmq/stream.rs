@@ -86,6 +86,32 @@ async fn a_reading_ends_while_others_publish_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_from_a_place_on_ends_however_much_is_added_meanwhile() {
+    let (_host, broker) = stream("");
+    publish(&broker, "ledger", numbered(0, 100)).await;
+    let publishing = tokio::spawn({
+        let broker = broker.clone();
+        async move {
+            // One by one: many small chunks behind each reader's mark.
+            for n in 100..3_000 {
+                publish(&broker, "ledger", numbered(n, n + 1)).await;
+                if n % 50 == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    });
+    for _ in 0..40 {
+        let mut places = Vec::new();
+        let read = broker.read_stream_from("ledger", 40, |place, _| places.push(place));
+        let read = tokio::time::timeout(Duration::from_secs(10), read);
+        read.await.expect("it ends").unwrap();
+        assert!(places.len() >= 60 && places[0] >= 40, "{places:?}");
+    }
+    publishing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_has_what_comes_after_its_reading_each_once() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 10)).await;

@@ -241,6 +241,18 @@ mod tests {
     }
 
     #[test]
+    fn by_default_the_replicas_of_a_shard_find_each_other_under_one_path() {
+        let settings = TargetSettings {
+            engine: Replication::ReplicatedReplacing,
+            ..TargetSettings::default()
+        };
+        let statement = table(&settings, &[]).unwrap().create_table();
+        // Each replica is told by itself, where `{uuid}` is refused.
+        let engine = "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', ";
+        assert!(statement.contains(engine), "{statement}");
+    }
+
+    #[test]
     fn what_cannot_be_a_table_is_refused_by_name() {
         let settings = TargetSettings::default();
         let refused = |columns: &[Column]| table(&settings, columns).unwrap_err().to_string();
