@@ -103,7 +103,7 @@ impl Demo {
         );
         for (node, probed) in &probed {
             println!(
-                "SERP node {node}: {} reads while it was restarted, {} failed; {} port(s) down at once at most",
+                "SERP node {node}: {} reads meanwhile, {} failed; at most {} port(s) down at once",
                 number(probed.asked),
                 number(probed.failed),
                 probed.most_down
