@@ -20,13 +20,19 @@ pub(crate) async fn apply(
     let found = Found::on(replica, dictionary)
         .await
         .map_err(|e| failed(&e))?;
-    if found.live_version() == Some(order.version) {
-        return Ok(found.live.map_or(0, |live| live.elements));
+    found.not_newer_than(order, replica)?;
+    if let Some(live) = found
+        .live
+        .as_ref()
+        .filter(|l| l.version() == Some(order.version))
+    {
+        return match live.status() {
+            Status::Loaded => Ok(live.elements),
+            _ => Err(overtaken(replica, "is in place and not loaded any more")),
+        };
     }
-    let ready = found.next.as_ref().is_some_and(|next| {
-        next.status() == Status::Loaded && next.version() == Some(order.version)
-    });
-    if !ready {
+    let next = found.next_of(order);
+    if !next.is_some_and(|next| next.status() == Status::Loaded) {
         return Err(overtaken(
             replica,
             "is not there any more, loaded as it was",
@@ -43,6 +49,7 @@ pub(crate) async fn apply(
     let found = Found::on(replica, dictionary)
         .await
         .map_err(|e| failed(&e))?;
+    found.not_newer_than(order, replica)?;
     match found.live {
         Some(live) if live.version() == Some(order.version) => Ok(live.elements),
         _ => Err(overtaken(replica, "was exchanged and is not in place")),

@@ -6,7 +6,7 @@ use stores::clickhouse::{Query, Replica, TargetSettings, quote_identifier, quote
 
 use crate::DictionarySettings;
 use crate::failure::{Failure, Step};
-use crate::state::{Mark, next_name};
+use crate::state::{Mark, next_name, qualified};
 use crate::types::in_dictionary;
 
 const STEP: Step = Step::ConfineShard;
@@ -56,18 +56,19 @@ impl Blueprint {
             .map_err(|what| {
                 Failure::lasting(STEP, Reason::WrongSchema, format!("{place}: {what}"))
             })?;
-        let qualified = |database: &str, name: &str| {
-            format!("{}.{}", quote_identifier(database), quote_identifier(name))
-        };
         let next = next_name(settings);
         let own_rows = (!settings.shard_expression.trim().is_empty())
             .then(|| format!("modulo({}, {shards}) = {shard}", settings.shard_expression));
         Ok(Self {
-            live: qualified(&settings.database, &settings.name),
-            next: qualified(&settings.database, &next),
+            live: qualified(settings, &settings.name),
+            next: qualified(settings, &next),
             // `dictGet` takes no quotes in it: the settings let no name pass that needs them.
             next_text: quote_string(&format!("{}.{next}", settings.database)),
-            table: qualified(&target.database, &target.table),
+            table: format!(
+                "{}.{}",
+                quote_identifier(&target.database),
+                quote_identifier(&target.table)
+            ),
             key,
             attributes,
             version: target.mapping().target_name(VERSION_COLUMN),

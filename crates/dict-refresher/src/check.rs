@@ -1,19 +1,41 @@
 //! Whether a loaded dictionary has what its table has.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use stores::clickhouse::{Error, Query, Replica};
+use tokio::time::Instant;
 
 use crate::DictRefresherSettings;
 use crate::blueprint::Blueprint;
 use crate::state::{Entry, Mark};
 
-/// Keys of the shard's own rows in the table, those of repeated rows once.
-pub(crate) async fn count_keys(replica: &Replica, query: &Query) -> Result<u64, Error> {
+/// What is left of the time in hand when a statement over the whole table has to be done: for its error to come back.
+const SPARE: Duration = Duration::from_secs(5);
+/// The server takes 0 for no limit.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// A statement over the whole table ends before the order is put off: one that takes longer than the whole time in hand
+/// would be begun again for ever, at no cost of an attempt. Ended by the server it is a failure.
+fn limited(query: Query, hold: Instant) -> Query {
+    let left = hold.saturating_duration_since(Instant::now());
+    let limit = left.saturating_sub(SPARE.min(left / 2)).max(LEAST);
+    query.setting("max_execution_time", format!("{:.3}", limit.as_secs_f64()))
+}
+
+/// Keys of the shard's own rows in the table, those of repeated rows once. Fails when they are not counted shortly before
+/// `hold`.
+pub(crate) async fn count_keys(
+    replica: &Replica,
+    blueprint: &Blueprint,
+    hold: Instant,
+) -> Result<u64, Error> {
     #[derive(Deserialize)]
     struct Row {
         keys: u64,
     }
-    let rows: Vec<Row> = replica.rows(query).await?;
+    let query = limited(blueprint.count_keys(), hold);
+    let rows: Vec<Row> = replica.rows(&query).await?;
     Ok(rows.first().map_or(0, |row| row.keys))
 }
 
@@ -25,9 +47,10 @@ pub(crate) async fn compare(
     settings: &DictRefresherSettings,
     (next, mark): (&Entry, &Mark),
     live: Option<&Entry>,
+    hold: Instant,
 ) -> Result<Result<(), String>, Error> {
     let place = replica.address();
-    let after = count_keys(replica, &blueprint.count_keys()).await?;
+    let after = count_keys(replica, blueprint, hold).await?;
     if let Err(what) = same_size(next.elements, mark.keys, after, settings.element_tolerance) {
         return Ok(Err(format!("{place}: {what}")));
     }
@@ -42,9 +65,8 @@ pub(crate) async fn compare(
     if settings.probe_keys == 0 {
         return Ok(Ok(()));
     }
-    let differences: Vec<Difference> = replica
-        .rows(&blueprint.probe(mark.version, settings.probe_keys))
-        .await?;
+    let probe = limited(blueprint.probe(mark.version, settings.probe_keys), hold);
+    let differences: Vec<Difference> = replica.rows(&probe).await?;
     Ok(match differences.first() {
         None => Ok(()),
         Some(first) => Err(format!(

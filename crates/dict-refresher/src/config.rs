@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The dictionary that the SERP service reads, on every replica of `[clickhouse]`. The user of `[clickhouse]` needs
-/// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it, SELECT on the table, SYSTEM RELOAD DICTIONARY and
-/// SYSTEM SYNC REPLICA.
+/// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it and on the one beside it; SELECT, INSERT, CREATE TABLE and
+/// DROP TABLE on both, which the server asks for to exchange them; SELECT on the table; SYSTEM RELOAD DICTIONARY and
+/// SYSTEM SYNC REPLICA. No user with these rights alone was tested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DictionarySettings {
@@ -90,11 +91,15 @@ impl DictionarySettings {
     }
 }
 
+/// The longest that an order may be in hand, in seconds. The broker's consumer timeout is 30 minutes, and what is sent
+/// when the time is over has to be stored by then.
+const MOST_HOLD_SECONDS: u64 = 1500;
+
 /// How the dictionary is refreshed; where it is and what it holds stands in `[dictionary]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DictRefresherSettings {
-    /// `concurrency` is the number of shards that are refreshed at once.
+    /// `concurrency` is the number of shards that are refreshed at once. `prefetch` is the same, and may not be more.
     #[serde(flatten)]
     pub options: LoopOptions,
     /// Longest wait for a replica to get everything that was written to its shard, in seconds.
@@ -120,16 +125,17 @@ pub struct DictRefresherSettings {
     /// one. 0: loaded in any case.
     pub memory_share: f64,
     /// Longest time for which an order is in hand, in seconds. Then it waits in a delay queue, at no cost of an
-    /// attempt, while the server goes on; and continues where it was. Less than the broker's consumer timeout
-    /// (30 minutes).
+    /// attempt, while the server goes on; and continues where it was. At most 1500: the broker takes back what is in
+    /// hand for 30 minutes. A count of the table's keys that takes longer is a failure.
     pub hold_seconds: u64,
 }
 
 impl Default for DictRefresherSettings {
     fn default() -> Self {
         Self {
-            // Loading is the servers' work: a process waits for many of them at once.
-            options: LoopOptions::sized(64, 64),
+            // Loading is the servers' work: a process waits for many of them at once. An order in hand that waits for
+            // its turn is one that no other process can take.
+            options: LoopOptions::sized(1, 64),
             // As long as the sync of replicas has always been waited for.
             sync_timeout_seconds: 3600,
             // One whole wait, the delays between the first tries, and another wait.
@@ -151,6 +157,18 @@ impl DictRefresherSettings {
     /// Refuses what cannot work; `section` names the settings in the error.
     pub fn check(&self, section: &str) -> Result<(), String> {
         self.options.check(section)?;
+        if usize::from(self.options.prefetch) > self.options.concurrency {
+            return Err(format!(
+                "{section}.prefetch must not be more than {section}.concurrency, which is {}",
+                self.options.concurrency
+            ));
+        }
+        if self.hold_seconds > MOST_HOLD_SECONDS {
+            return Err(format!(
+                "{section}.hold_seconds must be at most {MOST_HOLD_SECONDS}: the broker takes back what is in hand for \
+                 30 minutes"
+            ));
+        }
         let seconds = [
             ("sync_timeout_seconds", self.sync_timeout_seconds),
             ("sync_deadline_seconds", self.sync_deadline_seconds),
@@ -180,6 +198,14 @@ impl DictRefresherSettings {
         Ok(())
     }
 
+    /// As the loop takes them: no order is in hand that is not in work.
+    pub fn loop_options(&self) -> LoopOptions {
+        LoopOptions {
+            prefetch: u16::try_from(self.options.concurrency).unwrap_or(u16::MAX),
+            ..self.options.clone()
+        }
+    }
+
     /// The longest silence of a server that is no failure: it syncs, or reads a whole table.
     pub(crate) fn patience(&self) -> Duration {
         let longest = self.sync_timeout_seconds.max(self.load_timeout_seconds);
@@ -207,7 +233,8 @@ mod tests {
             settings.check("dict_refresher").unwrap_err()
         };
         assert!(refused(|s| s.sync_timeout_seconds = 0).contains("sync_timeout_seconds"));
-        assert!(refused(|s| s.hold_seconds = u64::MAX).contains("hold_seconds"));
+        assert!(refused(|s| s.hold_seconds = 1501).contains("hold_seconds must be at most 1500"));
+        assert!(refused(|s| s.hold_seconds = 0).contains("hold_seconds"));
         assert!(
             refused(|s| s.element_tolerance = 1.5).contains("element_tolerance must be 0 to 1")
         );
@@ -222,6 +249,21 @@ mod tests {
             let refused = settings.check("dictionary").unwrap_err();
             assert!(refused.contains("dictionary.name"), "{refused}");
         }
+    }
+
+    #[test]
+    fn no_more_orders_are_taken_than_are_in_work() {
+        let mut settings = DictRefresherSettings::default();
+        settings.options.concurrency = 4;
+        settings.check("dict_refresher").unwrap();
+        let options = settings.loop_options();
+        assert_eq!((options.prefetch, options.concurrency), (4, 4));
+        settings.options.prefetch = 5;
+        let refused = settings.check("dict_refresher").unwrap_err();
+        assert!(
+            refused.contains("dict_refresher.prefetch must not be more"),
+            "{refused}"
+        );
     }
 
     #[test]

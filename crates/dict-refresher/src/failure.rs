@@ -19,6 +19,9 @@ pub(crate) enum Step {
     ApplyDict,
     /// Not a step: the order is older than what is in place.
     Stale,
+    /// Not steps: the order's time was over, before the replicas were known to be in sync or after it.
+    ExpiredUnsynced,
+    Expired,
 }
 
 impl Step {
@@ -39,17 +42,18 @@ impl Step {
             Self::RefreshDict => "refresh_dict",
             Self::ApplyDict => "apply_dict",
             Self::Stale => "stale",
+            Self::ExpiredUnsynced | Self::Expired => "expired",
         }
     }
 
     pub const fn stage(self) -> Stage {
         match self {
-            Self::Sync => Stage::Sync,
+            Self::Sync | Self::ExpiredUnsynced => Stage::Sync,
             _ => Stage::Dictionary,
         }
     }
 
-    /// The step that a [`Failure`] was about, read from its text in the reason for a quarantine: the frame keeps only
+    /// The step that a quarantined [`Failure`] was about, read from its text in the reason for a quarantine: the frame keeps only
     /// the text when the retries are used up.
     pub fn named_in(text: &str) -> Option<Self> {
         let at = |step: &Self| {
@@ -123,6 +127,20 @@ impl Failure {
         Self {
             step: Step::Stale,
             error,
+            after: After::Discard,
+        }
+    }
+
+    /// `synced`: whether all replicas are known to have been in sync for the order.
+    pub fn expired(until_ms: i64, synced: bool) -> Self {
+        Self {
+            step: match synced {
+                true => Step::Expired,
+                false => Step::ExpiredUnsynced,
+            },
+            error: format!(
+                "it was to be carried out by {until_ms} (ms since the epoch); the run has given it up by now"
+            ),
             after: After::Discard,
         }
     }

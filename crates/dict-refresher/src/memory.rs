@@ -5,7 +5,8 @@ use stores::Class;
 use stores::clickhouse::{Error, Query, Replica, classify};
 
 /// What the server may still take of its own limit, and what its machine and its container have left, each where
-/// the server knows it. Not every release has all the tables, and the engine alone has no view of its machine.
+/// the server knows it. What a container uses is taken without the page cache where the server tells it, which it gives
+/// back to whoever needs memory: a server that reads much would seem full. Not every release has all the tables, and the engine alone has no view of its machine.
 const SOURCES: [&str; 2] = [
     "SELECT 'max_server_memory_usage' AS source, toUInt64(greatest(limit - used, 0)) AS free FROM \
      (SELECT (SELECT toInt64(value) FROM system.server_settings WHERE name = 'max_server_memory_usage') AS limit, \
@@ -13,8 +14,12 @@ const SOURCES: [&str; 2] = [
     "SELECT source, toUInt64(greatest(value, 0)) AS free FROM \
      (SELECT 'OSMemoryAvailable' AS source, value FROM system.asynchronous_metrics WHERE metric = 'OSMemoryAvailable' \
      UNION ALL SELECT 'CGroupMemoryTotal' AS source, sumIf(value, metric = 'CGroupMemoryTotal') \
-     - sumIf(value, metric = 'CGroupMemoryUsed') FROM system.asynchronous_metrics \
-     WHERE metric IN ('CGroupMemoryTotal', 'CGroupMemoryUsed') HAVING uniqExact(metric) = 2)",
+     - multiIf(countIf(metric = 'CGroupMemoryUsedWithoutPageCache') > 0, \
+     sumIf(value, metric = 'CGroupMemoryUsedWithoutPageCache'), \
+     countIf(metric = 'MemoryResident') > 0, sumIf(value, metric = 'MemoryResident'), \
+     sumIf(value, metric = 'CGroupMemoryUsed')) FROM system.asynchronous_metrics WHERE metric IN \
+     ('CGroupMemoryTotal', 'CGroupMemoryUsedWithoutPageCache', 'MemoryResident', 'CGroupMemoryUsed') \
+     HAVING countIf(metric = 'CGroupMemoryTotal') > 0 AND uniqExact(metric) > 1)",
 ];
 
 #[derive(Debug, Deserialize)]

@@ -3,11 +3,11 @@
 use batch::Reason;
 use futures_util::future::join_all;
 use serde::Serialize;
-use stores::clickhouse::{Cluster, Error, Replica, Shard, quote_identifier};
+use stores::clickhouse::{Cluster, Error, Replica, Shard};
 
 use crate::DictionarySettings;
 use crate::apply::exchange;
-use crate::state::{Entry, Found, Mark, Status, in_order, next_name};
+use crate::state::{Entry, Found, Mark, Status, in_order, next_name, qualified};
 
 /// A dictionary as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -143,21 +143,15 @@ pub async fn rollback(
     shard: Option<u32>,
 ) -> Result<Vec<RollbackStep>, RollbackError> {
     let steps = plan_rollback(cluster, settings, shard).await?;
-    let qualified = |name: &str| {
-        format!(
-            "{}.{}",
-            quote_identifier(&settings.database),
-            quote_identifier(name)
-        )
-    };
-    let names = (qualified(&settings.name), qualified(&next_name(settings)));
+    let live = qualified(settings, &settings.name);
+    let next = qualified(settings, &next_name(settings));
     for step in steps.iter().filter(|step| !step.already) {
         let shard = cluster.shard(step.shard);
         let shard = shard.map_err(|e| RollbackError::UnknownShard(e.detail))?;
         let replicas = shard.replicas();
         let replica = replicas.iter().find(|r| r.address() == step.replica);
         let Some(replica) = replica else { continue };
-        exchange(replica, (&names.0, &names.1), true).await?;
+        exchange(replica, (&live, &next), true).await?;
     }
     Ok(steps)
 }

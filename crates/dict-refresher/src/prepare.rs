@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use batch::Order;
 use stores::clickhouse::{Error, Query, Replica};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::blueprint::Blueprint;
 use crate::failure::{Failure, Step};
-use crate::state::{Entry, Found, Mark, Status};
+use crate::state::{Entry, Found, Mark, Status, drop_next};
 use crate::{DictRefresherSettings, DictionarySettings};
 use crate::{check, memory};
 
@@ -29,19 +29,28 @@ pub(crate) struct Preparation<'a> {
     pub replica: &'a Replica,
     /// The same server, asked with the patience that it takes to read a whole table.
     pub reader: &'a Replica,
+    /// When the order is put off.
+    pub hold: Instant,
+}
+
+/// Which of the two dictionaries is loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loading {
+    /// The one that is in place, which a server that was restarted has not loaded.
+    Live,
+    Next,
 }
 
 impl Preparation<'_> {
     /// Goes on from whatever an earlier try left, unless the replica's live dictionary is the order's already.
     pub async fn run(&self) -> Result<(), Failure> {
         let found = self.found(Step::DeleteOldDict).await?;
+        found.not_newer_than(self.order, self.replica)?;
         if found.live_version() == Some(self.order.version) {
-            return Ok(());
+            return self.load(Loading::Live).await;
         }
-        let begun = found.next.as_ref().filter(|next| {
-            next.version() == Some(self.order.version) && next.status() != Status::Failed
-        });
-        match begun.map(Entry::status) {
+        let begun = found.next_of(self.order).map(Entry::status);
+        match begun.filter(|status| *status != Status::Failed) {
             Some(Status::NotLoaded) => self.guard(found.live.as_ref()).await?,
             Some(_) => {}
             None => {
@@ -52,7 +61,7 @@ impl Preparation<'_> {
                 self.create().await?;
             }
         }
-        self.load().await?;
+        self.load(Loading::Next).await?;
         self.check().await
     }
 
@@ -62,11 +71,8 @@ impl Preparation<'_> {
     }
 
     async fn drop_next(&self, step: Step) -> Result<(), Failure> {
-        // Synchronously: its memory is needed for the new one.
-        let drop = format!("DROP DICTIONARY IF EXISTS {} SYNC", self.blueprint.next);
-        let dropped = self.replica.execute(&Query::new(drop)).await;
-        dropped.map_err(|error| Failure::of_dictionary(step, &error))?;
-        Ok(())
+        let dropped = drop_next(self.replica, self.dictionary).await;
+        dropped.map_err(|error| Failure::of_dictionary(step, &error))
     }
 
     async fn guard(&self, live: Option<&Entry>) -> Result<(), Failure> {
@@ -78,10 +84,11 @@ impl Preparation<'_> {
     }
 
     async fn create(&self) -> Result<(), Failure> {
-        let counted = check::count_keys(self.reader, &self.blueprint.count_keys()).await;
+        let counted = check::count_keys(self.reader, self.blueprint, self.hold).await;
         let mark = Mark {
             run: self.order.run.clone(),
             version: self.order.version,
+            until_ms: self.order.until_ms,
             keys: counted.map_err(|error| Failure::of(Step::ConfineShard, &error))?,
         };
         let created = self.replica.execute(&self.blueprint.create(&mark)).await;
@@ -90,36 +97,44 @@ impl Preparation<'_> {
     }
 
     /// Waits until it is loaded. The server loads in a thread of its own: a request that breaks off stops nothing.
-    async fn load(&self) -> Result<(), Failure> {
+    async fn load(&self, which: Loading) -> Result<(), Failure> {
         let failed = |what: String| {
             Failure::retry(
                 Step::RefreshDict,
                 format!("{}: {what}", self.replica.address()),
             )
         };
-        let reload = Query::new(format!("SYSTEM RELOAD DICTIONARY {}", self.blueprint.next));
+        let name = match which {
+            Loading::Live => &self.blueprint.live,
+            Loading::Next => &self.blueprint.next,
+        };
+        let reload = Query::new(format!("SYSTEM RELOAD DICTIONARY {name}"));
         let mut reload = std::pin::pin!(self.replica.execute(&reload));
         // What the statement answered, once it was needed and has.
         let mut answered: Option<Option<Error>> = None;
         let mut pause = FIRST_POLL;
         loop {
             let found = self.found(Step::RefreshDict).await?;
-            let next = found
-                .next
-                .filter(|next| next.version() == Some(self.order.version))
-                .ok_or_else(|| failed(TAKEN_AWAY.to_owned()))?;
-            match (next.status(), &answered) {
+            let loading = match which {
+                Loading::Live => found
+                    .live
+                    .filter(|l| l.version() == Some(self.order.version)),
+                Loading::Next => found.next.filter(|next| next.is_of(self.order)),
+            };
+            let loading = loading.ok_or_else(|| failed(TAKEN_AWAY.to_owned()))?;
+            match (loading.status(), &answered) {
                 (Status::Loaded, _) => return Ok(()),
                 (Status::Failed, _) => {
-                    // The server would load it again and again, in vain.
-                    self.drop_next(Step::RefreshDict).await?;
+                    self.give_up(which).await?;
                     return Err(failed(format!(
                         "it cannot be loaded: {}",
-                        next.last_exception
+                        loading.last_exception
                     )));
                 }
-                (Status::Loading, _) if next.loading_for > self.settings.load_timeout_seconds => {
-                    self.drop_next(Step::RefreshDict).await?;
+                (Status::Loading, _)
+                    if loading.loading_for > self.settings.load_timeout_seconds =>
+                {
+                    self.give_up(which).await?;
                     let limit = self.settings.load_timeout_seconds;
                     return Err(failed(format!("it was not loaded in {limit} s")));
                 }
@@ -136,10 +151,18 @@ impl Preparation<'_> {
         }
     }
 
+    /// The server would load a new one again and again, in vain. What is in place stays, whatever is wrong with it.
+    async fn give_up(&self, which: Loading) -> Result<(), Failure> {
+        match which {
+            Loading::Live => Ok(()),
+            Loading::Next => self.drop_next(Step::RefreshDict).await,
+        }
+    }
+
     /// One that is not good is taken away, so that the next try begins anew.
     async fn check(&self) -> Result<(), Failure> {
         let found = self.found(Step::RefreshDict).await?;
-        let next = found.next.as_ref();
+        let next = found.next_of(self.order);
         let Some((next, mark)) = next.and_then(|next| Some((next, next.mark()?))) else {
             return Err(Failure::retry(
                 Step::RefreshDict,
@@ -152,6 +175,7 @@ impl Preparation<'_> {
             self.settings,
             (next, &mark),
             found.live.as_ref(),
+            self.hold,
         );
         let compared = compared.await;
         let compared = compared.map_err(|e| Failure::of_dictionary(Step::RefreshDict, &e))?;

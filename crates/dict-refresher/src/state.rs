@@ -1,16 +1,20 @@
 //! What is known of a replica's dictionaries: all of it stands on the server.
 
-use batch::RunId;
+use batch::{Order, RunId};
 use serde::{Deserialize, Serialize};
-use stores::clickhouse::{Error, Query, Replica, Shard};
+use stores::clickhouse::{Error, Query, Replica, Shard, quote_identifier};
 
 use crate::DictionarySettings;
+use crate::failure::Failure;
 
 /// The comment of a dictionary that this program made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     pub run: RunId,
     pub version: i64,
+    /// [`Order::until_ms`] of the order that it was made for, by which that is told from a later one for the same run.
+    #[serde(default)]
+    pub until_ms: i64,
     /// Keys that its table had when it was made: rows that came while it was loaded are told from lost ones by it.
     pub keys: u64,
 }
@@ -51,6 +55,13 @@ impl Entry {
     /// The version that it was made for; none is older than any.
     pub fn version(&self) -> Option<i64> {
         self.mark().map(|mark| mark.version)
+    }
+
+    /// Whether it was made for this very order, and not for an earlier one of the same run: the table may have been
+    /// repaired since.
+    pub fn is_of(&self, order: &Order) -> bool {
+        self.mark()
+            .is_some_and(|mark| (mark.version, mark.until_ms) == (order.version, order.until_ms))
     }
 
     pub fn status(&self) -> Status {
@@ -102,6 +113,47 @@ impl Found {
     pub fn next_version(&self) -> Option<i64> {
         self.next.as_ref()?.version()
     }
+
+    /// The new dictionary, if it is the order's.
+    pub fn next_of(&self, order: &Order) -> Option<&Entry> {
+        self.next.as_ref().filter(|next| next.is_of(order))
+    }
+
+    /// Fails when the order is older than what the replica has.
+    pub fn not_newer_than(&self, order: &Order, replica: &Replica) -> Result<(), Failure> {
+        let newest = self.live_version().max(self.next_version());
+        let Some(newest) = newest.filter(|newest| *newest > order.version) else {
+            return Ok(());
+        };
+        let what = match self.live_version() {
+            Some(live) if live == newest => "is in place",
+            _ => "is being loaded, or was rolled back,",
+        };
+        Err(Failure::stale(format!(
+            "version {newest} {what} on {}; the order is for version {}",
+            replica.address(),
+            order.version
+        )))
+    }
+}
+
+/// Takes the new dictionary away, and its memory with it before this returns.
+pub(crate) async fn drop_next(
+    replica: &Replica,
+    settings: &DictionarySettings,
+) -> Result<(), Error> {
+    let next = qualified(settings, &next_name(settings));
+    let drop = Query::new(format!("DROP DICTIONARY IF EXISTS {next} SYNC"));
+    replica.execute(&drop).await.map(|_| ())
+}
+
+/// A dictionary's name as it stands in a statement.
+pub(crate) fn qualified(settings: &DictionarySettings, name: &str) -> String {
+    format!(
+        "{}.{}",
+        quote_identifier(&settings.database),
+        quote_identifier(name)
+    )
 }
 
 /// The replicas of a shard, in an order that does not change.
@@ -132,8 +184,10 @@ mod tests {
             loading_for: 0,
             loaded_at: 0,
         };
-        let ours = r#"{"run":"r-1","version":7,"keys":3}"#;
+        let ours = r#"{"run":"r-1","version":7,"until_ms":9,"keys":3}"#;
         assert_eq!(entry(ours).version(), Some(7));
+        let before_there_were_limits = r#"{"run":"r-1","version":7,"keys":3}"#;
+        assert_eq!(entry(before_there_were_limits).version(), Some(7));
         for other in ["", "volumes of keywords", "{}", r#"{"version":"7"}"#] {
             assert_eq!(entry(other).version(), None, "{other}");
         }

@@ -22,12 +22,15 @@ const STEP: Step = Step::Sync;
 /// What the server's own limit is given beyond it, to answer that it was reached.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
+/// Run, shard and `until_ms` of an order.
+type Waiting = (RunId, u32, i64);
+
 pub(crate) struct Syncer {
     target: TargetSettings,
     limit: Duration,
     on_cluster: String,
     /// Since when an order waits for its replicas: one that is put off in the middle goes on with the time it has left.
-    since: Mutex<HashMap<(RunId, u32), Instant>>,
+    since: Mutex<HashMap<Waiting, Instant>>,
 }
 
 /// A replica that lacks something, or does not say.
@@ -62,7 +65,7 @@ impl Syncer {
         shard: &Shard,
         facts: &UnboundedSender<Fact>,
     ) -> Result<(), Failure> {
-        let waiting = (order.run.clone(), order.shard);
+        let waiting = (order.run.clone(), order.shard, order.until_ms);
         let since = self.waiting_since(&waiting);
         let left = self
             .limit
@@ -261,7 +264,7 @@ impl Syncer {
         rows.ok()?.ok()?.into_iter().next()
     }
 
-    fn waiting_since(&self, waiting: &(RunId, u32)) -> Instant {
+    fn waiting_since(&self, waiting: &Waiting) -> Instant {
         let mut since = self.lock();
         // Those that another process went on with.
         since.retain(|_, since| since.elapsed() < self.limit * 3);
@@ -282,7 +285,7 @@ impl Syncer {
         )
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(RunId, u32), Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Waiting, Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

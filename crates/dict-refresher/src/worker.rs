@@ -2,7 +2,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use app::App;
 use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, Receipt, RunId, header};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use pipeline::{Job, Lost, Outcome, Worker};
 use stores::clickhouse::{
     Cluster, ConfigError, ConnectionSettings, Replica, Shard, TargetSettings,
@@ -16,7 +16,7 @@ use crate::apply::apply;
 use crate::blueprint::Blueprint;
 use crate::failure::{After, Failure, Step};
 use crate::prepare::Preparation;
-use crate::state::{Found, in_order};
+use crate::state::{Found, drop_next, in_order};
 use crate::sync::Syncer;
 use crate::{DictRefresherSettings, DictionarySettings};
 
@@ -83,12 +83,24 @@ impl DictRefresher {
         order: &Order,
         shard: &Shard,
         facts: UnboundedSender<Fact>,
+        hold: Instant,
     ) -> Result<Applied, Failure> {
         let _turn = self.turns[order.shard as usize].lock().await;
         let patient = self.patient.shard(order.shard);
         let patient = patient.expect("both clusters are of the same servers");
         let replicas = in_order(shard);
+        // A shard of two versions is brought to one however late it is: what is missing was loaded in time.
+        let exchanging = self.is_exchanging(order, &replicas).await;
+        let is_over = || !exchanging && now_ms() >= order.until_ms;
+        if is_over() {
+            // Every replica has a dictionary of the order only if all of them were in sync for it.
+            let synced = matches!(self.begun(order, &replicas).await, Ok(true));
+            return Err(self.expired(order, &replicas, synced).await);
+        }
         self.sync(order, &replicas, patient, &facts).await?;
+        if is_over() {
+            return Err(self.expired(order, &replicas, true).await);
+        }
         let place = (order.shard, self.cluster.shard_count());
         let blueprints = replicas.iter().map(async |replica| {
             Blueprint::draw(replica, &self.target, &self.dictionary, place).await
@@ -107,6 +119,7 @@ impl DictRefresher {
                     blueprint,
                     replica,
                     reader,
+                    hold,
                 };
                 async move { preparation.run().await }
             });
@@ -114,6 +127,10 @@ impl DictRefresher {
         self.app.stats.time("load", &[], started.elapsed());
         tracing::info!(run = %order.run, shard = order.shard, "the new dictionary is loaded and good on every replica");
 
+        // From here on all replicas are exchanged, or the shard would serve two versions.
+        if is_over() {
+            return Err(self.expired(order, &replicas, true).await);
+        }
         let applied = replicas
             .iter()
             .zip(&blueprints)
@@ -123,6 +140,26 @@ impl DictRefresher {
             elements: elements.into_iter().min().unwrap_or(0),
             nodes: self.nodes(order.shard, &replicas),
         })
+    }
+
+    /// Drops what was loaded for the order: nobody comes back for it. A server that cannot be asked keeps it until the next
+    /// order for the shard.
+    async fn expired(&self, order: &Order, replicas: &[&Replica], synced: bool) -> Failure {
+        join_all(replicas.iter().map(async |replica| {
+            let dropped = async {
+                let found = Found::on(replica, &self.dictionary).await?;
+                match found.next_of(order) {
+                    Some(_) => drop_next(replica, &self.dictionary).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = dropped.await {
+                let replica = replica.address();
+                tracing::warn!(replica, %error, "what was loaded for an order that is too late stays");
+            }
+        }))
+        .await;
+        Failure::expired(order.until_ms, synced)
     }
 
     /// Brings the replicas into sync, unless all of them got so far with the order that they were.
@@ -154,6 +191,17 @@ impl DictRefresher {
         self.begun(order, replicas).await.map(drop)
     }
 
+    /// Whether the order's dictionary is in place on some replicas, and ready on the others.
+    async fn is_exchanging(&self, order: &Order, replicas: &[&Replica]) -> bool {
+        let found = replicas.iter().map(|r| Found::on(r, &self.dictionary));
+        let Ok(found) = try_join_all(found).await else {
+            return false;
+        };
+        let live = |f: &Found| f.live_version() == Some(order.version);
+        let ready = |f: &Found| live(f) || f.next_of(order).is_some();
+        found.iter().any(live) && found.iter().all(ready)
+    }
+
     /// Whether every replica has a dictionary of the order, which none has before all are in sync; fails when the
     /// order is older than what one of them has.
     async fn begun(&self, order: &Order, replicas: &[&Replica]) -> Result<bool, Failure> {
@@ -161,22 +209,10 @@ impl DictRefresher {
         let found = try_join_all(found).await;
         let found = found.map_err(|error| Failure::of(Step::DeleteOldDict, &error))?;
         for (replica, found) in replicas.iter().zip(&found) {
-            let newest = found.live_version().max(found.next_version());
-            let Some(newest) = newest.filter(|newest| *newest > order.version) else {
-                continue;
-            };
-            let what = match found.live_version() {
-                Some(live) if live == newest => "is in place",
-                _ => "is being loaded, or was rolled back,",
-            };
-            return Err(Failure::stale(format!(
-                "version {newest} {what} on {}; the order is for version {}",
-                replica.address(),
-                order.version
-            )));
+            found.not_newer_than(order, replica)?;
         }
         let version = Some(order.version);
-        let begun = |f: &Found| f.live_version() == version || f.next_version() == version;
+        let begun = |f: &Found| f.live_version() == version || f.next_of(order).is_some();
         Ok(found.iter().all(begun))
     }
 
@@ -203,7 +239,7 @@ impl DictRefresher {
         let (facts, mut said) = unbounded_channel();
         let hold = Instant::now() + self.settings.hold();
         let ended = {
-            let mut work = std::pin::pin!(self.carry_out(order, shard, facts));
+            let mut work = std::pin::pin!(self.carry_out(order, shard, facts, hold));
             loop {
                 tokio::select! {
                     biased;
@@ -312,6 +348,8 @@ impl Worker for DictRefresher {
         );
         for node in &applied.nodes {
             let restart = Order {
+                // A node that serves what its dictionary has is right, however late it is.
+                until_ms: i64::MAX,
                 command: Command::RestartSerp { node: node.clone() },
                 ..order.clone()
             };

@@ -17,6 +17,8 @@ pub struct Rules {
     pub deadline_ms: i64,
     /// Milliseconds from the order for the dictionaries to the latest moment at which what it led to may close.
     pub orders_deadline_ms: i64,
+    /// The same for the restart of the SERP service.
+    pub serp_deadline_ms: i64,
     /// A run of changes in which nothing changed closes instead of being rejected.
     pub close_without_changes: bool,
     /// Rules of this pipeline alone, by their names; those of a run stand above them.
@@ -24,11 +26,12 @@ pub struct Rules {
 }
 
 /// Names by which rules are overridden, for a pipeline or a run.
-pub const RULES: [&str; 4] = [
+pub const RULES: [&str; 5] = [
     "max_failed_tasks",
     "max_rejected_rows",
     "deadline_seconds",
     "orders_deadline_seconds",
+    "serp_deadline_seconds",
 ];
 
 /// Refuses a rule that there is not, or a number that it cannot have.
@@ -38,6 +41,7 @@ pub fn check_rule(name: &str, value: &str) -> Result<(), String> {
         max_rejected_rows: 0.0,
         deadline_ms: 0,
         orders_deadline_ms: 0,
+        serp_deadline_ms: 0,
         close_without_changes: false,
         overrides: BTreeMap::new(),
     }
@@ -65,6 +69,15 @@ impl Rules {
         Ok(rules)
     }
 
+    /// The rules by which a stage is judged: those of the run stand above those of the pipeline, which stand above the
+    /// common ones. What cannot be read was refused when it was set; should it be another release's, the rule below it
+    /// stands.
+    pub fn of_stage(&self, stage: &Stage, of_run: &BTreeMap<String, String>) -> Self {
+        let of_pipeline = self.overridden(&self.overrides, stage);
+        let rules = of_pipeline.unwrap_or_else(|_| self.clone());
+        rules.overridden(of_run, stage).unwrap_or(rules)
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let number: f64 = value
             .parse()
@@ -76,6 +89,7 @@ impl Rules {
             "max_rejected_rows" => self.max_rejected_rows = number,
             "deadline_seconds" => self.deadline_ms = (number * 1000.0) as i64,
             "orders_deadline_seconds" => self.orders_deadline_ms = (number * 1000.0) as i64,
+            "serp_deadline_seconds" => self.serp_deadline_ms = (number * 1000.0) as i64,
             other => {
                 let known = RULES.join(", ");
                 return Err(format!("there is no rule {other:?}; there are {known}"));
@@ -102,12 +116,6 @@ pub fn judge(run: &RunState, rules: &Rules, now_ms: i64) -> Vec<Judgement> {
     let Some(course) = &started.course else {
         return Vec::new();
     };
-    let overrides = |stage: &Stage| {
-        // What cannot be read was refused when it was set; should it be another release's, the common rules stand.
-        let of_pipeline = rules.overridden(&rules.overrides, stage);
-        let rules = of_pipeline.unwrap_or_else(|_| rules.clone());
-        rules.overridden(&course.overrides, stage).unwrap_or(rules)
-    };
     let mut bench = Bench {
         run,
         started,
@@ -115,7 +123,7 @@ pub fn judge(run: &RunState, rules: &Rules, now_ms: i64) -> Vec<Judgement> {
         due: Vec::new(),
     };
     for stage in run.course() {
-        let rules = overrides(&stage);
+        let rules = rules.of_stage(&stage, &course.overrides);
         bench.look_at(stage, &rules);
     }
     bench.due
@@ -282,7 +290,8 @@ impl Bench<'_> {
         let stages = [Stage::Sync, Stage::Dictionary];
         let given_up = self.given_up(shards, &stages, |shard| synced(&shard));
         let counts = format!("{done} of {} shards in sync", shards.len());
-        self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
+        let deadline = ordered_ms.saturating_add(rules.orders_deadline_ms);
+        self.of_orders(done, shards.len(), given_up, counts, deadline)
     }
 
     fn dictionary(&self, rules: &Rules) -> Finding {
@@ -295,7 +304,8 @@ impl Bench<'_> {
         let stages = [Stage::Sync, Stage::Dictionary];
         let given_up = self.given_up(shards, &stages, |shard| applied(&shard));
         let counts = format!("applied on {done} of {} shards", shards.len());
-        self.of_orders(done, shards.len(), given_up, counts, ordered_ms, rules)
+        let deadline = ordered_ms.saturating_add(rules.orders_deadline_ms);
+        self.of_orders(done, shards.len(), given_up, counts, deadline)
     }
 
     fn serp(&self, rules: &Rules) -> Finding {
@@ -320,14 +330,8 @@ impl Bench<'_> {
                 .map(|failure| format!("{name}: {}: {}", failure.step, failure.error))
         });
         let counts = format!("{done} of {} nodes serve the run's version", nodes.len());
-        self.of_orders(
-            done,
-            nodes.len(),
-            failed.collect(),
-            counts,
-            ordered_ms,
-            rules,
-        )
+        let deadline = ordered_ms.saturating_add(rules.serp_deadline_ms);
+        self.of_orders(done, nodes.len(), failed.collect(), counts, deadline)
     }
 
     /// Why shards that are not done never will be by themselves: each by the failure that gave it up.
@@ -354,10 +358,10 @@ impl Bench<'_> {
     /// What an order was given up for. What failed before an operator's decision asked for it anew counts no more.
     fn failure(&self, stage: &Stage, target: &str) -> Option<&OrderFailure> {
         let stages = &self.run.stages;
-        let failure = stages.failures.get(&(stage.clone(), target.to_owned()))?;
+        let failures = stages.failures.get(&(stage.clone(), target.to_owned()))?;
         let since = stages.decided_ms_on(&self.run.before(&Stage::Dictionary));
-        let counts = since.is_none_or(|since| failure.at_ms >= since);
-        (failure.given_up && counts).then_some(failure)
+        let given_up = failures.given_up.as_ref();
+        given_up.filter(|failure| since.is_none_or(|since| failure.at_ms >= since))
     }
 
     /// Every order done closes the stage; every order done or given up ends it; the deadline ends it too.
@@ -367,8 +371,7 @@ impl Bench<'_> {
         all: usize,
         given_up: Vec<String>,
         counts: String,
-        ordered_ms: i64,
-        rules: &Rules,
+        deadline_ms: i64,
     ) -> Finding {
         if done == all {
             return Some((Verdict::Closed, counts));
@@ -377,8 +380,7 @@ impl Bench<'_> {
             let why = format!("{counts}; given up: {}", given_up.join("; "));
             return Some((Verdict::Rejected, why));
         }
-        let deadline = ordered_ms.saturating_add(rules.orders_deadline_ms);
-        let late = self.now_ms > deadline;
+        let late = self.now_ms > deadline_ms;
         late.then(|| {
             let mut why = format!("past its deadline: {counts}");
             for text in given_up {

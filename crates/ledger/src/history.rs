@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use batch::{Fact, Invalid, Message, Receipt, RunId};
 
-use crate::progress::Progress;
+use crate::progress::{Progress, State};
 use crate::run::RunState;
 use crate::summary::{Content, Record};
 
@@ -220,7 +220,7 @@ impl Ledger {
         let of_pipeline =
             move |run: &&RunState| run.started().is_some_and(|s| s.pipeline == pipeline);
         let runs = self.runs.values().filter(of_pipeline);
-        runs.filter(|run| run.state().is_unfinished())
+        runs.filter(|run| run.state().blocks_the_next())
     }
 
     /// How far each store of the latest run of the pipeline is: the end of the latest run that closed well in it, in
@@ -239,7 +239,7 @@ impl Ledger {
         stores.iter().map(mark).collect()
     }
 
-    /// Runs of the pipeline that ended, the latest first, without those that were abandoned. What each store has of
+    /// Runs of the pipeline whose stores have ended, the latest first, without those that were abandoned. What each store has of
     /// them, and what a run that follows must know, is in [`Progress::stores`].
     pub fn ended(&self, pipeline: &str) -> Vec<Cow<'_, Progress>> {
         let mut runs = self.all();
@@ -248,7 +248,9 @@ impl Ledger {
                 .started
                 .as_ref()
                 .map(|started| started.pipeline.as_str());
-            of == Some(pipeline) && (run.state.is_complete() || run.state == crate::State::Rejected)
+            let over =
+                run.state.is_complete() || matches!(run.state, State::Restarting | State::Rejected);
+            of == Some(pipeline) && over
         });
         runs.sort_by_key(|run| Reverse(run.started.as_ref().map(|s| (s.until_ms, s.at_ms))));
         runs

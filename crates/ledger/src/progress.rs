@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use batch::{Reason, Rows, RunId, TaskHash, Verdict};
+use batch::{Reason, Rows, RunId, Stage, TaskHash, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{RunState, Started};
@@ -20,6 +20,8 @@ pub enum State {
     Complete,
     /// The same, but some tasks or rows are in quarantine instead of in the stores.
     CompleteWithQuarantine,
+    /// Every stage but that of the SERP service is judged: the next run may begin.
+    Restarting,
     /// Every stage is judged, and one of them ended badly.
     Rejected,
     /// An operator gave it up.
@@ -27,8 +29,14 @@ pub enum State {
 }
 
 impl State {
-    /// Whether the run stands in the way of the next one.
+    /// Whether more is to be heard of the run.
     pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::Planning | Self::Running | Self::Restarting)
+    }
+
+    /// Whether the run stands in the way of the next one. A SERP service of many nodes is restarted for longer than
+    /// a cycle takes; the next run's version is as good to it as this one's.
+    pub fn blocks_the_next(self) -> bool {
         matches!(self, Self::Planning | Self::Running)
     }
 
@@ -44,6 +52,7 @@ impl fmt::Display for State {
             Self::Running => "running",
             Self::Complete => "complete",
             Self::CompleteWithQuarantine => "complete, with quarantine",
+            Self::Restarting => "restarting",
             Self::Rejected => "rejected",
             Self::Abandoned => "abandoned",
         })
@@ -147,14 +156,24 @@ impl RunState {
     /// nobody judges it.
     fn judged_state(&self) -> Option<State> {
         let course = self.course();
-        let verdicts: Option<Vec<Verdict>> =
-            course.iter().map(|stage| self.verdict(stage)).collect();
-        match verdicts {
-            _ if course.is_empty() => None,
-            None => self.manifest.map(|_| State::Running),
-            Some(verdicts) if verdicts.contains(&Verdict::Rejected) => Some(State::Rejected),
-            Some(_) if self.has_quarantine() => Some(State::CompleteWithQuarantine),
-            Some(_) => Some(State::Complete),
+        if course.is_empty() {
+            return None;
+        }
+        let open = |stage: &&Stage| self.verdict(stage).is_none();
+        let mut open = course.iter().filter(open);
+        match (open.next(), open.next()) {
+            (Some(Stage::Serp), None) => Some(State::Restarting),
+            (Some(_), _) => self.manifest.map(|_| State::Running),
+            (None, _) => {
+                let verdicts = course.iter().filter_map(|stage| self.verdict(stage));
+                Some(if verdicts.into_iter().any(|v| v == Verdict::Rejected) {
+                    State::Rejected
+                } else if self.has_quarantine() {
+                    State::CompleteWithQuarantine
+                } else {
+                    State::Complete
+                })
+            }
         }
     }
 
@@ -224,7 +243,7 @@ impl RunState {
 
     /// Whether the store has the whole run, by its gate where there is one.
     fn closed_well(&self, store: &str) -> bool {
-        let stage = batch::Stage::Store(store.to_owned());
+        let stage = Stage::Store(store.to_owned());
         match self.course().contains(&stage) {
             true => self.verdict(&stage) == Some(Verdict::Closed),
             false => self.is_settled() && self.has_closed(store),

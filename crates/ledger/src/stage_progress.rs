@@ -171,13 +171,12 @@ impl RunState {
             }
         }
         let failures = self.stages.failures.iter();
-        for ((_, target), failure) in failures.filter(|((of, _), _)| of == stage) {
-            if self.is_done(stage, target) {
-                continue;
-            }
-            let then = match failure.given_up {
-                true => "given up",
-                false => "will be tried again",
+        for ((_, target), failures) in failures.filter(|((of, _), _)| of == stage) {
+            let (failure, then) = match (&failures.given_up, &failures.latest) {
+                _ if self.is_done(stage, target) => continue,
+                (Some(given_up), _) => (given_up, "given up"),
+                (None, Some(latest)) => (latest, "will be tried again"),
+                (None, None) => continue,
             };
             let (step, error) = (&failure.step, &failure.error);
             let what = match stage {

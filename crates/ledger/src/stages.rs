@@ -14,11 +14,17 @@ pub struct Ruling {
     pub at_ms: i64,
 }
 
-/// An order that failed.
+/// What is known of the failures of one order: the latest, and the latest that gave it up. They are kept apart, for the
+/// hosts that tell of them may have clocks that differ.
+#[derive(Debug, Default)]
+pub(crate) struct OrderFailures {
+    pub latest: Option<OrderFailure>,
+    pub given_up: Option<OrderFailure>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct OrderFailure {
     pub at_ms: i64,
-    pub given_up: bool,
     pub step: String,
     pub error: String,
 }
@@ -64,8 +70,8 @@ pub(crate) struct Stages {
     pub shards: BTreeMap<u32, Shard>,
     /// SERP nodes: those that were ordered to be restarted, and any other that was heard of.
     pub nodes: BTreeMap<String, Node>,
-    /// The latest failure of each order.
-    pub failures: BTreeMap<(Stage, String), OrderFailure>,
+    /// By stage, and by shard or node.
+    pub failures: BTreeMap<(Stage, String), OrderFailures>,
 }
 
 impl Stages {
@@ -132,17 +138,12 @@ impl Stages {
                 error,
                 given_up,
             } => {
-                let failure = OrderFailure {
-                    at_ms,
-                    given_up,
-                    step,
-                    error,
-                };
-                let latest = self.failures.entry((stage, target));
-                let latest = latest.or_insert_with(|| failure.clone());
-                if *latest < failure {
-                    *latest = failure;
+                let failure = Some(OrderFailure { at_ms, step, error });
+                let failures = self.failures.entry((stage, target)).or_default();
+                if given_up {
+                    failures.given_up = failures.given_up.take().max(failure.clone());
                 }
+                failures.latest = failures.latest.take().max(failure);
             }
             _ => {}
         }

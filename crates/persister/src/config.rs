@@ -15,8 +15,13 @@ pub struct GateSettings {
     pub max_rejected_rows: f64,
     /// Seconds from the beginning of a run after which fetching and stores that have not closed are rejected.
     pub deadline_seconds: u64,
-    /// Seconds from the order for the dictionaries after which syncing, refreshing and restarting are rejected.
+    /// Seconds from the order for the dictionaries after which syncing and refreshing are rejected. The orders themselves
+    /// end a little before: none is begun over rows of the next run. More than `dict_refresher.sync_deadline_seconds`
+    /// and a sync (`sync_timeout_seconds`) together.
     pub orders_deadline_seconds: u64,
+    /// Seconds from the same moment after which the restart of the SERP service is rejected. It does not keep the next
+    /// run from beginning. More than a day where `serp.window` opens once a day.
+    pub serp_deadline_seconds: u64,
     /// A run of changes in which nothing changed closes, with nothing ordered. By default it is rejected like any
     /// empty run: in a hub that changes all the time it is a sign of trouble upstream.
     pub close_without_changes: bool,
@@ -34,8 +39,10 @@ impl Default for GateSettings {
             max_rejected_rows: 0.01,
             // Cycles are hourly; one that takes four is stuck.
             deadline_seconds: 4 * 3600,
-            // A replica has 3,600 s to sync, in each of a few tries; a fleet of 200 nodes is restarted one by one.
+            // A replica has 3,600 s to sync, in each of a few tries over four hours, and a dictionary two to load.
             orders_deadline_seconds: 6 * 3600,
+            // 200 nodes of 8 ports at 90 s a port, four nodes at once, take 15 hours; a window comes once a day.
+            serp_deadline_seconds: 30 * 3600,
             close_without_changes: false,
             pipelines: BTreeMap::new(),
         }
@@ -72,6 +79,7 @@ impl GateSettings {
             max_rejected_rows: self.max_rejected_rows,
             deadline_ms: ms(self.deadline_seconds),
             orders_deadline_ms: ms(self.orders_deadline_seconds),
+            serp_deadline_ms: ms(self.serp_deadline_seconds),
             close_without_changes: self.close_without_changes,
             overrides: BTreeMap::new(),
         }

@@ -1,10 +1,10 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use batch::{Command, Fact, Message, Order, Receipt, RunId, Stage, Verdict};
 use futures_util::FutureExt;
-use ledger::{Judgement, RunState, judge};
+use ledger::{Judgement, RunState, Started, judge};
 use pipeline::broker::Follower;
 use pipeline::{Lead, Lost, Program, history};
 use tokio::sync::Notify;
@@ -20,6 +20,9 @@ use crate::{ORDERS, RECEIPTS, RECORDS};
 const TICK: Duration = Duration::from_secs(1);
 /// Receipts taken in before the runs that they are about are judged: bounds how long a verdict waits for them.
 const WAVE: usize = 5_000;
+/// By how much an order ends before its gate gives it up, at most: for an exchange that is under way, and for clocks
+/// that differ.
+const MARGIN_MS: i64 = 120_000;
 
 /// The judge at work: the one process that has the lease.
 pub(crate) struct Judge<'a> {
@@ -219,14 +222,16 @@ impl<'a> Judge<'a> {
     /// Orders first, then the receipt that says so: who dies in between leaves the next one to order again, which
     /// changes nothing for who has carried out an order already.
     async fn order(&mut self, run: &RunId, shards: Vec<u32>, decisions: u32) -> Result<(), Lost> {
-        let version = self.of(run, |state| state.started().map(|s| s.until_ms));
-        let Some(version) = version.flatten() else {
+        let started = self.of(run, |state| state.started().cloned());
+        let Some(started) = started.flatten() else {
             return Ok(());
         };
+        let (version, until_ms) = (started.until_ms, self.too_late_ms(&started));
         for &shard in &shards {
             let order = Order {
                 run: run.clone(),
                 version,
+                until_ms,
                 shard,
                 command: Command::RefreshDictionary,
             };
@@ -235,6 +240,15 @@ impl<'a> Judge<'a> {
         self.lead.flush().await?;
         tracing::info!(%run, ?shards, "dictionaries ordered");
         self.say(run, Fact::Ordered { shards, decisions }).await
+    }
+
+    /// When orders given now are too late: before the gate gives them up, so that none is carried out after it.
+    fn too_late_ms(&self, started: &Started) -> i64 {
+        let of_run = started.course.as_ref().map(|course| &course.overrides);
+        let rules = self.gates.of(&started.pipeline);
+        let rules = rules.of_stage(&Stage::Dictionary, of_run.unwrap_or(&BTreeMap::new()));
+        let deadline = rules.orders_deadline_ms;
+        now_ms().saturating_add(deadline - (deadline / 10).min(MARGIN_MS))
     }
 
     /// Records the run when it has ended: from then on it is known by its record.

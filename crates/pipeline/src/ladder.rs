@@ -30,14 +30,11 @@ impl Ladder {
         self.0[rung]
     }
 
-    /// The rung nearest to `delay`.
-    pub fn nearest(&self, delay: Duration) -> Duration {
-        let distance = |rung: &&Duration| rung.abs_diff(delay);
-        *self
-            .0
-            .iter()
-            .min_by_key(distance)
-            .expect("a ladder has rungs")
+    /// The longest rung that is not longer than `delay`, or the first: what waits for a moment must not miss it, and
+    /// comes nearer to it by several rungs.
+    pub fn within(&self, delay: Duration) -> Duration {
+        let fitting = self.0.iter().rev().find(|rung| **rung <= delay);
+        *fitting.unwrap_or(&self.0[0])
     }
 
     /// Delay queue of `program` for one of the ladder's delays: `fetcher-delay-10m`.
@@ -71,9 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_finds_its_nearest_rung_and_queue() {
-        let rung = Ladder::default().nearest(Duration::from_secs(90));
-        assert_eq!(Ladder::queue("es-writer", rung), "es-writer-delay-1m");
+    fn a_delay_finds_the_longest_rung_that_is_not_longer_and_its_queue() {
+        let within = |seconds| Ladder::default().within(Duration::from_secs(seconds));
+        // To a window that opens in 40 minutes, and is 20 long, an hour would be too late.
+        let rungs: Vec<u64> = [2400, 599, 60, 59, 3, 90_000]
+            .map(|s| within(s).as_secs())
+            .into();
+        assert_eq!(rungs, [600, 60, 60, 10, 10, 3600]);
+        assert_eq!(Ladder::queue("es-writer", within(90)), "es-writer-delay-1m");
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub enum Outcome {
         /// Which store, table, index or replica it was about; may be empty.
         at: String,
     },
-    /// Not now, and nobody's fault: comes again after `delay` (the nearest rung of the ladder), costing no attempt.
+    /// Not now, and nobody's fault: comes again after `delay` or sooner (the longest rung of the ladder that is
+    /// not longer), costing no attempt.
     Snooze { why: String, delay: Duration },
     /// Can never be processed as it is: kept in quarantine for an operator, with the reason.
     Quarantine(Invalid),

@@ -10,8 +10,8 @@ pub struct SerpRestarterSettings {
     /// `prefetch` and `concurrency` are at least `serp.max_unavailable_nodes`, and may not be more.
     #[serde(flatten)]
     pub options: LoopOptions,
-    /// Only say in the log what would be restarted. The orders are dropped, and the SERP stages of their runs stay
-    /// open until an operator decides on them.
+    /// Only say in the log what would be restarted. The orders are dropped, and their nodes are given up on the ledger:
+    /// the SERP stage of the run is rejected.
     pub dry_run: bool,
 }
 

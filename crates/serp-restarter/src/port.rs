@@ -11,14 +11,11 @@ use tokio::net::TcpStream;
 
 /// Bytes of an answer, at most: a version takes a hundred.
 const MOST_BYTES: usize = 64 << 10;
-/// What of an answer is repeated in an error.
-const EXCERPT: usize = 80;
-
 /// What a port that is up has loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Serving {
-    /// Version of its dictionary: that of the run whose rows it has.
-    pub version: i64,
+    /// Version of its dictionary: that of the run whose rows it has; `None` when it names none.
+    pub version: Option<i64>,
     /// The run, where the port tells it.
     pub run: Option<String>,
 }
@@ -38,8 +35,6 @@ pub enum Trouble {
     Redirect { path: String, status: u16 },
     #[error("{path} is answered with more than {MOST_BYTES} bytes")]
     TooLong { path: String },
-    #[error("{path} is answered with {text:?}, which is no version")]
-    NoVersion { path: String, text: String },
 }
 
 /// Asks and tells ports. Follows no redirects and takes no proxy from the environment: it talks to nobody but
@@ -76,17 +71,17 @@ impl Ports {
         })
     }
 
-    /// What the port serves, if it is up.
+    /// What the port serves, if it is up: that its health path says alone. One that names no version may be of a
+    /// release that cannot, or have loaded nothing yet, and is no more down for that.
     pub async fn look(&self, node: &Node, port: u16) -> Result<Serving, Trouble> {
         self.call(Method::GET, node, port, &self.health_path)
             .await?;
         let path = &self.version_path;
-        let answer = self.call(Method::GET, node, port, path).await?;
-        let text = self.text(answer, path).await?;
-        version(&text).ok_or_else(|| Trouble::NoVersion {
-            path: path.clone(),
-            text: text.chars().take(EXCERPT).collect(),
-        })
+        match self.call(Method::GET, node, port, path).await {
+            Ok(answer) => Ok(serving(&self.text(answer, path).await?)),
+            Err(Trouble::Status { status: 404, .. }) => Ok(Serving::default()),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Holds a connection to the process that serves the port now: it ends with the process.
@@ -170,8 +165,8 @@ impl Held {
     }
 }
 
-/// JSON with a number `version`, or the number alone.
-fn version(text: &str) -> Option<Serving> {
+/// JSON with a number `version`, or the number alone; anything else names no version.
+fn serving(text: &str) -> Serving {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Answer {
@@ -182,12 +177,13 @@ fn version(text: &str) -> Option<Serving> {
             run: Option<String>,
         },
     }
-    let (version, run) = match serde_json::from_str(text.trim()).ok()? {
-        Answer::Number(version) => (version, None),
-        Answer::Object { version, run } => (version, run),
+    let (version, run) = match serde_json::from_str(text.trim()) {
+        Ok(Answer::Number(version)) => (Some(version), None),
+        Ok(Answer::Object { version, run }) => (Some(version), run),
+        Err(_) => (None, None),
     };
     let run = run.filter(|run| !run.is_empty());
-    Some(Serving { version, run })
+    Serving { version, run }
 }
 
 /// The innermost cause says what happened; the outer ones repeat the URL.
@@ -205,13 +201,26 @@ mod tests {
 
     #[test]
     fn a_version_is_json_or_a_number_alone() {
-        let of = |text| version(text).map(|serving| (serving.version, serving.run));
+        let of = |text| {
+            let Serving { version, run } = serving(text);
+            version.map(|version| (version, run))
+        };
         let with_run = Some((7, Some("r-1".to_owned())));
         assert_eq!(of(r#"{"version": 7, "run": "r-1", "since": 1}"#), with_run);
         assert_eq!(of(r#"{"version": 7}"#), Some((7, None)));
         assert_eq!(of(r#"{"version": 7, "run": null}"#), Some((7, None)));
         assert_eq!(of(" 1767323045678\n"), Some((1_767_323_045_678, None)));
-        for text in ["", "x", "{}", r#"{"version": "7"}"#, "7.5", "<html>"] {
+        let null = r#"{"version": null}"#;
+        for text in [
+            "",
+            "x",
+            "null",
+            "{}",
+            null,
+            r#"{"version": "7"}"#,
+            "7.5",
+            "<html>",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
     }

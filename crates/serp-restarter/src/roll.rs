@@ -18,9 +18,9 @@ use crate::{Serving, Trouble};
 const LOOK: Duration = Duration::from_millis(200);
 /// How often ports are looked at that were down before anything was done to them.
 const LOOK_AT_DOWN: Duration = Duration::from_secs(1);
-/// How long a port may answer with the old version after its process seemed to end: it may still be on its way
-/// out, behind something that closes silent connections.
-const OLD_VERSION: Duration = Duration::from_secs(3);
+/// How long a port may answer as before after its process seemed to end: it may still be on its way out, behind
+/// something that closes silent connections.
+const ON_ITS_WAY_OUT: Duration = Duration::from_secs(3);
 
 /// What a roll is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +227,7 @@ impl Roller {
         watch: &impl Watch,
     ) -> Result<Serving, String> {
         let deadline = Instant::now() + self.back_timeout;
-        let (mut gone, mut old_since) = (false, None);
+        let (mut gone, mut was_down, mut up_since) = (false, false, None);
         loop {
             if gone {
                 sleep(LOOK).await;
@@ -236,21 +236,31 @@ impl Roller {
                 watch.tell(Event::Gone { port }).await;
             }
             let state = match self.ports.look(node, port).await {
-                Ok(serving) if goal.is_reached(&serving, gone) => return Ok(serving),
-                Ok(_) if !gone => "its process does not end".to_owned(),
-                Ok(Serving { version, .. }) => {
-                    let since = *old_since.get_or_insert_with(Instant::now);
-                    let text = format!("it came back with version {version}");
-                    if since.elapsed() >= OLD_VERSION.min(self.back_timeout) {
-                        return Err(text);
+                Ok(serving) => {
+                    let since = *up_since.get_or_insert_with(Instant::now);
+                    let patience = ON_ITS_WAY_OUT.min(self.back_timeout);
+                    let stays = gone && since.elapsed() >= patience;
+                    if goal.is_reached(&serving, stays || (gone && was_down)) {
+                        return Ok(serving);
                     }
-                    text
+                    match serving.version {
+                        _ if !gone => "its process does not end".to_owned(),
+                        // It may not have loaded anything yet.
+                        None => "it is up and names no version".to_owned(),
+                        Some(version) if stays => {
+                            return Err(format!("it came back with version {version}"));
+                        }
+                        Some(version) => format!("it serves version {version}"),
+                    }
                 }
                 Err(trouble) => {
-                    old_since = None;
+                    (was_down, up_since) = (gone, None);
                     format!("it is not back: {trouble}")
                 }
             };
+            if !gone {
+                up_since = None;
+            }
             if Instant::now() >= deadline {
                 let within = self.back_timeout.as_secs_f64();
                 return Err(format!("{state} ({within} s after it was told to exit)"));
@@ -262,7 +272,8 @@ impl Roller {
 impl Goal {
     fn is_reached(self, serving: &Serving, restarted: bool) -> bool {
         match self {
-            Self::Version(version) => serving.version >= version,
+            // No version is older than any.
+            Self::Version(version) => serving.version >= Some(version),
             Self::Once => restarted,
         }
     }

@@ -23,6 +23,9 @@ const PAUSED: Duration = Duration::from_secs(60);
 /// One that has to wait for something short comes again after this.
 const SHORTLY: Duration = Duration::from_secs(10);
 
+/// What is said to have failed where nothing was tried.
+const DRY_RUN: &str = "dry-run";
+
 /// Restarts one node of the SERP service for each order.
 pub struct SerpRestarter {
     app: App,
@@ -57,21 +60,29 @@ impl SerpRestarter {
         })
     }
 
-    /// Says what a roll would do.
-    async fn only_say(&self, order: &Order, node: &Node) -> Outcome {
+    /// Says what a roll would do; the ledger hears that nothing is done.
+    async fn only_say(&self, job: &mut Job, order: &Order, node: &Node) -> Result<Outcome, Lost> {
         for (port, look) in self.roller.survey(node).await {
             let port = node.address(port);
             match look {
                 Ok(serving) => {
-                    let (version, restart) = (serving.version, serving.version < order.version);
+                    let version = serving.version;
+                    let restart = version < Some(order.version);
                     tracing::info!(port, version, restart, "dry run");
                 }
                 Err(error) => tracing::info!(port, %error, "dry run: down"),
             }
         }
-        Outcome::Discard {
-            why: "serp_restarter.dry_run is set".to_owned(),
-        }
+        let why = "serp_restarter.dry_run is set".to_owned();
+        let fact = Fact::OrderFailed {
+            stage: Stage::Serp,
+            target: node.name.clone(),
+            step: DRY_RUN.to_owned(),
+            error: why.clone(),
+            given_up: true,
+        };
+        job.send("receipts", receipt(&order.run, fact)).await?;
+        Ok(Outcome::Discard { why })
     }
 
     async fn restarted(
@@ -151,7 +162,7 @@ impl Worker for SerpRestarter {
             Err(invalid) => return Ok(invalid.into()),
         };
         if self.dry_run {
-            return Ok(self.only_say(&order, &node).await);
+            return self.only_say(job, &order, &node).await;
         }
         let Some(_taken) = self.take(&node) else {
             let why = format!("another order restarts {}", node.name);
@@ -159,11 +170,7 @@ impl Worker for SerpRestarter {
             return Ok(Outcome::Snooze { why, delay });
         };
         let _turn = self.turns.acquire().await;
-        let watch = InHand {
-            restarter: self,
-            until: Instant::now() + MOST_IN_HAND,
-            node: &node,
-        };
+        let watch = InHand::new(self, &node);
         let goal = Goal::Version(order.version);
         match self.roller.roll(&node, goal, &watch).await {
             Ok(rolled) => self.restarted(job, &order, &node, rolled).await,
@@ -220,6 +227,16 @@ struct InHand<'a> {
     until: Instant,
 }
 
+impl<'a> InHand<'a> {
+    fn new(restarter: &'a SerpRestarter, node: &'a Node) -> Self {
+        Self {
+            restarter,
+            node,
+            until: Instant::now() + MOST_IN_HAND,
+        }
+    }
+}
+
 impl Watch for InHand<'_> {
     async fn may_restart(&self) -> Result<(), Halt> {
         let restarter = self.restarter;
@@ -274,4 +291,36 @@ fn receipt(run: &RunId, fact: Fact) -> Message {
         fact,
     };
     receipt.to_message()
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::broker::Memory;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_is_in_hand_for_a_quarter_of_an_hour_is_put_off_before_its_next_port() {
+        let serp = SerpSettings {
+            nodes: vec![vec!["hotdog001".to_owned()]],
+            ..SerpSettings::default()
+        };
+        let broker = Broker::Memory(Memory::new());
+        let app = App::detached("serp-restarter");
+        let settings = SerpRestarterSettings::default();
+        let restarter = SerpRestarter::new(&app, broker, &serp, &settings).unwrap();
+        let node = serp.node("hotdog001").unwrap();
+        let watch = InHand::new(&restarter, &node);
+        tokio::time::advance(Duration::from_secs(15 * 60 - 1)).await;
+        assert_eq!(watch.may_restart().await, Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let halt = watch.may_restart().await.unwrap_err();
+        assert_eq!(halt, Halt::TimeUp);
+        // With the last port and what is sent after it, it is back before the broker takes it back.
+        assert!(MOST_IN_HAND + Duration::from_secs(600) < Duration::from_secs(30 * 60));
+        assert!(matches!(
+            restarter.halted(halt),
+            Outcome::Snooze { delay, .. } if delay == SHORTLY
+        ));
+    }
 }

@@ -1,13 +1,13 @@
 //! Refreshes that fail: the live dictionary stays what it was.
 
-use batch::{Fact, Invalid, Reason, Receipt};
+use batch::{Fact, Invalid, Order, Reason, Receipt};
 use pipeline::{Outcome, Worker};
 
 use crate::proxy::{Action, Proxy};
 use crate::support::{Done, KEYS, Tables, order};
 
 /// Tables with a live dictionary of version 10, and newer rows of version 20.
-async fn with_a_live_one() -> Tables {
+pub async fn with_a_live_one() -> Tables {
     let tables = Tables::create();
     assert_eq!(tables.refresh(0, 10).await.outcome, Outcome::Done);
     tables.insert(0, 20, 0..KEYS);
@@ -16,6 +16,15 @@ async fn with_a_live_one() -> Tables {
 
 /// Refreshes through a server that creates another dictionary than was asked for.
 async fn refresh_with(tables: &Tables, from: &'static str, to: &'static str) -> Done {
+    order_with(tables, order(0, 20), from, to).await
+}
+
+pub async fn order_with(
+    tables: &Tables,
+    order: Order,
+    from: &'static str,
+    to: &'static str,
+) -> Done {
     let server = tables.database.shards()[0].clone();
     let proxy = Proxy::start(&server, move |statement| {
         if !statement.sql.starts_with("CREATE DICTIONARY") {
@@ -28,10 +37,10 @@ async fn refresh_with(tables: &Tables, from: &'static str, to: &'static str) -> 
     let mut target = tables.target.clone();
     target.cluster = proxy.url();
     let worker = tables.worker_on(&target);
-    crate::support::process(&tables.app, &worker, order(0, 20).to_message()).await
+    crate::support::process(&tables.app, &worker, order.to_message()).await
 }
 
-fn still_live(tables: &Tables) {
+pub fn still_live(tables: &Tables) {
     assert_eq!(tables.dictionaries(0)[0], format!("r-10 LOADED {KEYS}"));
     assert_eq!(
         tables.run(0, "SELECT dictGet('{db}.metrics', 'volume', ('de', '0'))"),
@@ -63,7 +72,7 @@ async fn a_dictionary_that_cannot_be_loaded_leaves_the_live_one_and_is_made_anew
 }
 
 /// Loading takes 2.7 s with it.
-const SLOWLY: &str = " FINAL WHERE sleepEachRow(0.0009) = 0'";
+pub const SLOWLY: &str = " FINAL WHERE sleepEachRow(0.0009) = 0'";
 
 #[tokio::test]
 async fn loading_may_take_longer_than_a_server_may_be_silent() {
@@ -189,6 +198,74 @@ async fn the_memory_that_a_real_server_says_it_has_left_is_respected() {
         &tables,
         "0 MB of memory are free (OSMemoryAvailable)",
     );
+}
+
+#[tokio::test]
+async fn a_server_that_reads_much_is_not_taken_for_full() {
+    let tables = with_a_live_one().await;
+    let database = tables.database.name().to_owned();
+    let server = tables.database.shards()[0].clone();
+    tables.run(
+        0,
+        "CREATE TABLE {db}.of_the_machine (metric String, value Float64) ENGINE = Memory",
+    );
+    // The engine alone has no such table: one of the same columns stands for it.
+    let proxy = Proxy::start(&server, move |statement| {
+        let own = format!("{database}.of_the_machine");
+        match statement.sql.contains("asynchronous_metrics") {
+            true => Action::Rewrite(statement.sql.replace("system.asynchronous_metrics", &own)),
+            false => Action::Forward,
+        }
+    })
+    .await;
+    let mut target = tables.target.clone();
+    target.cluster = proxy.url();
+    let worker = tables.worker_on(&target);
+    let total = "('CGroupMemoryTotal', 1e11), ('CGroupMemoryUsed', 1e11)";
+    let refresh = async |more: &str| {
+        tables.run(0, "TRUNCATE TABLE {db}.of_the_machine");
+        let insert = format!("INSERT INTO {{db}}.of_the_machine VALUES {total}{more}");
+        tables.run(0, &insert);
+        crate::support::process(&tables.app, &worker, order(0, 20).to_message()).await
+    };
+    for full in ["", ", ('MemoryResident', 1e11)"] {
+        let done = refresh(full).await;
+        refused(
+            &done,
+            &tables,
+            "0 MB of memory are free (CGroupMemoryTotal)",
+        );
+    }
+    let page_cache_alone = ", ('CGroupMemoryUsedWithoutPageCache', 1e9), ('MemoryResident', 1e11)";
+    assert_eq!(refresh(page_cache_alone).await.outcome, Outcome::Done);
+}
+
+#[tokio::test]
+async fn a_count_that_takes_longer_than_an_order_may_be_in_hand_is_a_failure_and_no_endless_wait() {
+    let mut tables = with_a_live_one().await;
+    tables.settings.hold_seconds = 4;
+    let server = tables.database.shards()[0].clone();
+    let proxy = Proxy::start(&server, |statement| {
+        match statement.sql.starts_with("SELECT count() AS keys") {
+            true => Action::Rewrite(
+                "SELECT toUInt64(sum(sleepEachRow(0.1))) AS keys FROM numbers(1000) \
+                 SETTINGS max_block_size = 1"
+                    .into(),
+            ),
+            false => Action::Forward,
+        }
+    })
+    .await;
+    let mut target = tables.target.clone();
+    target.cluster = proxy.url();
+    let worker = tables.worker_on(&target);
+    let done = crate::support::process(&tables.app, &worker, order(0, 20).to_message()).await;
+    assert!(
+        done.retried().contains("TIMEOUT_EXCEEDED"),
+        "{}",
+        done.retried()
+    );
+    still_live(&tables);
 }
 
 #[tokio::test]

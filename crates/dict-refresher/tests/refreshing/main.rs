@@ -1,5 +1,6 @@
 //! The refresher against the real engine, with a server before it that records and fails on demand.
 
+mod expiring;
 mod failing;
 mod killed;
 mod operator;

@@ -1,5 +1,7 @@
 //! Tables and dictionaries of their own on the real engine, and a worker that refreshes them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use app::App;
 use batch::{Command, Fact, Message, Order, Receipt};
 use dict_refresher::{DictRefresher, DictRefresherSettings, DictionarySettings};
@@ -184,8 +186,18 @@ pub fn order(shard: u32, version: i64) -> Order {
     Order {
         run: format!("r-{version}").parse().unwrap(),
         version,
+        until_ms: i64::MAX,
         shard,
         command: Command::RefreshDictionary,
+    }
+}
+
+/// The same, which is too late after `seconds`.
+pub fn order_for(shard: u32, version: i64, seconds: f64) -> Order {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Order {
+        until_ms: since.as_millis() as i64 + (seconds * 1000.0) as i64,
+        ..order(shard, version)
     }
 }
 
@@ -204,9 +216,13 @@ impl Done {
     /// Nodes that were ordered to be restarted.
     pub fn restarts(&self) -> Vec<String> {
         let orders = self.sent.to("orders");
-        let node = |message: &Message| match Order::from_message(message).unwrap().command {
-            Command::RestartSerp { node } => node,
-            other => panic!("{other:?}"),
+        let node = |message: &Message| {
+            let order = Order::from_message(message).unwrap();
+            assert_eq!(order.until_ms, i64::MAX);
+            match order.command {
+                Command::RestartSerp { node } => node,
+                other => panic!("{other:?}"),
+            }
         };
         orders.iter().map(node).collect()
     }

@@ -293,6 +293,26 @@ async fn a_table_that_is_not_replicated_needs_no_sync() {
     }));
 }
 
+#[tokio::test]
+async fn a_late_shard_does_not_keep_the_other_shards_of_its_worker_waiting() {
+    let mut shards = Replicated::create([|_| Action::KillBefore, in_sync]).await;
+    let [late, other] = &shards.proxies;
+    shards.tables.target.cluster = format!("{},{}", late.url(), other.url());
+    shards.tables.settings.hold_seconds = 5;
+    let worker = shards.tables.worker();
+    let refresh =
+        async |shard| process(&shards.tables.app, &worker, order(shard, 10).to_message()).await;
+    let first = refresh(0);
+    tokio::pin!(first);
+    let done = tokio::select! {
+        done = refresh(1) => done,
+        _ = &mut first => panic!("the late one ended first"),
+    };
+    assert_eq!(done.applied(10).unwrap().0, KEYS);
+    assert!(matches!(first.await.outcome, Outcome::Snooze { .. }));
+    assert_eq!(shards.tables.dictionaries(0), ["-", "-"]);
+}
+
 async fn over_a_cluster(answers: [Answer; 2]) -> (Replicated, Done) {
     let mut shard = Replicated::create(answers).await;
     shard.tables.settings.sync_on_cluster = "metrics".to_owned();

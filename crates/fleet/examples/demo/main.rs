@@ -188,7 +188,9 @@ fn name_of(run: &Value) -> &str {
 }
 
 fn is_unfinished(run: &Value) -> bool {
-    run["state"] == "planning" || run["state"] == "running"
+    ["planning", "running", "restarting"]
+        .iter()
+        .any(|state| run["state"] == *state)
 }
 
 fn say(text: &str) {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::{Context as _, bail};
 use comfy_table::Cell;
 use dict_refresher::{
     DictionaryStatus, ReplicaStatus, RollbackError, RollbackStep, plan_rollback, rollback, status,
 };
+use pipeline::management::Management;
 use serde_json::json;
 use stores::clickhouse::Cluster;
 
@@ -25,7 +27,9 @@ pub enum Action {
     ///
     /// Without --yes it only says what it would do. The dictionaries are exchanged in one step, as by a refresh: readers
     /// miss nothing. Refused, before anything is changed, where there is no earlier dictionary, or the server has
-    /// it no longer in memory, which ends with its process. The next run replaces what is in place as always.
+    /// it no longer in memory, which ends with its process; and while the SERP service is restarted by orders, which
+    /// would wait for the later version: `fleet serp pause` comes first. The next run replaces what is in place as
+    /// always.
     Rollback(RollbackArguments),
 }
 
@@ -37,6 +41,9 @@ pub struct RollbackArguments {
     /// Do it
     #[arg(long)]
     yes: bool,
+    /// Do it although restarts of the SERP service are not paused, or the broker cannot say
+    #[arg(long, requires = "yes")]
+    while_restarting: bool,
     /// Only say what would be done, which is the default; exit code 6 if anything
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
@@ -181,6 +188,9 @@ async fn roll_back(
     config: &Config,
     output: Output,
 ) -> anyhow::Result<Exit> {
+    if !arguments.while_restarting {
+        nothing_is_restarted(config).await?;
+    }
     let cluster = cluster(config)?;
     let steps = rollback(&cluster, &config.dictionary, arguments.shard);
     let steps = steps.await.map_err(cause)?;
@@ -197,6 +207,23 @@ async fn roll_back(
         output.line(format!("  fleet serp restart {node} --yes"))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Refuses while serp-restarter may be at work: an order for the version that is taken away restarts port after port,
+/// and finds each behind again.
+async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
+    if !config.serp.is_enabled() {
+        return Ok(());
+    }
+    let management = Management::from_settings(&config.broker)?;
+    let pause = management.serp_pause().await;
+    match pause.context("whether restarts of the SERP service are paused is not known")? {
+        Some(_) => Ok(()),
+        None => bail!(
+            "the SERP service is not paused: orders that wait for the later version would restart its ports in vain. \
+             Pause it first (fleet serp pause --reason TEXT), or add --while-restarting; nothing is rolled back"
+        ),
+    }
 }
 
 /// The SERP nodes that read what was rolled back.

@@ -168,7 +168,7 @@ async fn run_role(role: Role, app: &App, config: &Config, output: Output) -> any
             let settings = &config.dict_refresher;
             let (target, dictionary) = (&config.clickhouse, &config.dictionary);
             let refresher = DictRefresher::new(app, target, dictionary, &config.serp, settings)?;
-            run_worker(&program(&settings.options)?, refresher).await?;
+            run_worker(&program(&settings.loop_options())?, refresher).await?;
         }
         Role::SerpRestarter => {
             let (serp, settings) = (&config.serp, &config.serp_restarter);

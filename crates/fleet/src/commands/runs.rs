@@ -299,7 +299,9 @@ fn state(state: State, output: Output) -> Cell {
         State::Complete => Tone::Good,
         State::CompleteWithQuarantine | State::Abandoned => Tone::Warning,
         State::Rejected => Tone::Bad,
-        State::Planning | State::Running => return Cell::new(state.to_string()),
+        State::Planning | State::Running | State::Restarting => {
+            return Cell::new(state.to_string());
+        }
     };
     output.cell(tone, state.to_string())
 }

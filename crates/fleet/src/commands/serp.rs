@@ -115,11 +115,14 @@ fn nodes(config: &Config) -> anyhow::Result<Vec<(u32, String)>> {
     Ok(cluster.shards().flat_map(of_shard).collect())
 }
 
-/// Refuses a template that gives no node for a replica, which would never be restarted then.
+/// Refuses a template that gives no node for a replica, which would never be restarted then, or one for two shards.
 pub fn check_template(config: &Config, cluster: &Cluster) -> Result<(), String> {
     let replicas: Vec<String> = cluster.shards().flat_map(addresses).collect();
     match config.serp.without_node(&replicas).as_slice() {
-        [] => Ok(()),
+        [] => {
+            let of_shard = |shard: &stores::clickhouse::Shard| (shard.number(), addresses(shard));
+            config.serp.check_template(cluster.shards().map(of_shard))
+        }
         without => Err(format!(
             "serp.node_template: there is no number in the name of {}; name the nodes in serp.nodes",
             without.join(", ")

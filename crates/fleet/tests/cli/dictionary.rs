@@ -1,6 +1,6 @@
 //! `fleet dictionary`: against the real engine, with dictionaries as a refresh leaves them.
 
-use testkit::Database;
+use testkit::{Database, VirtualHost};
 
 use crate::golden::{Answer, Folder};
 
@@ -21,10 +21,11 @@ fn help_needs_no_store() {
     }
 }
 
-/// Two shards of one replica each.
+/// Two shards of one replica each, and a broker that says whether the SERP service is paused.
 struct Shards {
     database: Database,
     folder: Folder,
+    host: VirtualHost,
 }
 
 impl Shards {
@@ -32,6 +33,7 @@ impl Shards {
         let shards = Self {
             database: Database::create(),
             folder: Folder::new(),
+            host: VirtualHost::create(),
         };
         shards.configure(&shards.database.cluster());
         shards
@@ -41,8 +43,10 @@ impl Shards {
         self.folder.write(
             "fleet.toml",
             &format!(
-                "[clickhouse]\ncluster = \"{cluster}\"\nconnect_timeout_seconds = 1\n\
+                "[broker]\nurl = \"{}\"\nmanagement_url = \"{}\"\n[clickhouse]\ncluster = \"{cluster}\"\nconnect_timeout_seconds = 1\n\
                  [dictionary]\ndatabase = \"{}\"\n[serp]\nnodes = [[\"serp-a\"], [\"serp-b\", \"serp-c\"]]\n",
+                self.host.url(),
+                self.host.management_url(),
                 self.database.name()
             ),
         );
@@ -66,6 +70,11 @@ impl Shards {
             shard,
             "SELECT dictGet('{db}.keywords_metrics_dict', 'v', '7')",
         )
+    }
+
+    fn pause(&self) {
+        let pause = ["serp", "pause", "--reason", "a test"];
+        assert_eq!(self.fleet(&pause).code, Some(0));
     }
 
     /// The answer, with addresses that are always the same.
@@ -95,6 +104,7 @@ fn a_rollback_is_said_before_it_is_done_and_is_done_once() {
         .fleet(&rollback)
         .must_be("dictionary-rollback-dry.txt");
     assert_eq!(shards.version(0), "20");
+    shards.pause();
     shards
         .fleet(&["dictionary", "rollback", "--shard", "1", "--yes"])
         .must_be("dictionary-rollback-shard.txt");
@@ -115,9 +125,36 @@ fn a_rollback_is_said_before_it_is_done_and_is_done_once() {
 }
 
 #[test]
+fn a_rollback_is_refused_while_orders_may_restart_the_serp_service() {
+    let shards = Shards::new();
+    for shard in 0..2 {
+        shards.load(shard, "keywords_metrics_dict_next", 10);
+        shards.load(shard, "keywords_metrics_dict", 20);
+    }
+    let yes = ["dictionary", "rollback", "--yes"];
+    shards
+        .fleet(&yes)
+        .must_be("dictionary-rollback-restarting.txt");
+    assert_eq!(shards.version(0), "20");
+    let more = |more: &'static [&'static str]| [&yes[..], more].concat();
+    let unknown = more(&["--set", "broker.management_url=http://127.0.0.1:1"]);
+    let unknown = shards.fleet(&unknown);
+    assert_eq!(unknown.code, Some(4), "{}", unknown.stderr);
+    assert_eq!(shards.version(0), "20");
+    // Without a service there is nothing to restart.
+    let none = more(&["--set", "serp.nodes=[]", "--shard", "0"]);
+    assert_eq!(shards.fleet(&none).code, Some(0));
+    assert_eq!(shards.version(0), "10");
+    let so = more(&["--while-restarting", "--shard", "1"]);
+    assert_eq!(shards.fleet(&so).code, Some(0));
+    assert_eq!(shards.version(1), "10");
+}
+
+#[test]
 fn what_is_not_well_is_seen_in_the_status() {
     let shards = Shards::new();
     shards.load(0, "keywords_metrics_dict", 20);
+    shards.pause();
     shards
         .fleet(&["dictionary", "status"])
         .must_be("dictionary-status-missing.txt");

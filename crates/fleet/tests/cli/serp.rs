@@ -209,7 +209,15 @@ fn settings_of_the_service_that_cannot_work_are_refused() {
     Folder::new()
         .fleet(&set("serp.node_template=hotdog{NNN}.int.example"), &[])
         .must_be("config-serp-template.txt");
+    let two_shards = "clickhouse.cluster=http://db1-metrics{001..002}:8123";
+    let one_node = "serp.node_template=hotdog{NNN}.int.example";
     Folder::new()
-        .fleet(&set("serp_restarter.concurrency=2"), &[])
+        .fleet(
+            &["config", "check", "--set", two_shards, "--set", one_node],
+            &[],
+        )
+        .must_be("config-serp-template-shards.txt");
+    Folder::new()
+        .fleet(&set("serp_restarter.concurrency=5"), &[])
         .must_be("config-serp-concurrency.txt");
 }

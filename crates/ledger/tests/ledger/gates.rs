@@ -13,6 +13,7 @@ pub fn rules() -> Rules {
         max_rejected_rows: 0.01,
         deadline_ms: 60_000,
         orders_deadline_ms: 60_000,
+        serp_deadline_ms: 600_000,
         close_without_changes: false,
         overrides: BTreeMap::new(),
     }
@@ -372,8 +373,11 @@ fn a_run_is_complete_when_every_node_serves_what_every_shard_has_applied() {
     expect(synced(1), &[Stage::Sync]);
     expect(applied(0, &["hotdog000", "hotdog001"]), &[]);
     expect(restarted("hotdog000"), &[]);
-    expect(applied(1, &["hotdog002"]), &[Stage::Dictionary]);
-    assert_eq!(expect(restarted("hotdog002"), &[]), State::Running);
+    assert_eq!(
+        expect(applied(1, &["hotdog002"]), &[Stage::Dictionary]),
+        State::Restarting
+    );
+    assert_eq!(expect(restarted("hotdog002"), &[]), State::Restarting);
     assert_eq!(
         expect(restarted("hotdog001"), &[Stage::Serp]),
         State::Complete
@@ -606,4 +610,30 @@ fn a_stage_that_was_approved_with_rows_missing_says_that_they_are_left_out() {
     settle(&mut state, SOON);
     let left = state.progress().stores[0].leaves_out.clone().unwrap();
     assert!(left.contains("es has not accounted for"), "{left}");
+}
+
+#[test]
+fn a_serp_service_that_takes_longer_than_a_cycle_keeps_no_run_from_beginning() {
+    let mut state = ordered_run();
+    for receipt in [applied(0, &["hotdog000"]), applied(1, &[])] {
+        state.apply(&receipt);
+    }
+    settle(&mut state, AFTER_THE_DEADLINE);
+    assert_eq!(state.state(), State::Restarting);
+    assert!(!state.state().blocks_the_next() && state.state().is_unfinished());
+    settle(&mut state, 10 * AFTER_THE_DEADLINE);
+    assert_eq!(state.state(), State::Rejected);
+}
+
+#[test]
+fn an_order_that_was_given_up_stays_so_whatever_a_host_with_another_clock_says_of_its_tries() {
+    let mut state = ordered_run();
+    for shard in ["0", "1"] {
+        state.apply(&order_failed(Stage::Sync, shard, true));
+        let mut fast = order_failed(Stage::Sync, shard, false);
+        fast.at_ms += 500_000;
+        state.apply(&fast);
+    }
+    settle(&mut state, SOON);
+    assert_eq!(state.state(), State::Rejected);
 }

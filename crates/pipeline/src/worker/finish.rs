@@ -39,7 +39,7 @@ pub(super) async fn finish<W: BatchWorker>(
             again(program, job, message, delay).await?;
         }
         Outcome::Snooze { delay, .. } => {
-            let delay = program.ladder.nearest(delay);
+            let delay = program.ladder.within(delay);
             again(program, job, job.message().clone(), delay).await?;
         }
         Outcome::Quarantine(why) => {
@@ -55,7 +55,7 @@ pub(super) async fn finish<W: BatchWorker>(
     // A full quarantine, or an output that nobody reads, must not hold the message in hand: it would take
     // the place of others, and the broker takes back what is held too long. It is processed again later.
     tracing::warn!("the broker takes not all that this message led to; putting the message off");
-    let delay = program.ladder.nearest(PUT_OFF);
+    let delay = program.ladder.within(PUT_OFF);
     again(program, job, job.message().clone(), delay).await?;
     job.confirmed().await
 }

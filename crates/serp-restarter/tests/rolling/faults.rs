@@ -1,10 +1,10 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use serp_restarter::{Step, Trouble};
+use serp_restarter::{Goal, Serving, Step, Trouble};
 use testkit::serp::{Fault, Prober};
 
 use crate::support::{Log, READ, TestNode, failed};
@@ -59,6 +59,89 @@ async fn a_port_that_comes_back_with_the_old_version_stops_the_roll() {
     assert_eq!(log.exited(), [node.ports[0]]);
     // What loads its dictionary at the start does not load another one later.
     assert!(begun.elapsed() < node.settings.back_timeout());
+}
+
+#[tokio::test]
+async fn a_port_that_names_no_version_is_up_and_behind_and_names_none_after_its_restart_in_vain() {
+    let mut node = TestNode::start(2);
+    node.settings.back_timeout_seconds = 2.0;
+    // There is no such path; and a text that is no number.
+    for (round, path) in ["/nothing", "/health"].into_iter().enumerate() {
+        node.settings.version_path = path.to_owned();
+        let seen = node.roller().survey(&node.node()).await;
+        let up = |port: &u16| (*port, Ok(Serving::default()));
+        assert_eq!(seen, node.ports.iter().map(up).collect::<Vec<_>>());
+        let log = Log::new();
+        let error = failed(node.roll(2, &log).await);
+        assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+        assert!(error.detail.contains("names no version"), "{error}");
+        assert_eq!(log.exited(), [node.ports[0]]);
+        assert_eq!(node.starts(), [round as u32 + 2, 1]);
+    }
+}
+
+#[tokio::test]
+async fn a_port_of_a_release_without_versions_is_restarted_and_waited_for_until_it_names_one() {
+    let node = TestNode::start(2);
+    node.publish(2);
+    for port in &node.ports {
+        node.supervisor.fault(*port, Fault::Unversioned);
+    }
+    let log = Log::new();
+    let name_it = async {
+        for port in &node.ports {
+            while node.supervisor.starts(*port) == 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // Up without a version for longer than an old one would be believed.
+            tokio::time::sleep(Duration::from_millis(3500)).await;
+            node.supervisor.repair(*port);
+        }
+    };
+    let (rolled, ()) = tokio::join!(node.roll(2, &log), name_it);
+    assert_eq!(rolled.unwrap().restarted, 2);
+    assert_eq!(log.exited(), node.ports);
+    assert_eq!(node.starts(), [2, 2]);
+    assert_eq!(node.versions().await, [Some(2), Some(2)]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_process() {
+    const ENDS_AFTER: Duration = Duration::from_millis(1200);
+    const DOWN_FOR: Duration = Duration::from_millis(600);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let told = Arc::new(Mutex::new(None::<Instant>));
+    let since = told.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, since) = (stream.unwrap(), since.clone());
+            std::thread::spawn(move || {
+                // Who says nothing is hung up on.
+                let silence = Some(Duration::from_millis(50));
+                stream.set_read_timeout(silence).unwrap();
+                let mut request = [0; 1024];
+                let read = stream.read(&mut request).unwrap_or(0);
+                let mut told = since.lock().unwrap();
+                let down = ENDS_AFTER..ENDS_AFTER + DOWN_FOR;
+                if read == 0 || told.is_some_and(|told| down.contains(&told.elapsed())) {
+                    return;
+                }
+                if request.starts_with(b"POST /exit") {
+                    told.get_or_insert_with(Instant::now);
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7");
+            });
+        }
+    });
+    let mut node = TestNode::start(1);
+    let name = format!("127.0.0.1:{port}");
+    node.settings.nodes = vec![vec![name.clone()]];
+    let early = node.settings.node(&name).unwrap();
+    let rolled = node.roller().roll(&early, Goal::Once, &Log::new()).await;
+    assert_eq!(rolled.unwrap().restarted, 1);
+    let told = told.lock().unwrap().unwrap();
+    assert!(told.elapsed() >= ENDS_AFTER + DOWN_FOR);
 }
 
 #[tokio::test]

@@ -61,6 +61,7 @@ fn order(version: i64, command: Command) -> Message {
     let order = Order {
         run: "r-2".parse().unwrap(),
         version,
+        until_ms: i64::MAX,
         shard: 1,
         command,
     };
@@ -255,7 +256,7 @@ async fn two_orders_for_one_node_are_not_carried_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_dry_run_touches_nothing() {
+async fn a_dry_run_touches_nothing_and_tells_the_ledger_that_nothing_is_done() {
     let node = TestNode::start(2);
     node.publish(2);
     let settings = SerpRestarterSettings {
@@ -265,7 +266,14 @@ async fn a_dry_run_touches_nothing() {
     let restarter = Restarter::new(&node, &settings);
     let done = restarter.process(restart(2, &name(&node.ports))).await;
     assert!(matches!(done.outcome, Outcome::Discard { .. }));
-    assert!(done.facts.is_empty());
+    let given_up = Fact::OrderFailed {
+        stage: Stage::Serp,
+        target: name(&node.ports),
+        step: "dry-run".to_owned(),
+        error: "serp_restarter.dry_run is set".to_owned(),
+        given_up: true,
+    };
+    assert_eq!(done.facts, [given_up]);
     assert_eq!(node.starts(), [1, 1]);
     assert_eq!(node.versions().await, [Some(1), Some(1)]);
 }

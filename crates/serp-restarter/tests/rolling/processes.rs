@@ -129,6 +129,7 @@ impl Fleet {
         let order = Order {
             run: format!("r-{version}").parse().unwrap(),
             version,
+            until_ms: i64::MAX,
             shard: 0,
             command: Command::RestartSerp {
                 node: node.to_owned(),

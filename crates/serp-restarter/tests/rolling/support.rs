@@ -64,11 +64,11 @@ impl TestNode {
         self.roller().roll(&self.node(), goal, watch).await
     }
 
-    /// What each port serves; `None` for one that is down.
+    /// What each port serves; `None` for one that is down or names no version.
     pub async fn versions(&self) -> Vec<Option<i64>> {
         let seen = self.roller().survey(&self.node()).await;
         seen.into_iter()
-            .map(|(_, look)| look.ok().map(|serving| serving.version))
+            .map(|(_, look)| look.ok().and_then(|serving| serving.version))
             .collect()
     }
 

@@ -3,6 +3,7 @@
 mod node;
 mod window;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -40,7 +41,8 @@ pub struct SerpSettings {
     /// A port is up when a GET of this path is answered with a status of 200 to 299.
     pub health_path: String,
     /// A GET of this path is answered with the version of the dictionary that the port has loaded: a number, or JSON
-    /// with a number `version`.
+    /// with a number `version`. A port that names none, or has no such path (status 404), is up and behind: it is
+    /// restarted, and has to name one then.
     pub version_path: String,
     /// Hosts that may be restarted; `*` stands for anything. An order for another host goes to quarantine. Without
     /// any, they are those of `nodes` or of `node_template`. Ports other than `ports` are asked only of a node that
@@ -80,7 +82,9 @@ impl Default for SerpSettings {
             // Loading a shard's dictionary takes a minute or two.
             back_timeout_seconds: 300.0,
             max_unavailable_ports: 1,
-            max_unavailable_nodes: 1,
+            // 200 nodes of 8 ports at 90 s a port take 15 h with 4 (the SERP stage has a deadline of its own for them in
+            // `[gates]`), and each of the 4 keeps 7 of its 8 ports up.
+            max_unavailable_nodes: 4,
             window: String::new(),
         }
     }
@@ -175,6 +179,7 @@ impl SerpSettings {
             Node::parse(name, &default).map_err(|e| format!("serp.nodes: {e}"))?;
             self.node(name).map_err(|e| format!("serp.nodes: {e}"))?;
         }
+        self.check_one_shard()?;
         self.check_requests()?;
         match self.max_unavailable_ports.min(self.max_unavailable_nodes) {
             0 => Err(
@@ -183,6 +188,50 @@ impl SerpSettings {
             ),
             _ => Ok(()),
         }
+    }
+
+    /// A process has loaded the dictionary of one shard: orders of two would restart it for one another for ever.
+    fn check_one_shard(&self) -> Result<(), String> {
+        let lists = (0..).zip(&self.nodes).map(|(shard, names)| {
+            let names = names.iter().cloned();
+            (shard, names.collect::<Vec<_>>())
+        });
+        self.each_in_one_shard("serp.nodes", lists)
+    }
+
+    /// Refuses a template that gives one node to two shards. `shards`: each with the hosts, or the addresses, of its
+    /// replicas.
+    pub fn check_template(
+        &self,
+        shards: impl IntoIterator<Item = (u32, Vec<String>)>,
+    ) -> Result<(), String> {
+        if !self.nodes.is_empty() {
+            return Ok(());
+        }
+        let of_shard = |(shard, hosts): (u32, Vec<String>)| (shard, self.nodes_of(shard, &hosts));
+        self.each_in_one_shard("serp.node_template", shards.into_iter().map(of_shard))
+    }
+
+    fn each_in_one_shard(
+        &self,
+        setting: &str,
+        shards: impl Iterator<Item = (u32, Vec<String>)>,
+    ) -> Result<(), String> {
+        let mut of_port: HashMap<(String, u16), u32> = HashMap::new();
+        for (shard, names) in shards {
+            for name in names {
+                let node = self.node(&name).map_err(|e| format!("{setting}: {e}"))?;
+                for port in node.ports {
+                    let other = *of_port.entry((node.host.clone(), port)).or_insert(shard);
+                    if other != shard {
+                        return Err(format!(
+                            "{setting}: node {name} is of shard {other} and of shard {shard}; a node serves one"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_requests(&self) -> Result<(), String> {
@@ -287,6 +336,38 @@ mod tests {
         assert!(settings.nodes_of(1, &replicas).is_empty());
         assert!(settings.nodes_of(2, &replicas).is_empty());
         assert!(settings.without_node(&hosts(&["hub"])).is_empty());
+    }
+
+    #[test]
+    fn a_node_of_two_shards_is_refused_and_both_are_named() {
+        let refused = listed(&[&["a"], &["b", "a"]]).check().unwrap_err();
+        let expected = "serp.nodes: node a is of shard 0 and of shard 1; a node serves one";
+        assert_eq!(refused, expected);
+        let refused = listed(&[&["a:7-8"], &[], &["a:8"]]).check().unwrap_err();
+        assert!(
+            refused.contains("a:8 is of shard 0 and of shard 2"),
+            "{refused}"
+        );
+        listed(&[&["a:7-8", "b", "b"], &["a:9"]]).check().unwrap();
+    }
+
+    #[test]
+    fn a_template_that_gives_two_shards_one_node_is_refused() {
+        let settings = by_template("hotdog{NNN}");
+        let shards = |hosts: &[&[&str]]| {
+            let hosts: Vec<_> = hosts
+                .iter()
+                .map(|names| super::tests::hosts(names))
+                .collect();
+            settings.check_template((0..).zip(hosts))
+        };
+        shards(&[&["laksa001-a", "laksa001-b"], &["laksa002"]]).unwrap();
+        // The first number is that of the data centre.
+        let refused = shards(&[&["db1-metrics001"], &["db1-metrics002"]]).unwrap_err();
+        assert!(
+            refused.starts_with("serp.node_template: node hotdog001 is of shard 0 and of shard 1"),
+            "{refused}"
+        );
     }
 
     #[test]

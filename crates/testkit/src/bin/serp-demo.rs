@@ -1,15 +1,19 @@
-//! `serp-demo PORT SOURCE`: one process of the demo's SERP service, for whoever keeps it running (compose, systemd, a shell
-//! loop). SOURCE is `http://host:8123/DATABASE.DICTIONARY`, or a file; see `testkit::serp::serve`.
+//! `serp-demo PORT SOURCE [ADDRESS]`: one process of the demo's SERP service, for whoever keeps it running
+//! (docker/compose.serp.yml, systemd, a shell loop). It listens on this machine alone, or on ADDRESS. SOURCE is `http://host:8123/DATABASE.DICTIONARY`, or a file; see `testkit::serp::serve`.
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, source] = arguments.as_slice() else {
-        eprintln!("usage: serp-demo PORT SOURCE");
-        std::process::exit(2);
+    let (port, source, address) = match arguments.as_slice() {
+        [port, source] => (port, source, "127.0.0.1"),
+        [port, source, address] => (port, source, address.as_str()),
+        _ => {
+            eprintln!("usage: serp-demo PORT SOURCE [ADDRESS]");
+            std::process::exit(2);
+        }
     };
     let port = port.parse().unwrap_or_else(|_| {
         eprintln!("{port:?} is no port");
         std::process::exit(2);
     });
-    testkit::serp::serve(port, source, None);
+    testkit::serp::serve((address, port), source, None);
 }

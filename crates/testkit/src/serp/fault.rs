@@ -9,6 +9,8 @@ pub enum Fault {
     Hang,
     /// Says that it serves this version, whatever it has loaded.
     Old(i64),
+    /// Has no path that names a version, as a release that cannot.
+    Unversioned,
     /// Is up only so many milliseconds after its start.
     Slow(u64),
     /// Ends at `/exit` without an answer.
@@ -27,6 +29,7 @@ impl Fault {
             Self::Fail => "fail".to_owned(),
             Self::Hang => "hang".to_owned(),
             Self::Old(version) => format!("old {version}"),
+            Self::Unversioned => "unversioned".to_owned(),
             Self::Slow(ms) => format!("slow {ms}"),
             Self::Drop => "drop".to_owned(),
             Self::Deaf => "deaf".to_owned(),
@@ -53,6 +56,7 @@ impl Fault {
             "fail" => Some(Self::Fail),
             "hang" => Some(Self::Hang),
             "old" => number?.parse().ok().map(Self::Old),
+            "unversioned" => Some(Self::Unversioned),
             "slow" => number?.parse().ok().map(Self::Slow),
             "drop" => Some(Self::Drop),
             "deaf" => Some(Self::Deaf),

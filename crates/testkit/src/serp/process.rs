@@ -44,13 +44,13 @@ pub fn main() {
     let port = port.parse().expect("the supervisor names a port");
     let source = std::env::var(SOURCE).expect("the supervisor names a source");
     let faults = std::env::var_os(FAULTS).map(PathBuf::from);
-    serve(port, &source, faults);
+    serve(("127.0.0.1", port), &source, faults);
 }
 
-/// Loads the dictionary and serves it until it is told to exit. `source`: `http://host:8123/DATABASE.DICTIONARY`, or a
+/// Loads the dictionary and serves it at an address and port until it is told to exit. `source`: `http://host:8123/DATABASE.DICTIONARY`, or a
 /// file of JSON, `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does
 /// not exist yet is one of version 0 without rows. Ends the process with an error when it cannot be loaded.
-pub fn serve(port: u16, source: &str, faults: Option<PathBuf>) {
+pub fn serve((address, port): (&str, u16), source: &str, faults: Option<PathBuf>) {
     let service = Service {
         port,
         faults,
@@ -76,7 +76,7 @@ pub fn serve(port: u16, source: &str, faults: Option<PathBuf>) {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = TcpListener::bind((address, port)).await;
         let listener = listener.unwrap_or_else(|error| {
             eprintln!("port {port} cannot be listened on: {error}");
             std::process::exit(1);
@@ -127,6 +127,9 @@ async fn redirect(State(service): State<Arc<Service>>, request: Request, next: N
 }
 
 async fn version(State(service): State<Arc<Service>>) -> Response {
+    if service.fault() == Some(Fault::Unversioned) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let Loaded { version, run, .. } = &service.loaded;
     as_json(json!({ "version": version, "run": run }).to_string())
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use app::config::Problems;
 use serde_json::json;
-use serp_restarter::{Event, Goal, Halt, Rolled, Roller, Watch};
+use serp_restarter::{Event, Goal, Halt, Rolled, Roller, Serving, Watch};
 use stores::serp::Node;
 
 use crate::config::Config;
@@ -63,7 +63,7 @@ async fn only_say(
     let (mut ports, mut any) = (Vec::new(), false);
     for (port, look) in roller.survey(node).await {
         let restart = match (&look, goal) {
-            (Ok(serving), Goal::Version(version)) => serving.version < version,
+            (Ok(serving), Goal::Version(version)) => serving.version < Some(version),
             (Ok(_), Goal::Once) => true,
             (Err(_), _) => false,
         };
@@ -72,7 +72,7 @@ async fn only_say(
         if output.is_json() {
             ports.push(json!({
                 "port": port,
-                "version": look.as_ref().ok().map(|serving| serving.version),
+                "version": look.as_ref().ok().and_then(|serving| serving.version),
                 "trouble": look.as_ref().err().map(ToString::to_string),
                 "restart": restart,
             }));
@@ -82,10 +82,10 @@ async fn only_say(
             Ok(serving) if restart => {
                 format!(
                     "{address} serves {} and would be restarted",
-                    serving.version
+                    version(&serving)
                 )
             }
-            Ok(serving) => format!("{address} serves {} already", serving.version),
+            Ok(serving) => format!("{address} serves {} already", version(&serving)),
             Err(trouble) => format!("{address} is down and would be waited for: {trouble}"),
         })?;
     }
@@ -137,6 +137,11 @@ async fn roll(
     Ok(Exit::Ok)
 }
 
+fn version(serving: &Serving) -> String {
+    let version = serving.version.map(|version| version.to_string());
+    version.unwrap_or_else(|| "no version".to_owned())
+}
+
 /// Watches from a terminal.
 struct Operator<'a> {
     node: &'a Node,
@@ -162,7 +167,7 @@ impl Watch for Operator<'_> {
                 format!(
                     "{} serves {}; restarting it",
                     address(port),
-                    serving.version
+                    version(&serving)
                 )
             }
             Event::Exited { .. } | Event::Gone { .. } => return,
@@ -174,7 +179,7 @@ impl Watch for Operator<'_> {
                 "{} is back after {} and serves {}",
                 address(port),
                 duration(took),
-                serving.version
+                version(&serving)
             ),
         };
         if !self.output.is_json() {

@@ -88,7 +88,7 @@ fn describe(
         let (state, version, run) = match &port.look {
             Ok(serving) => (
                 output.cell(Tone::Good, "up"),
-                Cell::new(serving.version),
+                serving.version.map_or_else(none, Cell::new),
                 serving.run.as_ref().map_or_else(none, Cell::new),
             ),
             Err(trouble) => (
@@ -119,7 +119,7 @@ fn as_json(
             "node": port.node,
             "port": port.port,
             "up": serving.is_some(),
-            "version": serving.map(|serving| serving.version),
+            "version": serving.and_then(|serving| serving.version),
             "run": serving.and_then(|serving| serving.run.as_ref()),
             "trouble": trouble,
         })

@@ -1,0 +1,329 @@
+use super::*;
+use batch::{BatchId, Course, Fact, Reason, Receipt, Rows, RunMode, Stage, Verdict};
+
+const NOW: i64 = 1_767_323_045_678;
+
+struct Run {
+    end_ms: i64,
+    stores: &'static [&'static str],
+    shards: u32,
+    source: &'static str,
+    partial: bool,
+    gave_up: bool,
+}
+
+const RUN: Run = Run {
+    end_ms: NOW,
+    stores: &["ch-writer", "es-writer"],
+    shards: 2,
+    source: "same",
+    partial: false,
+    gave_up: false,
+};
+
+/// What a run for `stores`, 2 shards and the source "same" follows after `runs` of one task.
+fn after(runs: &[Run], stores: &[&str]) -> Basis {
+    let mut ledger = Ledger::new();
+    let task = TaskHash::of([b"t".as_slice()]);
+    for run in runs {
+        let started = Fact::Started {
+            pipeline: "direct".into(),
+            mode: RunMode::Full,
+            until_ms: run.end_ms,
+            shards: run.shards,
+            stores: run.stores.iter().map(|s| s.to_string()).collect(),
+            partial: run.partial,
+            source: run.source.into(),
+            nonce: String::new(),
+            course: None,
+        };
+        let manifest = Fact::Manifest {
+            tasks: 1,
+            estimated_rows: 0,
+        };
+        let settled = match run.gave_up {
+            true => Fact::TaskQuarantined {
+                task,
+                program: "fetcher".into(),
+                reason: Reason::TooManyRetries,
+            },
+            false => Fact::Fetched {
+                task,
+                attempt: 1,
+                shard: 0,
+                batches: 0,
+                rows: 0,
+                bytes: 0,
+            },
+        };
+        for fact in [started, manifest, settled] {
+            ledger.apply(&Receipt {
+                run: RunId::new("direct", run.end_ms).unwrap(),
+                at_ms: run.end_ms,
+                fact,
+            });
+        }
+    }
+    let stores: Vec<String> = stores.iter().map(|s| s.to_string()).collect();
+    let past = Past {
+        ledger: &ledger,
+        stores: &stores,
+    };
+    follow(past, "direct", 2, "same")
+}
+
+#[test]
+fn the_latest_complete_run_is_followed_and_named() {
+    let basis = after(
+        &[
+            RUN,
+            Run {
+                end_ms: NOW + 1,
+                ..RUN
+            },
+        ],
+        RUN.stores,
+    );
+    assert_eq!(basis.end_ms, Some(NOW + 1));
+    let run = RunId::new("direct", NOW + 1).unwrap();
+    assert_eq!(basis.why, format!("run {run} left nothing out"));
+    // One that was for more stores than are left has all that they need.
+    assert_eq!(after(&[RUN], &["ch-writer"]).end_ms, Some(NOW));
+}
+
+#[test]
+fn runs_that_left_rows_out_are_passed_over_and_said() {
+    let gave_up = Run {
+        end_ms: NOW + 1,
+        gave_up: true,
+        ..RUN
+    };
+    let partial = Run {
+        end_ms: NOW + 2,
+        partial: true,
+        source: "trial",
+        ..RUN
+    };
+    let basis = after(&[RUN, gave_up, partial], RUN.stores);
+    assert_eq!(basis.end_ms, Some(NOW));
+    assert!(basis.why.contains("not fetched: 1"), "{}", basis.why);
+    assert!(basis.why.contains("it was partial"), "{}", basis.why);
+}
+
+/// A judged run of one task with one row, whose stores closed or were rejected.
+fn judged(ledger: &mut Ledger, end_ms: i64, closed: [bool; 2]) {
+    judged_as(ledger, end_ms, RunMode::Full, closed);
+}
+
+fn judged_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) {
+    let task = TaskHash::of([b"t".as_slice()]);
+    let stores = ["ch-writer", "es-writer"];
+    let mut facts = vec![
+        Fact::Started {
+            pipeline: "direct".into(),
+            mode,
+            until_ms: end_ms,
+            shards: 2,
+            stores: stores.map(str::to_owned).into(),
+            partial: false,
+            source: "same".into(),
+            nonce: String::new(),
+            course: Some(Course::default()),
+        },
+        Fact::Manifest {
+            tasks: 1,
+            estimated_rows: 1,
+        },
+        Fact::Fetched {
+            task,
+            attempt: 1,
+            shard: 0,
+            batches: 1,
+            rows: 1,
+            bytes: 1,
+        },
+    ];
+    facts.extend(stores.map(|store| Fact::Stored {
+        store: store.into(),
+        batch: BatchId {
+            task,
+            attempt: 1,
+            sequence: 0,
+        },
+        shard: 0,
+        rows: Rows {
+            stored: 1,
+            ..Rows::default()
+        },
+        targets: [].into(),
+        reasons: [].into(),
+    }));
+    let mut judge = |stage, closed| {
+        let verdict = match closed {
+            true => Verdict::Closed,
+            false => Verdict::Rejected,
+        };
+        facts.push(Fact::Judged {
+            stage,
+            verdict,
+            why: String::new(),
+            decisions: 0,
+        });
+    };
+    judge(Stage::Plan, true);
+    judge(Stage::Fetch, true);
+    for (store, closed) in stores.into_iter().zip(closed) {
+        judge(Stage::Store(store.into()), closed);
+    }
+    for fact in facts {
+        ledger.apply(&Receipt {
+            run: RunId::new("direct", end_ms).unwrap(),
+            at_ms: end_ms,
+            fact,
+        });
+    }
+}
+
+#[test]
+fn the_next_run_begins_at_the_older_of_the_marks_that_the_stores_have() {
+    let mut ledger = Ledger::new();
+    let after = |ledger: &Ledger| {
+        let stores = ["ch-writer".to_owned(), "es-writer".to_owned()];
+        let past = Past {
+            ledger,
+            stores: &stores,
+        };
+        follow(past, "direct", 2, "same")
+    };
+    judged(&mut ledger, NOW, [true, true]);
+    assert_eq!(after(&ledger).end_ms, Some(NOW));
+    // Elasticsearch failed: what it missed is sent again, from where it closed well.
+    judged(&mut ledger, NOW + 1, [true, false]);
+    let basis = after(&ledger);
+    assert_eq!(basis.end_ms, Some(NOW));
+    assert!(basis.why.contains("es-writer is behind"), "{}", basis.why);
+    assert!(basis.why.contains("did not close well"), "{}", basis.why);
+    judged(&mut ledger, NOW + 2, [true, true]);
+    assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
+    judged(&mut ledger, NOW + 3, [false, false]);
+    assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
+}
+
+#[test]
+fn a_run_of_changes_is_a_mark_only_if_those_before_it_carry_what_it_does_not() {
+    let since = |since_ms| RunMode::Since { since_ms };
+    let after = |runs: &[(i64, RunMode, bool)]| {
+        let mut ledger = Ledger::new();
+        for (end_ms, mode, closed) in runs {
+            judged_as(&mut ledger, NOW + end_ms, *mode, [*closed, true]);
+        }
+        let stores = ["ch-writer".to_owned()];
+        let past = Past {
+            ledger: &ledger,
+            stores: &stores,
+        };
+        follow(past, "direct", 2, "same")
+    };
+    let (full, from_10, from_20) = (RunMode::Full, since(NOW + 10), since(NOW + 20));
+    let end = |runs: &[(i64, RunMode, bool)]| after(runs).end_ms.map(|end| end - NOW);
+    assert_eq!(
+        end(&[(10, full, true), (20, from_10, true), (30, from_20, true)]),
+        Some(30)
+    );
+    // The one in the middle was found bad afterwards: what it carried is missing, and so is the end of the later one.
+    let broken = [(10, full, true), (20, from_10, false), (30, from_20, true)];
+    assert_eq!(end(&broken), Some(10));
+    let why = after(&broken).why;
+    assert!(why.contains("is missing"), "{why}");
+    // Carried again since then, from where all was well.
+    assert_eq!(
+        end(&[broken[0], broken[1], broken[2], (40, from_10, true)]),
+        Some(40)
+    );
+    // What came before the oldest run that is known is taken for good.
+    assert_eq!(end(&[(20, from_10, true), (30, from_20, true)]), Some(30));
+}
+
+#[test]
+fn many_runs_passed_over_are_counted() {
+    let partial = |n| Run {
+        end_ms: NOW + n,
+        partial: true,
+        ..RUN
+    };
+    let runs: Vec<Run> = (0..9).map(partial).collect();
+    let basis = after(&runs, RUN.stores);
+    assert_eq!(basis.end_ms, None);
+    assert!(basis.why.ends_with("6 more"), "{}", basis.why);
+}
+
+#[test]
+fn a_run_for_fewer_stores_other_shards_or_another_source_makes_the_next_one_full() {
+    let expect = |latest: Run, why: &str| {
+        let basis = after(
+            &[
+                RUN,
+                Run {
+                    end_ms: NOW + 1,
+                    ..latest
+                },
+            ],
+            RUN.stores,
+        );
+        assert_eq!(basis.end_ms, None);
+        assert!(basis.why.contains(why), "{}", basis.why);
+    };
+    expect(
+        Run {
+            stores: &["ch-writer"],
+            ..RUN
+        },
+        "was not for es-writer",
+    );
+    expect(
+        Run { shards: 3, ..RUN },
+        "was for 3 shards, and now there are 2",
+    );
+    expect(
+        Run {
+            source: "other",
+            ..RUN
+        },
+        "other columns",
+    );
+    expect(Run { source: "", ..RUN }, "does not say");
+    expect(
+        Run {
+            source: "other",
+            gave_up: true,
+            ..RUN
+        },
+        "other columns",
+    );
+}
+
+#[test]
+fn a_source_is_its_table_key_columns_and_types_whatever_their_order() {
+    let column = |name: &str, r#type: &str| Column {
+        name: name.into(),
+        r#type: r#type.into(),
+    };
+    let [a, b] = [column("a", "String"), column("b", "UInt8")];
+    let [c, t] = [column("c", "UInt8"), column("t", "DateTime")];
+    let of = |table, key: &[&Column], columns: &[&Column], changed| {
+        let own = |columns: &[&Column]| columns.iter().copied().cloned().collect::<Vec<_>>();
+        source_of(("db", table), &own(key), &own(columns), changed)
+    };
+    let one = of("hub", &[&a], &[&b, &c], &t);
+    assert_eq!(one, of("hub", &[&a], &[&c, &b], &t));
+    let wider = column("b", "UInt16");
+    for other in [
+        of("hub2", &[&a], &[&b, &c], &t),
+        of("hub", &[&a, &b], &[&c], &t),
+        of("hub", &[&a], &[&b], &t),
+        of("hub", &[&a], &[&wider, &c], &t),
+        of("hub", &[&a], &[&b, &c], &c),
+    ] {
+        assert_ne!(one, other);
+    }
+}
