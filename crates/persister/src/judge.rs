@@ -76,6 +76,7 @@ impl<'a> Judge<'a> {
             self.replay.clone(),
         );
         let _replaying = holds.then(|| AbortOnDrop(tokio::spawn(replaying)));
+        self.look_for_room(queues).await;
         self.begin().await?;
         self.shared.decided();
         loop {
@@ -278,6 +279,7 @@ impl<'a> Judge<'a> {
     /// Opens ended runs that were decided on anew: their receipts are read again.
     async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>) -> Result<(), Cut> {
         let runs = self.shared.with(|held| held.ledger.take_reopened());
+        let any = !runs.is_empty();
         for run in runs {
             let ended = self.shared.with(|held| {
                 let ended = held.ledger.record(&run)?;
@@ -300,7 +302,7 @@ impl<'a> Judge<'a> {
             tracing::info!(%run, "opened again by an operator's decision");
             dirty.insert(run);
         }
-        if !dirty.is_empty() {
+        if any {
             self.shared.decided();
             self.replay_if_approved();
         }
