@@ -100,8 +100,8 @@ impl Config {
             readable(self.clickhouse.password.as_ref()),
             readable(self.dictionary.source_password.as_ref()),
             Catalog::load(self.pipeline.file.as_deref())
-                .map(drop)
-                .map_err(message),
+                .map_err(message)
+                .and_then(|catalog| self.pipelines_of_gates(&catalog)),
             Cluster::new(&self.source.connection())
                 .map(drop)
                 .map_err(message),
@@ -113,6 +113,25 @@ impl Config {
                 .map_err(message),
         ]);
         Problems::join([broker, others])
+    }
+
+    /// Refuses rules for a pipeline type that there is not: nothing would ever be judged by them.
+    fn pipelines_of_gates(&self, catalog: &Catalog) -> Result<(), String> {
+        let known = || catalog.types().iter().map(|entry| entry.name.as_str());
+        let unknown = self.gates.pipelines.keys();
+        match unknown
+            .into_iter()
+            .find(|name| !known().any(|known| known == name.as_str()))
+        {
+            None => Ok(()),
+            Some(name) => {
+                let known: Vec<&str> = known().collect();
+                let known = known.join(", ");
+                Err(format!(
+                    "gates.pipelines.{name}: there is no pipeline type {name:?}; there are {known}"
+                ))
+            }
+        }
     }
 }
 

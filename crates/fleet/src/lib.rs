@@ -22,7 +22,7 @@ use exit::Exit;
 
 /// Runs the program of this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(by_role_name(std::env::args_os()));
+    let cli = Cli::parse_from(globals_last(by_role_name(std::env::args_os())));
     let context = Context::new(&cli.globals);
     let exit = match commands::run(cli.command, &context) {
         Ok(exit) => exit,
@@ -48,9 +48,60 @@ fn by_role_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> 
     arguments
 }
 
+/// Puts every `--config` and `--set` behind the command, in their order. Of an option that is given on both sides of
+/// a command only those behind it would count.
+fn globals_last(arguments: Vec<OsString>) -> Vec<OsString> {
+    const MANY: [&str; 2] = ["--config", "--set"];
+    let mut arguments = arguments.into_iter().peekable();
+    let (mut others, mut globals) = (Vec::new(), Vec::new());
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        if text == "--" {
+            globals.push(argument);
+            break;
+        }
+        let with_value = MANY
+            .iter()
+            .any(|name| text.starts_with(&format!("{name}=")));
+        if MANY.contains(&&*text) && arguments.peek().is_some() {
+            globals.push(argument);
+            globals.extend(arguments.next());
+        } else if with_value {
+            globals.push(argument);
+        } else {
+            others.push(argument);
+        }
+    }
+    others.into_iter().chain(globals).chain(arguments).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_before_and_behind_a_command_count_alike_in_their_order() {
+        let words = |text: &str| globals_last(text.split(' ').map(OsString::from).collect());
+        assert_eq!(
+            words("fleet --set a=1 --config=x runs --json --set b=2 list"),
+            [
+                "fleet",
+                "runs",
+                "--json",
+                "list",
+                "--set",
+                "a=1",
+                "--config=x",
+                "--set",
+                "b=2"
+            ]
+        );
+        assert_eq!(
+            words("fleet run -- --set a"),
+            ["fleet", "run", "--", "--set", "a"]
+        );
+        assert_eq!(words("fleet runs --set"), ["fleet", "runs", "--set"]);
+    }
 
     #[test]
     fn the_name_that_it_is_called_by_may_be_a_role() {

@@ -84,6 +84,12 @@ impl Rules {
             .ok()
             .filter(|number: &f64| number.is_finite() && *number >= 0.0)
             .ok_or_else(|| format!("{name} must be a number from 0 on, not {value:?}"))?;
+        let is_share = matches!(name, "max_failed_tasks" | "max_rejected_rows");
+        if is_share && number > 1.0 {
+            return Err(format!(
+                "{name} is a share, from 0 to 1, not {value:?}: 7 % is 0.07"
+            ));
+        }
         match name {
             "max_failed_tasks" => self.max_failed_tasks = number,
             "max_rejected_rows" => self.max_rejected_rows = number,

@@ -16,7 +16,7 @@ mod task;
 
 pub use gates::{Judgement, RULES, Rules, check_rule, judge};
 pub use history::{Ended, Ledger};
-pub use progress::{Progress, State, StoreProgress, TaskTrouble, Trouble};
+pub use progress::{Abandoned, Progress, State, StoreProgress, TaskTrouble, Trouble};
 pub use run::{RunState, Started};
 pub use stage_progress::{StageProgress, Status};
 pub use stages::Ruling;

@@ -88,6 +88,17 @@ pub struct Progress {
     /// What a run that ended left out that a run of changes beginning at its end would not carry either.
     #[serde(default)]
     pub leaves_out: Option<String>,
+    /// Who gave the run up, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<Abandoned>,
+}
+
+/// How a run was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandoned {
+    pub at_ms: i64,
+    pub who: String,
+    pub why: String,
 }
 
 /// What one store has accounted for, of the rows fetched.
@@ -276,6 +287,11 @@ impl RunState {
             stores: self.stores(),
             stages: self.stage_progress(),
             leaves_out: self.leaves_out(),
+            abandoned: self.abandoned.clone().map(|(at_ms, who, why)| Abandoned {
+                at_ms,
+                who,
+                why,
+            }),
         }
     }
 

@@ -77,6 +77,8 @@ impl RunState {
         let began_ms = self.began_ms(&stage);
         let status = match &ruling {
             Some(ruling) => ruling.verdict.into(),
+            // Nobody waits for it any more.
+            None if self.abandoned.is_some() => Status::Skipped,
             None if began_ms.is_some() => Status::Running,
             None => Status::Waiting,
         };

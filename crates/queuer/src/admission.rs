@@ -29,6 +29,12 @@ pub enum Refused {
     },
     #[error("run {0} exists already; start again in a second")]
     Exists(RunId),
+    #[error("--gate {rule}: the run has no stage {stage:?}; its stages are {stages}")]
+    NoStage {
+        rule: String,
+        stage: String,
+        stages: String,
+    },
     #[error("run {0} was judged before its tasks were published; see fleet runs show {0}")]
     Ended(RunId),
     #[error(

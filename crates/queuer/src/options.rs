@@ -11,10 +11,11 @@ pub struct Options {
     /// epoch, or a time span before now such as 90s, 15m, 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<Since>,
-    /// Carry one row in N, chosen by a hash of its key
+    /// Carry one row in N, chosen by a hash of its key. Such a run orders no dictionary and no restart, and no later
+    /// run begins where it ends
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: u32,
-    /// Carry rows of these shards only, such as 0,2
+    /// Carry rows of these shards only, such as 0,2; with the same consequences as --sample
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub shards: Vec<u32>,
     /// Plan, print the plan, and publish nothing

@@ -126,6 +126,32 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// Refuses a rule for a stage that the run will not have.
+    pub fn check_gates(&self, gates: &[(String, String)]) -> Result<(), Refused> {
+        let Some(course) = &self.course else {
+            return Ok(());
+        };
+        let mut stages = vec!["plan", "fetch"];
+        stages.extend(self.stores.iter().map(String::as_str));
+        if course.dictionary_after.is_some() {
+            stages.extend(["sync", "dictionary"]);
+        }
+        stages.extend(course.serp.then_some("serp"));
+        for (rule, _) in gates {
+            let stage = rule.rsplit_once('.').map(|(stage, _)| stage);
+            if let Some(stage) = stage.filter(|stage| !stages.contains(stage)) {
+                return Err(Refused::NoStage {
+                    rule: rule.clone(),
+                    stage: stage.to_owned(),
+                    stages: stages.join(", "),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What follows the stores, as the edges have it: the dictionaries are those of the ClickHouse that ch-writer fills.
 fn course<'a>(
     topology: &'a Topology,
@@ -170,6 +196,7 @@ pub async fn run(
             options,
         },
     };
+    pipeline.check_gates(&options.gates)?;
     if options.dry_run {
         return Ok(Finished::Planned(queuer.dry_run().await?));
     }

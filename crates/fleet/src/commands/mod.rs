@@ -84,6 +84,13 @@ pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
     runtime.block_on(future)
 }
 
+/// The user who calls, also behind sudo.
+fn user() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].map(std::env::var);
+    let mut names = names.into_iter().flatten().filter(|name| !name.is_empty());
+    names.next().unwrap_or_else(|| "unknown".to_owned())
+}
+
 /// Says what configuring a store changed, or would change; nothing is `all_well`.
 fn report_changes(
     all_well: &str,

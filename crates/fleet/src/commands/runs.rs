@@ -86,6 +86,7 @@ pub struct Because {
 
 pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
+    config.try_broker()?;
     let url = config.broker.url.reveal()?;
     let broker = Broker::RabbitMq(RabbitMq::new(&url)?);
     let output = context.output;
@@ -111,7 +112,14 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 }
 
 async fn read(broker: &Broker) -> anyhow::Result<Ledger> {
-    Ok(history::read(broker, |_| {}).await?)
+    match history::read(broker, |_| {}).await {
+        Err(error) if error.is_missing() => {
+            bail!(
+                "there is no ledger here: no pipeline is configured (fleet pipeline configure --type TYPE)"
+            )
+        }
+        read => Ok(read?),
+    }
 }
 
 async fn list(
@@ -281,10 +289,10 @@ fn tasks(run: &Progress) -> String {
 /// What each store has accounted for, of the rows read.
 fn shares(run: &Progress) -> String {
     let share = |store: &ledger::StoreProgress| {
-        let percent = match run.rows_fetched {
-            0 => 100.0,
-            read => store.rows_accounted as f64 * 100.0 / read as f64,
-        };
+        if run.rows_fetched == 0 {
+            return format!("{} –", store.store);
+        }
+        let percent = store.rows_accounted as f64 * 100.0 / run.rows_fetched as f64;
         let refused = match store.rows.quarantined {
             0 => String::new(),
             n => format!(" ({} quarantined)", number(n)),

@@ -7,7 +7,7 @@ use pipeline::management::{Management, Pause};
 use serde_json::json;
 use stores::clickhouse::Cluster;
 
-use crate::commands::block_on;
+use crate::commands::{block_on, user};
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -52,7 +52,7 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 
 async fn pause(config: &Config, reason: &str, context: &Context) -> anyhow::Result<Exit> {
     let management = Management::from_settings(&config.broker)?;
-    let pause = management.pause_serp(reason, &who()).await?;
+    let pause = management.pause_serp(reason, &user()).await?;
     match context.output.is_json() {
         true => context.output.json(&json!({ "paused": pause }))?,
         false => context
@@ -98,12 +98,6 @@ fn paused(pause: &Pause) -> String {
 }
 
 /// Who calls the command, as far as the environment tells.
-fn who() -> String {
-    let names = ["SUDO_USER", "USER", "LOGNAME"].map(std::env::var);
-    let mut names = names.into_iter().flatten().filter(|name| !name.is_empty());
-    names.next().unwrap_or_else(|| "unknown".to_owned())
-}
-
 /// The nodes of every shard, by the settings.
 fn nodes(config: &Config) -> anyhow::Result<Vec<(u32, String)>> {
     let cluster = Cluster::new(&config.clickhouse.connection())?;

@@ -523,6 +523,10 @@ fn a_rule_for_one_stage_alone_stands_above_the_rule_for_all() {
     assert!(error.contains("max_failed_tasks"), "{error}");
     let negative = overrides(&[("max_failed_tasks", "-1")]);
     assert!(rules().overridden(&negative, &es()).is_err());
+    // Meant as 7 %, it would never reject.
+    let percent = overrides(&[("max_rejected_rows", "7")]);
+    let error = rules().overridden(&percent, &es()).unwrap_err();
+    assert!(error.contains("7 % is 0.07"), "{error}");
 }
 
 #[test]

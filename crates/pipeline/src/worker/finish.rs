@@ -103,7 +103,7 @@ fn tell(job: &Job, outcome: &Outcome) {
         Outcome::Retry { error, at } => {
             tracing::warn!(run, task, attempt, error, at, "failed; trying again later");
         }
-        Outcome::Snooze { why, .. } => tracing::info!(run, task, attempt, why, "not now"),
+        Outcome::Snooze { why, .. } => tracing::info!(run, task, why, "not now"),
         Outcome::Quarantine(why) => {
             tracing::error!(run, task, attempt, reason = %why.reason, error = why.detail, "quarantined");
         }

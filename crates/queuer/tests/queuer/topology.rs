@@ -84,3 +84,29 @@ fn a_queue_that_holds_a_whole_run_holds_nobody_back() {
     queues.sort();
     assert_eq!(queues, ["ch-writer-in", "es-writer-in"]);
 }
+
+#[test]
+fn a_rule_for_a_stage_that_the_run_will_not_have_is_refused_by_the_stages_that_it_has() {
+    let gate = |rule: &str| [(rule.to_owned(), "0.05".to_owned())];
+    let direct = built_in("direct");
+    for rule in [
+        "max_failed_tasks",
+        "ch-writer.max_rejected_rows",
+        "serp.serp_deadline_seconds",
+    ] {
+        direct.check_gates(&gate(rule)).unwrap();
+    }
+    let refused = direct
+        .check_gates(&gate("fetsh.max_failed_tasks"))
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("plan, fetch, ch-writer"),
+        "{refused}"
+    );
+    let elasticsearch = built_in("elasticsearch-only");
+    assert!(
+        elasticsearch
+            .check_gates(&gate("serp.serp_deadline_seconds"))
+            .is_err()
+    );
+}

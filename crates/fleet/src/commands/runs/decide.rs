@@ -1,13 +1,14 @@
 use anyhow::{Context as _, bail};
 use batch::{Fact, Receipt, RunId, Stage, Verdict};
-use ledger::{Ledger, Progress};
+use ledger::{Ledger, Progress, Status};
 use pipeline::broker::{Broker, Confirm, Publication};
 use pipeline::{history, names};
 use serde_json::json;
 
 use super::{Because, Decision, read};
+use crate::commands::user;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, Tone};
 
 /// Decides on a stage of a run: the decision is on the ledger when this returns.
 pub async fn decide(
@@ -61,8 +62,51 @@ pub async fn decide(
         output.line(format!(
             "Stage {stage} of run {run} is {verdict}, by {who}. Follow it: fleet runs show {run} --watch"
         ))?;
+        for warning in warnings(&known, &stage, verdict) {
+            output.line(output.paint(Tone::Warning, warning))?;
+        }
     }
     Ok(Exit::Ok)
+}
+
+/// What an approval does not bring about, although one might expect it to.
+fn warnings(run: &Progress, stage: &Stage, verdict: Verdict) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if verdict != Verdict::Closed {
+        return warnings;
+    }
+    let planned = run.tasks_planned.unwrap_or(0);
+    if *stage == Stage::Fetch && run.tasks_fetched < planned {
+        let unread = planned - run.tasks_fetched;
+        warnings.push(format!(
+            "{unread} of {planned} tasks are not fetched: the next run begins before this one, and carries what they leave out."
+        ));
+    }
+    let course = run.started.as_ref().and_then(|s| s.course.as_ref());
+    let store = course.and_then(|course| course.dictionary_after.clone());
+    let before = [
+        Some(Stage::Plan),
+        Some(Stage::Fetch),
+        store.map(Stage::Store),
+    ];
+    let orders = [Stage::Sync, Stage::Dictionary, Stage::Serp].contains(stage);
+    let before = before
+        .into_iter()
+        .flatten()
+        .filter(|earlier| earlier != stage);
+    for earlier in before.take(if orders { 3 } else { 2 }) {
+        let bad = run.stages.iter().find(|known| {
+            known.stage == earlier && matches!(known.status, Status::Rejected | Status::Skipped)
+        });
+        if let Some(bad) = bad {
+            let status = bad.status;
+            warnings.push(format!(
+                "Nothing follows while {earlier}, which it builds on, is {status}: approve that."
+            ));
+            break;
+        }
+    }
+    warnings
 }
 
 /// Gives a run up.
@@ -139,17 +183,13 @@ async fn say(broker: &Broker, known: &Progress, fact: Fact) -> anyhow::Result<()
 impl Because {
     /// Who decides, and why.
     fn of(self) -> (String, String) {
-        let user = || {
-            let named = ["USER", "LOGNAME"]
-                .iter()
-                .find_map(|name| std::env::var(name).ok());
-            let user = named.unwrap_or_else(|| "somebody".to_owned());
+        let who = || {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             match host.trim() {
-                "" => user,
-                host => format!("{user}@{host}"),
+                "" => user(),
+                host => format!("{}@{host}", user()),
             }
         };
-        (self.who.unwrap_or_else(user), self.reason)
+        (self.who.unwrap_or_else(who), self.reason)
     }
 }

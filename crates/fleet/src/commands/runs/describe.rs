@@ -59,6 +59,10 @@ fn beginning(run: &Progress) -> String {
             ),
         ),
     ];
+    if let Some(given_up) = &run.abandoned {
+        let (at, who, why) = (time(given_up.at_ms), &given_up.who, &given_up.why);
+        lines.push(("abandoned", format!("{at} by {who}: {why}")));
+    }
     if let Some(left) = run
         .leaves_out
         .as_ref()
@@ -80,7 +84,10 @@ fn beginning(run: &Progress) -> String {
 fn stages(run: &Progress, output: Output) -> String {
     let headers = ["stage", "status", "took", "done", "", "why"];
     let rows = run.stages.iter().flat_map(|stage| {
-        let by = stage.by.as_deref().map(|who| format!("{who}: "));
+        let by = stage.by.as_deref().map(|who| match stage.ended_ms {
+            Some(at) => format!("{who}, {}: ", time(at)),
+            None => format!("{who}: "),
+        });
         let row = [
             Cell::new(stage.stage.as_str()),
             output.cell(tone(stage.status), stage.status.to_string()),

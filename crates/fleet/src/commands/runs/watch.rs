@@ -303,6 +303,7 @@ mod tests {
             stores: Vec::new(),
             stages: Vec::new(),
             leaves_out: None,
+            abandoned: None,
         }
     }
 
