@@ -191,6 +191,39 @@ pub struct Course {
     pub overrides: BTreeMap<String, String>,
 }
 
+impl Course {
+    /// The stages of a run for these stores, in their order.
+    pub fn stages(&self, stores: &[String]) -> Vec<Stage> {
+        let mut stages = vec![Stage::Plan, Stage::Fetch];
+        stages.extend(stores.iter().cloned().map(Stage::Store));
+        if self.dictionary_after.is_some() {
+            stages.extend([Stage::Sync, Stage::Dictionary]);
+            stages.extend(self.serp.then_some(Stage::Serp));
+        }
+        stages
+    }
+
+    /// The stages that `stage` builds on.
+    pub fn before(&self, stage: &Stage) -> Vec<Stage> {
+        let store = self.dictionary_after.clone().map(Stage::Store);
+        let all = [Some(Stage::Plan), Some(Stage::Fetch), store];
+        let orders = [Some(Stage::Sync), Some(Stage::Dictionary)];
+        let count = match stage {
+            Stage::Plan => 0,
+            Stage::Fetch => 1,
+            Stage::Store(_) => 2,
+            Stage::Sync => 3,
+            Stage::Dictionary => 4,
+            Stage::Serp => 5,
+        };
+        all.into_iter()
+            .chain(orders)
+            .take(count)
+            .flatten()
+            .collect()
+    }
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

@@ -1,10 +1,9 @@
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use app::{App, Gates};
 use batch::arrow::{Limits, Stream};
 use batch::{Fact, Headers, Invalid, Message, Reason, Receipt, Rows, header};
-use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight};
+use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight, receipt};
 use stores::Mapping;
 use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
 
@@ -99,18 +98,15 @@ impl ChWriter {
     ) -> Result<Receipt, Invalid> {
         let quarantined = rows.quarantined;
         let reasons = (quarantined > 0).then_some((reason, quarantined));
-        Ok(Receipt {
-            run: headers.run()?,
-            at_ms: now_ms(),
-            fact: Fact::Stored {
-                store: self.app.name.to_string(),
-                batch: headers.batch_id()?,
-                shard,
-                rows,
-                targets: Default::default(),
-                reasons: reasons.into_iter().collect(),
-            },
-        })
+        let fact = Fact::Stored {
+            store: self.app.name.to_string(),
+            batch: headers.batch_id()?,
+            shard,
+            rows,
+            targets: Default::default(),
+            reasons: reasons.into_iter().collect(),
+        };
+        Ok(receipt(&headers.run()?, fact))
     }
 
     /// Counts a batch and each of its rows once. A batch counts as stored if any of its rows is.
@@ -203,9 +199,4 @@ impl BatchWorker for ChWriter {
         let receipt = self.receipt(headers, shard, rows, why.reason).ok()?;
         Some(receipt.to_message())
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
 }

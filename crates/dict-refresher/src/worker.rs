@@ -1,9 +1,7 @@
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use app::App;
-use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, Receipt, RunId, header};
+use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, header};
 use futures_util::future::{join_all, try_join_all};
-use pipeline::{Job, Lost, Outcome, Worker};
+use pipeline::{Job, Lost, Outcome, Worker, now_ms, receipt};
 use stores::clickhouse::{
     Cluster, ConfigError, ConnectionSettings, Replica, Shard, TargetSettings,
 };
@@ -89,16 +87,13 @@ impl DictRefresher {
         let patient = self.patient.shard(order.shard);
         let patient = patient.expect("both clusters are of the same servers");
         let replicas = in_order(shard);
-        // A shard of two versions is brought to one however late it is: what is missing was loaded in time.
-        let exchanging = self.is_exchanging(order, &replicas).await;
-        let is_over = || !exchanging && now_ms() >= order.until_ms;
-        if is_over() {
+        if self.is_too_late(order, &replicas).await {
             // Every replica has a dictionary of the order only if all of them were in sync for it.
             let synced = matches!(self.begun(order, &replicas).await, Ok(true));
             return Err(self.expired(order, &replicas, synced).await);
         }
         self.sync(order, &replicas, patient, &facts).await?;
-        if is_over() {
+        if self.is_too_late(order, &replicas).await {
             return Err(self.expired(order, &replicas, true).await);
         }
         let place = (order.shard, self.cluster.shard_count());
@@ -128,7 +123,7 @@ impl DictRefresher {
         tracing::info!(run = %order.run, shard = order.shard, "the new dictionary is loaded and good on every replica");
 
         // From here on all replicas are exchanged, or the shard would serve two versions.
-        if is_over() {
+        if self.is_too_late(order, &replicas).await {
             return Err(self.expired(order, &replicas, true).await);
         }
         let applied = replicas
@@ -191,6 +186,12 @@ impl DictRefresher {
         self.begun(order, replicas).await.map(drop)
     }
 
+    /// Whether the run has given the order up. A shard of two versions is brought to one however late it is: what is
+    /// missing was loaded in time.
+    async fn is_too_late(&self, order: &Order, replicas: &[&Replica]) -> bool {
+        now_ms() >= order.until_ms && !self.is_exchanging(order, replicas).await
+    }
+
     /// Whether the order's dictionary is in place on some replicas, and ready on the others.
     async fn is_exchanging(&self, order: &Order, replicas: &[&Replica]) -> bool {
         let found = replicas.iter().map(|r| Found::on(r, &self.dictionary));
@@ -243,7 +244,7 @@ impl DictRefresher {
             loop {
                 tokio::select! {
                     biased;
-                    Some(fact) = said.recv() => job.send("receipts", receipt(&order.run, fact)).await?,
+                    Some(fact) = said.recv() => job.send("receipts", receipt(&order.run, fact).to_message()).await?,
                     ended = &mut work => break ended.map_err(Ended::Failed),
                     () = sleep_until(hold) => break Err(Ended::PutOff("it was in hand for hold_seconds")),
                     () = self.app.shutdown.triggered() => break Err(Ended::PutOff("the program was told to stop")),
@@ -251,7 +252,8 @@ impl DictRefresher {
             }
         };
         while let Ok(fact) = said.try_recv() {
-            job.send("receipts", receipt(&order.run, fact)).await?;
+            job.send("receipts", receipt(&order.run, fact).to_message())
+                .await?;
         }
         match ended {
             Ok(applied) => Ok(Ok(applied)),
@@ -285,7 +287,8 @@ impl DictRefresher {
             error: failure.error,
             given_up,
         };
-        job.send("receipts", receipt(&order.run, fact)).await?;
+        job.send("receipts", receipt(&order.run, fact).to_message())
+            .await?;
         Ok(outcome)
     }
 
@@ -365,7 +368,8 @@ impl Worker for DictRefresher {
             elements: applied.elements,
             nodes: applied.nodes,
         };
-        job.send("receipts", receipt(&order.run, fact)).await?;
+        job.send("receipts", receipt(&order.run, fact).to_message())
+            .await?;
         self.app
             .stats
             .count("dictionaries", &[("status", "applied")], 1);
@@ -389,7 +393,7 @@ impl Worker for DictRefresher {
             error: why.to_string(),
             given_up: true,
         };
-        Some(receipt(&headers.run().ok()?, fact))
+        Some(receipt(&headers.run().ok()?, fact).to_message())
     }
 }
 
@@ -401,19 +405,4 @@ fn first_failure(headers: &Headers) -> Option<i64> {
         .rev()
         .take_while(|f| !f.what.contains(GIVEN_UP));
     since.map(|failure| failure.when_ms).min()
-}
-
-fn receipt(run: &RunId, fact: Fact) -> Message {
-    let receipt = Receipt {
-        run: run.clone(),
-        at_ms: now_ms(),
-        fact,
-    };
-    receipt.to_message()
-}
-
-/// Milliseconds since the epoch.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
 }

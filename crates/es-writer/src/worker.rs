@@ -6,9 +6,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use batch::arrow::{Limits, Stream};
-use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Receipt, Rows, RunId, header};
+use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Rows, RunId, header};
 use bytes::Bytes;
-use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight};
+use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight, receipt};
 use stores::Mapping;
 use stores::elasticsearch::{Client, IndexSettings};
 
@@ -243,15 +243,6 @@ fn decode(stream: &Stream) -> Result<RecordBatch, Invalid> {
         let detail = format!("the batch's parts do not go together: {error}");
         Invalid::new(Reason::NotReadable, detail)
     })
-}
-
-fn receipt(run: &RunId, fact: Fact) -> Receipt {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Receipt {
-        run: run.clone(),
-        at_ms: since.map_or(0, |since| since.as_millis() as i64),
-        fact,
-    }
 }
 
 fn check_indices(indices: &[IndexSettings]) -> Result<(), String> {

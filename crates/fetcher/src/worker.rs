@@ -1,8 +1,8 @@
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use app::App;
-use batch::{BatchId, Fact, Headers, Invalid, Message, Receipt, RunId, Task, header};
-use pipeline::{Job, Lost, Outcome, Worker};
+use batch::{BatchId, Fact, Headers, Invalid, Message, Task, header};
+use pipeline::{Job, Lost, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
 use crate::config::FetcherSettings;
@@ -100,7 +100,8 @@ impl Fetcher {
             rows: fetched.rows,
             bytes: fetched.bytes,
         };
-        job.send("receipts", receipt(&task.run, fact)).await
+        job.send("receipts", receipt(&task.run, fact).to_message())
+            .await
     }
 }
 
@@ -140,7 +141,8 @@ impl Worker for Fetcher {
                 attempt,
                 error: broken.to_string(),
             };
-            job.send("receipts", receipt(&task.run, fact)).await?;
+            job.send("receipts", receipt(&task.run, fact).to_message())
+                .await?;
             failures.push(broken);
         }
         Ok(job.patiently(given_up(task.shard, &failures)))
@@ -153,7 +155,7 @@ impl Worker for Fetcher {
             program: self.app.name.to_string(),
             reason: why.reason,
         };
-        Some(receipt(&headers.run().ok()?, fact))
+        Some(receipt(&headers.run().ok()?, fact).to_message())
     }
 }
 
@@ -185,16 +187,6 @@ fn batch_message(task: &Task, id: BatchId, batch: Cut, of_task: &Headers) -> Mes
         headers.set(header::TRACEPARENT, trace);
     }
     Message::new(headers, batch.body)
-}
-
-fn receipt(run: &RunId, fact: Fact) -> Message {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let receipt = Receipt {
-        run: run.clone(),
-        at_ms: since.map_or(0, |since| since.as_millis() as i64),
-        fact,
-    };
-    receipt.to_message()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub struct Rules {
 }
 
 /// Names by which rules are overridden, for a pipeline or a run.
-pub const RULES: [&str; 5] = [
+const RULES: [&str; 5] = [
     "max_failed_tasks",
     "max_rejected_rows",
     "deadline_seconds",

@@ -14,7 +14,7 @@ mod summary;
 mod tally;
 mod task;
 
-pub use gates::{Judgement, RULES, Rules, check_rule, judge};
+pub use gates::{Judgement, Rules, check_rule, judge};
 pub use history::{Ended, Ledger};
 pub use progress::{Abandoned, Progress, State, StoreProgress, TaskTrouble, Trouble};
 pub use run::{RunState, Started};

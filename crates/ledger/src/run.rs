@@ -81,8 +81,6 @@ pub struct RunState {
     pub(crate) manifest_ms: Option<i64>,
     /// What was said of its stages.
     pub(crate) stages: Stages,
-    /// Held tasks whose batches went on.
-    pub(crate) tasks_released: u64,
     /// When, by whom and why the run was given up.
     pub(crate) abandoned: Option<(i64, String, String)>,
     pub(crate) latest_ms: i64,
@@ -108,7 +106,6 @@ impl RunState {
             manifest: None,
             manifest_ms: None,
             stages: Stages::default(),
-            tasks_released: 0,
             abandoned: None,
             latest_ms: i64::MIN,
             tasks: HashMap::new(),
@@ -195,8 +192,7 @@ impl RunState {
                 self.stored(store, *batch, answer);
             }
             Fact::Released { task, attempt, .. } => {
-                let news = self.change(*task, |task| task.went_on(*attempt));
-                self.tasks_released += u64::from(news);
+                self.change(*task, |task| task.went_on(*attempt));
             }
             Fact::Judged { .. }
             | Fact::Decided { .. }

@@ -228,41 +228,15 @@ fn earliest(current: &mut Option<i64>, at_ms: i64) {
 impl RunState {
     /// The stages of the run in their order; none in a pipeline that nobody judges.
     pub fn course(&self) -> Vec<Stage> {
-        let Some((started, course)) = self
-            .started
-            .as_ref()
-            .and_then(|started| Some((started, started.course.as_ref()?)))
-        else {
-            return Vec::new();
-        };
-        let mut stages = vec![Stage::Plan, Stage::Fetch];
-        stages.extend(started.stores.iter().cloned().map(Stage::Store));
-        if course.dictionary_after.is_some() {
-            stages.extend([Stage::Sync, Stage::Dictionary]);
-            if course.serp {
-                stages.push(Stage::Serp);
-            }
-        }
-        stages
+        let started = self.started.as_ref();
+        let stages = started.and_then(|s| Some(s.course.as_ref()?.stages(&s.stores)));
+        stages.unwrap_or_default()
     }
 
     /// The stages that `stage` builds on.
     pub(crate) fn before(&self, stage: &Stage) -> Vec<Stage> {
         let course = self.started.as_ref().and_then(|s| s.course.as_ref());
-        let store = course.and_then(|course| course.dictionary_after.clone());
-        let stores = store.map(Stage::Store);
-        let all = [Some(Stage::Plan), Some(Stage::Fetch), stores];
-        let orders = [Some(Stage::Sync), Some(Stage::Dictionary)];
-        let count = match stage {
-            Stage::Plan => 0,
-            Stage::Fetch => 1,
-            Stage::Store(_) => 2,
-            Stage::Sync => 3,
-            Stage::Dictionary => 4,
-            Stage::Serp => 5,
-        };
-        let all = all.into_iter().chain(orders).take(count);
-        all.flatten().collect()
+        course.map_or_else(Vec::new, |course| course.before(stage))
     }
 
     /// How the stage ended, if it has.

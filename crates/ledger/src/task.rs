@@ -216,11 +216,9 @@ impl TaskState {
         self.reads.iter().any(Read::is_empty)
     }
 
-    /// Takes in that an attempt's batches all went on. Whether the task is one more of which that is known.
-    pub fn went_on(&mut self, attempt: u32) -> bool {
-        let news = self.released.is_none();
+    /// Takes in that an attempt's batches all went on.
+    pub fn went_on(&mut self, attempt: u32) {
         self.released = Some(self.released.map_or(attempt, |known| known.min(attempt)));
-        news
     }
 
     /// The attempt whose batches went on.

@@ -71,8 +71,9 @@ impl GateSettings {
         Ok(())
     }
 
-    /// The rules of all stages of a pipeline type; what it has of its own is in [`Self::overrides`].
-    pub(crate) fn rules(&self) -> Rules {
+    /// The rules of a pipeline type.
+    pub(crate) fn of(&self, pipeline: &str) -> Rules {
+        let own = self.pipelines.get(pipeline).into_iter().flatten();
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
         Rules {
             max_failed_tasks: self.max_failed_tasks,
@@ -81,16 +82,7 @@ impl GateSettings {
             orders_deadline_ms: ms(self.orders_deadline_seconds),
             serp_deadline_ms: ms(self.serp_deadline_seconds),
             close_without_changes: self.close_without_changes,
-            overrides: BTreeMap::new(),
-        }
-    }
-
-    /// The rules of a pipeline type.
-    pub(crate) fn of(&self, pipeline: &str) -> Rules {
-        let own = self.pipelines.get(pipeline).into_iter().flatten();
-        Rules {
             overrides: own.map(|(rule, n)| (rule.clone(), n.to_string())).collect(),
-            ..self.rules()
         }
     }
 }

@@ -6,14 +6,13 @@ use batch::{Command, Fact, Message, Order, Receipt, RunId, Stage, Verdict};
 use futures_util::FutureExt;
 use ledger::{Judgement, RunState, Started, judge};
 use pipeline::broker::Follower;
-use pipeline::{Lead, Lost, Program, history};
+use pipeline::{Lead, Lost, Program, history, now_ms, receipt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::GateSettings;
 use crate::release::Shared;
 use crate::replay::replaying;
-use crate::work::now_ms;
 use crate::{ORDERS, RECEIPTS, RECORDS};
 
 /// How often deadlines and the room for released batches are looked at.
@@ -209,11 +208,7 @@ impl<'a> Judge<'a> {
 
     /// Publishes a receipt, and takes it in when it is stored. That it comes again by the ledger changes nothing.
     async fn say(&mut self, run: &RunId, fact: Fact) -> Result<(), Lost> {
-        let receipt = Receipt {
-            run: run.clone(),
-            at_ms: now_ms(),
-            fact,
-        };
+        let receipt = receipt(run, fact);
         self.lead.send(RECEIPTS, receipt.to_message()).await?;
         self.lead.flush().await?;
         self.shared.with(|held| held.ledger.apply(&receipt));

@@ -2,8 +2,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use app::App;
-use batch::{BatchId, Fact, Invalid, Reason, Receipt, RunId, header};
-use pipeline::{Job, Lost, Outcome, Worker};
+use batch::{BatchId, Fact, Invalid, Reason, RunId, header};
+use pipeline::{Job, Lost, Outcome, Worker, receipt};
 use tokio::sync::watch;
 
 use crate::held::{Held, Way};
@@ -139,16 +139,12 @@ impl Release {
         job.send(BATCHES, message).await?;
         self.count("released", rows);
         if let Some((attempt, batches)) = self.shared.released(&run, batch) {
-            let receipt = Receipt {
-                run,
-                at_ms: crate::work::now_ms(),
-                fact: Fact::Released {
-                    task: batch.task,
-                    attempt,
-                    batches,
-                },
+            let fact = Fact::Released {
+                task: batch.task,
+                attempt,
+                batches,
             };
-            job.send(RECEIPTS, receipt.to_message()).await?;
+            job.send(RECEIPTS, receipt(&run, fact).to_message()).await?;
         }
         Ok(Outcome::Done)
     }

@@ -4,7 +4,7 @@ use batch::{Failure, Invalid, Message, Reason, header};
 
 use crate::broker::{Publication, Publisher};
 use crate::unconfirmed::Unconfirmed;
-use crate::{Outcome, Program, names};
+use crate::{Outcome, Program, names, now_ms};
 
 /// The connection to the broker went away while a message was in work. It will be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -129,10 +129,4 @@ impl Job {
             .settle_within(patience, &self.publisher, &self.program.app)
             .await
     }
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
 }

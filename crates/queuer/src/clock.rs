@@ -1,12 +1,8 @@
 //! When the cycles of `--loop` start.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
-}
+use pipeline::now_ms;
 
 /// Starts at every multiple of a number of seconds since the epoch, each of them once.
 #[derive(Debug)]

@@ -2,16 +2,16 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use batch::{Course, Fact, Message, Receipt, RunId};
+use batch::{Course, Fact, RunId, Stage};
 use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
 use pipeline::topology::{Edge, Topology};
-use pipeline::{ProducerError, Program, RoleKind, Sender, history, names};
+use pipeline::{ProducerError, Program, RoleKind, Sender, history, names, now_ms, receipt};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
 
 use crate::admission::{Refused, admit};
-use crate::clock::{Cycles, now_ms, wait_until};
+use crate::clock::{Cycles, wait_until};
 use crate::config::QueuerSettings;
 use crate::follow::Past;
 use crate::look::Order;
@@ -132,12 +132,8 @@ impl Pipeline {
         let Some(course) = &self.course else {
             return Ok(());
         };
-        let mut stages = vec!["plan", "fetch"];
-        stages.extend(self.stores.iter().map(String::as_str));
-        if course.dictionary_after.is_some() {
-            stages.extend(["sync", "dictionary"]);
-        }
-        stages.extend(course.serp.then_some("serp"));
+        let stages = course.stages(&self.stores);
+        let stages: Vec<&str> = stages.iter().map(Stage::as_str).collect();
         for (rule, _) in gates {
             let stage = rule.rsplit_once('.').map(|(stage, _)| stage);
             if let Some(stage) = stage.filter(|stage| !stages.contains(stage)) {
@@ -415,7 +411,7 @@ impl Queuer<'_> {
         let publication = Publication {
             exchange: names::output_exchange(program.name()),
             routing_key: RECEIPTS.to_owned(),
-            message: receipt(run, self.abandoned(why)),
+            message: receipt(run, self.abandoned(why)).to_message(),
         };
         let confirm = session.publisher.publish(publication).await?.await?;
         session.close().await;
@@ -425,15 +421,8 @@ impl Queuer<'_> {
 
 /// Publishes a receipt and waits until it is stored.
 async fn say(sender: &mut Sender, run: &RunId, fact: Fact) -> Result<(), ProducerError> {
-    sender.send(RECEIPTS, receipt(run, fact)).await?;
+    sender
+        .send(RECEIPTS, receipt(run, fact).to_message())
+        .await?;
     sender.flush().await
-}
-
-fn receipt(run: &RunId, fact: Fact) -> Message {
-    let receipt = Receipt {
-        run: run.clone(),
-        at_ms: now_ms(),
-        fact,
-    };
-    receipt.to_message()
 }

@@ -1,11 +1,11 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use app::App;
-use batch::{Command, Fact, Invalid, Message, Order, Reason, Receipt, RunId, Stage};
+use batch::{Command, Fact, Invalid, Message, Order, Reason, Stage};
 use pipeline::broker::Broker;
-use pipeline::{Job, Lost, Outcome, Worker};
+use pipeline::{Job, Lost, Outcome, Worker, receipt};
 use stores::serp::{Node, SerpSettings, Window};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -81,7 +81,8 @@ impl SerpRestarter {
             error: why.clone(),
             given_up: true,
         };
-        job.send("receipts", receipt(&order.run, fact)).await?;
+        job.send("receipts", receipt(&order.run, fact).to_message())
+            .await?;
         Ok(Outcome::Discard { why })
     }
 
@@ -102,7 +103,8 @@ impl SerpRestarter {
             restarted,
             already,
         };
-        job.send("receipts", receipt(&order.run, fact)).await?;
+        job.send("receipts", receipt(&order.run, fact).to_message())
+            .await?;
         Ok(Outcome::Done)
     }
 
@@ -123,7 +125,8 @@ impl SerpRestarter {
             error: error.to_string(),
             given_up: false,
         };
-        job.send("receipts", receipt(&order.run, fact)).await?;
+        job.send("receipts", receipt(&order.run, fact).to_message())
+            .await?;
         Ok(Outcome::retry(error, format!("{}, {step}", node.name)))
     }
 
@@ -191,7 +194,7 @@ impl Worker for SerpRestarter {
             error: why.detail.clone(),
             given_up: true,
         };
-        Some(receipt(&order.run, fact))
+        Some(receipt(&order.run, fact).to_message())
     }
 }
 
@@ -281,16 +284,6 @@ impl Watch for InHand<'_> {
             }
         }
     }
-}
-
-fn receipt(run: &RunId, fact: Fact) -> Message {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let receipt = Receipt {
-        run: run.clone(),
-        at_ms: since.map_or(0, |since| since.as_millis() as i64),
-        fact,
-    };
-    receipt.to_message()
 }
 
 #[cfg(test)]

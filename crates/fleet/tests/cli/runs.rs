@@ -204,6 +204,36 @@ fn decisions_are_on_the_ledger_with_who_and_why() {
 }
 
 #[test]
+fn an_approval_names_a_stage_before_it_that_keeps_anything_from_following_and_none_behind_it() {
+    let runs = Runs::new();
+    let mut facts = receipts(0, [1000, 0]);
+    facts.truncate(5);
+    facts.extend(
+        [
+            ("fetch", Verdict::Rejected),
+            ("ch-writer", Verdict::Skipped),
+        ]
+        .map(|(stage, verdict)| Fact::Judged {
+            stage: stage.parse::<Stage>().unwrap(),
+            verdict,
+            why: String::new(),
+            decisions: 0,
+        }),
+    );
+    runs.say(0, facts);
+    let name = run(0).to_string();
+    let approve = |stage: &str| {
+        let words = ["runs", "approve", &name, "--stage", stage];
+        let because = ["--reason", "repaired", "--who", "ada"];
+        runs.fleet(&[&words[..], &because].concat()).stdout
+    };
+    let said = approve("sync");
+    assert!(said.contains("Nothing follows while fetch"), "{said}");
+    let said = approve("fetch");
+    assert!(!said.contains("Nothing follows"), "{said}");
+}
+
+#[test]
 fn a_run_in_the_way_is_abandoned_by_name_and_one_that_is_not_is_left_alone() {
     let runs = Runs::new();
     runs.say(0, receipts(0, [1000, 0]));

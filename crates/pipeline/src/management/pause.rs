@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::present::PresentExchange;
 use super::{Management, ManagementError};
-use crate::job::now_ms;
 use crate::names;
+use crate::now_ms;
 
 /// Arguments of the exchange [`names::SERP_PAUSED`]: for people, and for nothing else.
 const REASON: &str = "fleet-reason";

@@ -83,18 +83,8 @@ fn warnings(run: &Progress, stage: &Stage, verdict: Verdict) -> Vec<String> {
         ));
     }
     let course = run.started.as_ref().and_then(|s| s.course.as_ref());
-    let store = course.and_then(|course| course.dictionary_after.clone());
-    let before = [
-        Some(Stage::Plan),
-        Some(Stage::Fetch),
-        store.map(Stage::Store),
-    ];
-    let orders = [Stage::Sync, Stage::Dictionary, Stage::Serp].contains(stage);
-    let before = before
-        .into_iter()
-        .flatten()
-        .filter(|earlier| earlier != stage);
-    for earlier in before.take(if orders { 3 } else { 2 }) {
+    let before = course.map_or_else(Vec::new, |course| course.before(stage));
+    for earlier in before {
         let bad = run.stages.iter().find(|known| {
             known.stage == earlier && matches!(known.status, Status::Rejected | Status::Skipped)
         });
