@@ -130,7 +130,9 @@ impl DictRefresher {
             .iter()
             .zip(&blueprints)
             .map(|(replica, blueprint)| apply(replica, &self.dictionary, blueprint, order));
-        let elements = try_join_all(applied).await?;
+        // Each to its end, whatever becomes of the others: an exchange that is let go of may still be carried out.
+        let applied = join_all(applied).await.into_iter();
+        let elements = applied.collect::<Result<Vec<_>, _>>()?;
         Ok(Applied {
             elements: elements.into_iter().min().unwrap_or(0),
             nodes: self.nodes(order.shard, &replicas),
