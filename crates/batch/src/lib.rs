@@ -16,8 +16,8 @@ pub use headers::{Failure, HeaderError, HeaderValue, Headers, Message, SCHEMA_VE
 pub use identity::{BatchId, RunId, TaskHash};
 pub use order::{Command, Order};
 pub use reason::{Invalid, Reason};
-pub use receipt::{Course, Fact, Receipt, Rows};
-pub use stage::{Stage, Verdict};
+pub use receipt::{Fact, Receipt, Rows, RunPlan};
+pub use stage::{Decision, Stage};
 pub use task::{Column, KeyRange, KeyValue, ReadPlan, RunMode, Task};
 
 /// Name of the column that carries a row's version: its change time, in milliseconds since the epoch (Int64).

@@ -22,7 +22,7 @@ pub struct Order {
     pub version: i64,
     /// When it is too late, in milliseconds since the epoch: the run's gate has given it up by then, and the next run may
     /// write what it would work on. Also tells an order from one that was given anew for the same run.
-    pub until_ms: i64,
+    pub expires_at_ms: i64,
     /// The shard that it is about, from 0.
     pub shard: u32,
     pub command: Command,
@@ -55,7 +55,7 @@ mod tests {
         Order {
             run: "r-1".parse().unwrap(),
             version: 7,
-            until_ms: 9,
+            expires_at_ms: 9,
             shard: 1,
             command: Command::RestartSerp {
                 node: "hotdog001.int.example".into(),

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::from_json;
 use crate::{
-    BatchId, Headers, Invalid, Message, Reason, RunId, RunMode, SCHEMA_VERSION, Stage, TaskHash,
-    Verdict,
+    BatchId, Decision, Headers, Invalid, Message, Reason, RunId, RunMode, SCHEMA_VERSION, Stage,
+    TaskHash,
 };
 
 /// What became of the rows of one batch in one store. The four add up to the batch's rows.
@@ -59,7 +59,7 @@ pub enum Fact {
         nonce: String,
         /// What the run must pass beyond the stores; absent in a pipeline that nobody judges.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        course: Option<Course>,
+        run_plan: Option<RunPlan>,
     },
     /// Every task has been published and confirmed. The proof of completeness starts from this number.
     Manifest { tasks: u64, estimated_rows: u64 },
@@ -106,28 +106,28 @@ pub enum Fact {
         batches: u32,
     },
     /// A gate judged a stage by its receipts. Said once; the earliest counts.
-    Judged {
+    GateDecided {
         stage: Stage,
-        verdict: Verdict,
+        decision: Decision,
         /// The counts that decided, for a person.
         why: String,
-        /// Decisions of operators on the run that were known then: one on an earlier stage makes the verdict void.
+        /// Decisions of operators on the run that were known then: one on an earlier stage makes the decision void.
         #[serde(default, skip_serializing_if = "is_zero")]
-        decisions: u32,
+        operator_decisions: u32,
     },
     /// An operator decided on a stage, whatever its gate said. The latest counts.
-    Decided {
+    OperatorDecided {
         stage: Stage,
-        verdict: Verdict,
+        decision: Decision,
         who: String,
         why: String,
     },
     /// The dictionaries of these shards were ordered to be refreshed.
     Ordered {
         shards: Vec<u32>,
-        /// As in [`Fact::Judged`].
+        /// As in [`Fact::GateDecided`].
         #[serde(default, skip_serializing_if = "is_zero")]
-        decisions: u32,
+        operator_decisions: u32,
     },
     /// A replica has everything that was written to its shard before it was asked.
     ReplicaSynced {
@@ -152,7 +152,7 @@ pub enum Fact {
         /// Version that is in place: that of the run.
         version: i64,
         /// Entries of the dictionary.
-        elements: u64,
+        entries: u64,
         /// SERP nodes that were ordered to be restarted for it.
         nodes: Vec<String>,
     },
@@ -182,7 +182,7 @@ pub enum Fact {
 /// What a judged run must pass beyond the stores, and by which rules: fixed when it begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Course {
+pub struct RunPlan {
     /// The store whose closing lets the dictionaries be refreshed. Absent: the pipeline has no dictionary.
     pub dictionary_after: Option<String>,
     /// The SERP service is restarted after its dictionary.
@@ -191,7 +191,7 @@ pub struct Course {
     pub overrides: BTreeMap<String, String>,
 }
 
-impl Course {
+impl RunPlan {
     /// The stages of a run for these stores, in their order.
     pub fn stages(&self, stores: &[String]) -> Vec<Stage> {
         let mut stages = vec![Stage::Plan, Stage::Fetch];

@@ -73,26 +73,26 @@ impl fmt::Display for Stage {
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum Decision {
     /// Well: what builds on it may begin.
-    Closed,
+    Passed,
     /// Not needed in this run; nothing that builds on it is either.
     Skipped,
     /// Badly: nothing that builds on it begins.
     Rejected,
 }
 
-impl Verdict {
+impl Decision {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Closed => "closed",
+            Self::Passed => "passed",
             Self::Skipped => "skipped",
             Self::Rejected => "rejected",
         }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

@@ -27,7 +27,7 @@ pub(crate) async fn apply(
         .filter(|l| l.version() == Some(order.version))
     {
         return match live.status() {
-            Status::Loaded => Ok(live.elements),
+            Status::Loaded => Ok(live.entries),
             _ => Err(overtaken(replica, "is in place and not loaded any more")),
         };
     }
@@ -51,7 +51,7 @@ pub(crate) async fn apply(
         .map_err(|e| failed(&e))?;
     found.not_newer_than(order, replica)?;
     match found.live {
-        Some(live) if live.version() == Some(order.version) => Ok(live.elements),
+        Some(live) if live.version() == Some(order.version) => Ok(live.entries),
         _ => Err(overtaken(replica, "was exchanged and is not in place")),
     }
 }

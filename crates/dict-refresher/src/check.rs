@@ -51,15 +51,20 @@ pub(crate) async fn compare(
 ) -> Result<Result<(), String>, Error> {
     let place = replica.address();
     let after = count_keys(replica, blueprint, hold).await?;
-    if let Err(what) = same_size(next.elements, mark.keys, after, settings.element_tolerance) {
+    if let Err(what) = same_size(
+        next.entries,
+        mark.keys,
+        after,
+        settings.entries_tolerance_ratio,
+    ) {
         return Ok(Err(format!("{place}: {what}")));
     }
-    let old = live.map_or(0, |live| live.elements);
-    if (next.elements as f64) < old as f64 * settings.min_element_share {
+    let old = live.map_or(0, |live| live.entries);
+    if (next.entries as f64) < old as f64 * settings.min_entries_ratio {
         return Ok(Err(format!(
-            "{place}: the new dictionary has {} entries, the live one {old}: less than min_element_share ({}) of them; \
+            "{place}: the new dictionary has {} entries, the live one {old}: less than min_entries_ratio ({}) of them; \
              look at the table's rows and at dictionary.shard_expression",
-            next.elements, settings.min_element_share
+            next.entries, settings.min_entries_ratio
         )));
     }
     if settings.probe_keys == 0 {
@@ -88,10 +93,10 @@ struct Difference {
 }
 
 /// Rows may come while a dictionary is loaded: what the table had before and has after bounds what is right.
-fn same_size(elements: u64, before: u64, after: u64, tolerance: f64) -> Result<(), String> {
+fn same_size(entries: u64, before: u64, after: u64, tolerance: f64) -> Result<(), String> {
     let least = (before.min(after) as f64 * (1.0 - tolerance)).ceil() as u64;
     let most = (before.max(after) as f64 * (1.0 + tolerance)).floor() as u64;
-    if (least..=most).contains(&elements) {
+    if (least..=most).contains(&entries) {
         return Ok(());
     }
     let keys = match before == after {
@@ -99,7 +104,7 @@ fn same_size(elements: u64, before: u64, after: u64, tolerance: f64) -> Result<(
         false => format!("{before} keys before and {after} keys after it was loaded"),
     };
     Err(format!(
-        "the new dictionary has {elements} entries, and the table {keys}; element_tolerance is {tolerance}"
+        "the new dictionary has {entries} entries, and the table {keys}; entries_tolerance_ratio is {tolerance}"
     ))
 }
 

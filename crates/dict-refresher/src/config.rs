@@ -114,16 +114,16 @@ pub struct DictRefresherSettings {
     pub load_timeout_seconds: u64,
     /// Share by which the number of entries may differ from that of the keys in the table. The keys are counted before
     /// and after loading, and any number between the two is right: rows that arrive meanwhile need no tolerance.
-    pub element_tolerance: f64,
+    pub entries_tolerance_ratio: f64,
     /// A new dictionary with less than this share of the entries of the live one is not put in its place: the table
     /// lost rows, or `dictionary.shard_expression` is not what divides them. 0 lets any pass.
-    pub min_element_share: f64,
+    pub min_entries_ratio: f64,
     /// Keys whose every attribute is compared with the table before a dictionary is put in place: the newest ones of
     /// the run, or of those before it. 0: none.
     pub probe_keys: u32,
     /// A dictionary is not loaded while the server has less free memory than this many times the size of the live
     /// one. 0: loaded in any case.
-    pub memory_share: f64,
+    pub memory_factor: f64,
     /// Longest time for which an order is in hand, in seconds. Then it waits in a delay queue, at no cost of an
     /// attempt, while the server goes on; and continues where it was. At most 1500: the broker takes back what is in
     /// hand for 30 minutes. A count of the table's keys that takes longer is a failure.
@@ -143,11 +143,11 @@ impl Default for DictRefresherSettings {
             sync_on_cluster: String::new(),
             load_timeout_seconds: 2 * 3600,
             // The run is closed and both counts are exact.
-            element_tolerance: 0.0,
-            min_element_share: 0.5,
+            entries_tolerance_ratio: 0.0,
+            min_entries_ratio: 0.5,
             probe_keys: 20,
             // Hash tables double as they grow; the new one is of about the size of the old.
-            memory_share: 1.2,
+            memory_factor: 1.2,
             hold_seconds: 1200,
         }
     }
@@ -182,9 +182,9 @@ impl DictRefresherSettings {
             }
         }
         for (key, value, most) in [
-            ("element_tolerance", self.element_tolerance, 1.0),
-            ("min_element_share", self.min_element_share, 1.0),
-            ("memory_share", self.memory_share, f64::MAX),
+            ("entries_tolerance_ratio", self.entries_tolerance_ratio, 1.0),
+            ("min_entries_ratio", self.min_entries_ratio, 1.0),
+            ("memory_factor", self.memory_factor, f64::MAX),
         ] {
             if !(0.0..=most).contains(&value) {
                 let most = if most == 1.0 { " to 1" } else { " or more" };
@@ -236,10 +236,11 @@ mod tests {
         assert!(refused(|s| s.hold_seconds = 1501).contains("hold_seconds must be at most 1500"));
         assert!(refused(|s| s.hold_seconds = 0).contains("hold_seconds"));
         assert!(
-            refused(|s| s.element_tolerance = 1.5).contains("element_tolerance must be 0 to 1")
+            refused(|s| s.entries_tolerance_ratio = 1.5)
+                .contains("entries_tolerance_ratio must be 0 to 1")
         );
-        assert!(refused(|s| s.memory_share = -1.0).contains("memory_share must be 0 or more"));
-        assert!(refused(|s| s.memory_share = f64::NAN).contains("memory_share"));
+        assert!(refused(|s| s.memory_factor = -1.0).contains("memory_factor must be 0 or more"));
+        assert!(refused(|s| s.memory_factor = f64::NAN).contains("memory_factor"));
         assert!(refused(|s| s.probe_keys = 10_001).contains("probe_keys"));
         for name in ["", "a.b", "a`b"] {
             let settings = DictionarySettings {

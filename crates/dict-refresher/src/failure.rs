@@ -132,14 +132,14 @@ impl Failure {
     }
 
     /// `synced`: whether all replicas are known to have been in sync for the order.
-    pub fn expired(until_ms: i64, synced: bool) -> Self {
+    pub fn expired(expires_at_ms: i64, synced: bool) -> Self {
         Self {
             step: match synced {
                 true => Step::Expired,
                 false => Step::ExpiredUnsynced,
             },
             error: format!(
-                "it was to be carried out by {until_ms} (ms since the epoch); the run has given it up by now"
+                "it was to be carried out by {expires_at_ms} (ms since the epoch); the run has given it up by now"
             ),
             after: After::Discard,
         }

@@ -61,7 +61,7 @@ pub(crate) async fn guard(
         return Ok(Ok(()));
     }
     Ok(Err(format!(
-        "{}: {} MB of memory are free ({}), and {} MB are needed: memory_share {share} times the {} MB of the \
+        "{}: {} MB of memory are free ({}), and {} MB are needed: memory_factor {share} times the {} MB of the \
          dictionary that is in place",
         replica.address(),
         least.free >> 20,

@@ -15,7 +15,7 @@ pub struct DictionaryStatus {
     /// Run that it was made for; absent, if something else made it.
     pub run: Option<String>,
     pub version: Option<i64>,
-    pub elements: u64,
+    pub entries: u64,
     pub bytes: u64,
     /// The server's word: `LOADED`, `LOADING`, `FAILED`, `NOT_LOADED`.
     pub status: String,
@@ -70,7 +70,7 @@ impl From<&Entry> for DictionaryStatus {
         Self {
             run: mark.as_ref().map(|mark| mark.run.to_string()),
             version: mark.map(|mark| mark.version),
-            elements: entry.elements,
+            entries: entry.entries,
             bytes: entry.bytes,
             status: entry.status_text.clone(),
             error: entry.last_exception.clone(),

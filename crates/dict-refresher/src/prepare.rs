@@ -77,7 +77,7 @@ impl Preparation<'_> {
 
     async fn guard(&self, live: Option<&Entry>) -> Result<(), Failure> {
         let bytes = live.map_or(0, |live| live.bytes);
-        let guarded = memory::guard(self.replica, bytes, self.settings.memory_share).await;
+        let guarded = memory::guard(self.replica, bytes, self.settings.memory_factor).await;
         guarded
             .map_err(|error| Failure::of(Step::RefreshDict, &error))?
             .map_err(|what| Failure::retry(Step::RefreshDict, format!("not loaded: {what}")))
@@ -88,7 +88,7 @@ impl Preparation<'_> {
         let mark = Mark {
             run: self.order.run.clone(),
             version: self.order.version,
-            until_ms: self.order.until_ms,
+            expires_at_ms: self.order.expires_at_ms,
             keys: counted.map_err(|error| Failure::of(Step::ConfineShard, &error))?,
         };
         let created = self.replica.execute(&self.blueprint.create(&mark)).await;

@@ -12,9 +12,9 @@ use crate::failure::Failure;
 pub(crate) struct Mark {
     pub run: RunId,
     pub version: i64,
-    /// [`Order::until_ms`] of the order that it was made for, by which that is told from a later one for the same run.
+    /// [`Order::expires_at_ms`] of the order that it was made for, by which that is told from a later one for the same run.
     #[serde(default)]
-    pub until_ms: i64,
+    pub expires_at_ms: i64,
     /// Keys that its table had when it was made: rows that came while it was loaded are told from lost ones by it.
     pub keys: u64,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     pub status_text: String,
     comment: String,
     #[serde(rename = "element_count")]
-    pub elements: u64,
+    pub entries: u64,
     #[serde(rename = "bytes_allocated")]
     pub bytes: u64,
     pub last_exception: String,
@@ -60,8 +60,9 @@ impl Entry {
     /// Whether it was made for this very order, and not for an earlier one of the same run: the table may have been
     /// repaired since.
     pub fn is_of(&self, order: &Order) -> bool {
-        self.mark()
-            .is_some_and(|mark| (mark.version, mark.until_ms) == (order.version, order.until_ms))
+        self.mark().is_some_and(|mark| {
+            (mark.version, mark.expires_at_ms) == (order.version, order.expires_at_ms)
+        })
     }
 
     pub fn status(&self) -> Status {
@@ -178,13 +179,13 @@ mod tests {
             name: "d".into(),
             status_text: "LOADED".into(),
             comment: comment.into(),
-            elements: 0,
+            entries: 0,
             bytes: 0,
             last_exception: String::new(),
             loading_for: 0,
             loaded_at: 0,
         };
-        let ours = r#"{"run":"r-1","version":7,"until_ms":9,"keys":3}"#;
+        let ours = r#"{"run":"r-1","version":7,"expires_at_ms":9,"keys":3}"#;
         assert_eq!(entry(ours).version(), Some(7));
         let before_there_were_limits = r#"{"run":"r-1","version":7,"keys":3}"#;
         assert_eq!(entry(before_there_were_limits).version(), Some(7));

@@ -22,7 +22,7 @@ const STEP: Step = Step::Sync;
 /// What the server's own limit is given beyond it, to answer that it was reached.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// Run, shard and `until_ms` of an order.
+/// Run, shard and `expires_at_ms` of an order.
 type Waiting = (RunId, u32, i64);
 
 pub(crate) struct Syncer {
@@ -65,7 +65,7 @@ impl Syncer {
         shard: &Shard,
         facts: &UnboundedSender<Fact>,
     ) -> Result<(), Failure> {
-        let waiting = (order.run.clone(), order.shard, order.until_ms);
+        let waiting = (order.run.clone(), order.shard, order.expires_at_ms);
         let since = self.waiting_since(&waiting);
         let left = self
             .limit

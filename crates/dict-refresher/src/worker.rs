@@ -42,7 +42,7 @@ pub struct DictRefresher {
 /// What an order led to.
 struct Applied {
     /// Entries of the dictionary; of the smallest, where the replicas differ.
-    elements: u64,
+    entries: u64,
     nodes: Vec<String>,
 }
 
@@ -132,9 +132,9 @@ impl DictRefresher {
             .map(|(replica, blueprint)| apply(replica, &self.dictionary, blueprint, order));
         // Each to its end, whatever becomes of the others: an exchange that is let go of may still be carried out.
         let applied = join_all(applied).await.into_iter();
-        let elements = applied.collect::<Result<Vec<_>, _>>()?;
+        let entries = applied.collect::<Result<Vec<_>, _>>()?;
         Ok(Applied {
-            elements: elements.into_iter().min().unwrap_or(0),
+            entries: entries.into_iter().min().unwrap_or(0),
             nodes: self.nodes(order.shard, &replicas),
         })
     }
@@ -156,7 +156,7 @@ impl DictRefresher {
             }
         }))
         .await;
-        Failure::expired(order.until_ms, synced)
+        Failure::expired(order.expires_at_ms, synced)
     }
 
     /// Brings the replicas into sync, unless all of them got so far with the order that they were.
@@ -191,7 +191,7 @@ impl DictRefresher {
     /// Whether the run has given the order up. A shard of two versions is brought to one however late it is: what is
     /// missing was loaded in time.
     async fn is_too_late(&self, order: &Order, replicas: &[&Replica]) -> bool {
-        now_ms() >= order.until_ms && !self.is_exchanging(order, replicas).await
+        now_ms() >= order.expires_at_ms && !self.is_exchanging(order, replicas).await
     }
 
     /// Whether the order's dictionary is in place on some replicas, and ready on the others.
@@ -348,13 +348,13 @@ impl Worker for DictRefresher {
             run = %order.run,
             shard = order.shard,
             version = order.version,
-            elements = applied.elements,
+            entries = applied.entries,
             "the dictionary is in place"
         );
         for node in &applied.nodes {
             let restart = Order {
                 // A node that serves what its dictionary has is right, however late it is.
-                until_ms: i64::MAX,
+                expires_at_ms: i64::MAX,
                 command: Command::RestartSerp { node: node.clone() },
                 ..order.clone()
             };
@@ -367,7 +367,7 @@ impl Worker for DictRefresher {
         let fact = Fact::ShardApplied {
             shard: order.shard,
             version: order.version,
-            elements: applied.elements,
+            entries: applied.entries,
             nodes: applied.nodes,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())

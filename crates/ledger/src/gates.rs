@@ -1,34 +1,34 @@
 use std::collections::BTreeMap;
 
-use batch::{Reason, Stage, Verdict};
+use batch::{Decision, Reason, Stage};
 
 use crate::run::{RunState, Started};
 use crate::stages::OrderFailure;
-use crate::task::Standing;
+use crate::task::TaskStatus;
 
 /// By which rules a run is judged.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rules {
+pub struct GateRules {
     /// Share of the planned tasks from which on failed ones reject the run's fetching.
-    pub max_failed_tasks: f64,
+    pub max_failed_task_ratio: f64,
     /// Share of a store's rows from which on rows in quarantine reject its stage.
-    pub max_rejected_rows: f64,
+    pub max_rejected_row_ratio: f64,
     /// Milliseconds from the run's beginning to the latest moment at which fetching and stores may close.
     pub deadline_ms: i64,
     /// Milliseconds from the order for the dictionaries to the latest moment at which what it led to may close.
     pub orders_deadline_ms: i64,
     /// The same for the restart of the SERP service.
     pub serp_deadline_ms: i64,
-    /// A run of changes in which nothing changed closes instead of being rejected.
-    pub close_without_changes: bool,
+    /// An incremental run in which nothing changed passes instead of being rejected.
+    pub pass_without_changes: bool,
     /// Rules of this pipeline alone, by their names; those of a run stand above them.
     pub overrides: BTreeMap<String, String>,
 }
 
 /// Names by which rules are overridden, for a pipeline or a run.
 const RULES: [&str; 5] = [
-    "max_failed_tasks",
-    "max_rejected_rows",
+    "max_failed_task_ratio",
+    "max_rejected_row_ratio",
     "deadline_seconds",
     "orders_deadline_seconds",
     "serp_deadline_seconds",
@@ -36,19 +36,19 @@ const RULES: [&str; 5] = [
 
 /// Refuses a rule that there is not, or a number that it cannot have.
 pub fn check_rule(name: &str, value: &str) -> Result<(), String> {
-    Rules {
-        max_failed_tasks: 0.0,
-        max_rejected_rows: 0.0,
+    GateRules {
+        max_failed_task_ratio: 0.0,
+        max_rejected_row_ratio: 0.0,
         deadline_ms: 0,
         orders_deadline_ms: 0,
         serp_deadline_ms: 0,
-        close_without_changes: false,
+        pass_without_changes: false,
         overrides: BTreeMap::new(),
     }
     .set(name, value)
 }
 
-impl Rules {
+impl GateRules {
     /// These rules with those of `overrides` in their place: a rule by its name, or for one stage alone
     /// by `STAGE.NAME`. What cannot be read is left as it is, and named in the error.
     pub fn overridden(
@@ -84,15 +84,15 @@ impl Rules {
             .ok()
             .filter(|number: &f64| number.is_finite() && *number >= 0.0)
             .ok_or_else(|| format!("{name} must be a number from 0 on, not {value:?}"))?;
-        let is_share = matches!(name, "max_failed_tasks" | "max_rejected_rows");
+        let is_share = matches!(name, "max_failed_task_ratio" | "max_rejected_row_ratio");
         if is_share && number > 1.0 {
             return Err(format!(
                 "{name} is a share, from 0 to 1, not {value:?}: 7 % is 0.07"
             ));
         }
         match name {
-            "max_failed_tasks" => self.max_failed_tasks = number,
-            "max_rejected_rows" => self.max_rejected_rows = number,
+            "max_failed_task_ratio" => self.max_failed_task_ratio = number,
+            "max_rejected_row_ratio" => self.max_rejected_row_ratio = number,
             "deadline_seconds" => self.deadline_ms = (number * 1000.0) as i64,
             "orders_deadline_seconds" => self.orders_deadline_ms = (number * 1000.0) as i64,
             "serp_deadline_seconds" => self.serp_deadline_ms = (number * 1000.0) as i64,
@@ -105,141 +105,150 @@ impl Rules {
     }
 }
 
-/// A verdict that is due.
+/// A decision that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
+pub struct GateDecision {
     pub stage: Stage,
-    pub verdict: Verdict,
+    pub decision: Decision,
     pub why: String,
 }
 
-/// The verdicts that are due at `now_ms`, in the order of the stages, each taking those before it for given. Pure:
+/// The decisions that are due at `now_ms`, in the order of the stages, each taking those before it for given. Pure:
 /// whoever asks with the same receipts and the same clock gets the same answer.
-pub fn judge(run: &RunState, rules: &Rules, now_ms: i64) -> Vec<Judgement> {
+pub fn evaluate_gates(run: &RunState, rules: &GateRules, now_ms: i64) -> Vec<GateDecision> {
     let (Some(started), None) = (&run.started, &run.abandoned) else {
         return Vec::new();
     };
-    let Some(course) = &started.course else {
+    let Some(run_plan) = &started.run_plan else {
         return Vec::new();
     };
-    let mut bench = Bench {
+    let mut evaluator = GateEvaluator {
         run,
         started,
         now_ms,
         due: Vec::new(),
     };
-    for stage in run.course() {
-        let rules = rules.of_stage(&stage, &course.overrides);
-        bench.look_at(stage, &rules);
+    for stage in run.stages() {
+        let rules = rules.of_stage(&stage, &run_plan.overrides);
+        evaluator.look_at(stage, &rules);
     }
-    bench.due
+    evaluator.due
 }
 
-struct Bench<'a> {
+struct GateEvaluator<'a> {
     run: &'a RunState,
     started: &'a Started,
     now_ms: i64,
-    due: Vec<Judgement>,
+    due: Vec<GateDecision>,
 }
 
-type Finding = Option<(Verdict, String)>;
+type Finding = Option<(Decision, String)>;
 
-impl Bench<'_> {
-    fn look_at(&mut self, stage: Stage, rules: &Rules) {
-        if self.run.ruling(&stage).is_some() {
+impl GateEvaluator<'_> {
+    fn look_at(&mut self, stage: Stage, rules: &GateRules) {
+        if self.run.outcome(&stage).is_some() {
             return;
         }
         let before = self.run.before(&stage);
         let bad = before.iter().find_map(|earlier| {
-            let verdict = self.verdict(earlier)?;
-            (verdict != Verdict::Closed).then(|| format!("{earlier} was {verdict}"))
+            let decision = self.decision(earlier)?;
+            (decision != Decision::Passed).then(|| format!("{earlier} was {decision}"))
         });
         // SERP nodes of the shards whose dictionaries were applied are restarted whatever became of the others.
         let finding = match (&stage, bad) {
             (Stage::Serp, _) => self.serp(rules),
             (Stage::Dictionary, _) if self.run.ordered().is_some() => self.dictionary(rules),
-            (_, Some(why)) => Some((Verdict::Skipped, why)),
+            (_, Some(why)) => Some((Decision::Skipped, why)),
             (Stage::Plan, _) => self.plan(rules),
-            (_, None) if before.iter().any(|earlier| self.verdict(earlier).is_none()) => None,
+            (_, None)
+                if before
+                    .iter()
+                    .any(|earlier| self.decision(earlier).is_none()) =>
+            {
+                None
+            }
             (Stage::Fetch, _) => self.fetch(rules),
             (Stage::Store(store), _) => self.store(store, rules),
             (Stage::Sync, _) => self.sync(rules),
             (Stage::Dictionary, _) => self.dictionary(rules),
         };
-        if let Some((verdict, why)) = finding {
-            self.due.push(Judgement {
+        if let Some((decision, why)) = finding {
+            self.due.push(GateDecision {
                 stage,
-                verdict,
+                decision,
                 why,
             });
         }
     }
 
     /// As it stands, or as it was found just now.
-    fn verdict(&self, stage: &Stage) -> Option<Verdict> {
+    fn decision(&self, stage: &Stage) -> Option<Decision> {
         let found = self.due.iter().find(|due| due.stage == *stage);
         found
-            .map(|due| due.verdict)
-            .or_else(|| self.run.verdict(stage))
+            .map(|due| due.decision)
+            .or_else(|| self.run.decision(stage))
     }
 
-    fn is_late(&self, rules: &Rules) -> bool {
+    fn is_late(&self, rules: &GateRules) -> bool {
         // A decision gives what it reopens as much time again.
         let since = self.run.stages.decided_ms().unwrap_or(i64::MIN);
         let since = since.max(self.started.at_ms);
         self.now_ms > since.saturating_add(rules.deadline_ms)
     }
 
-    fn plan(&self, rules: &Rules) -> Finding {
+    fn plan(&self, rules: &GateRules) -> Finding {
         if let Some((tasks, rows)) = self.run.manifest {
             let why = format!("{tasks} tasks published, {rows} rows at most");
-            return Some((Verdict::Closed, why));
+            return Some((Decision::Passed, why));
         }
         self.is_late(rules).then(|| {
             let why = "past its deadline without a manifest: not all tasks were published";
-            (Verdict::Rejected, why.to_owned())
+            (Decision::Rejected, why.to_owned())
         })
     }
 
-    fn fetch(&self, rules: &Rules) -> Finding {
+    fn fetch(&self, rules: &GateRules) -> Finding {
         let run = self.run;
         let Some((planned, _)) = run.manifest else {
             // An operator may have approved the plan of a queuer that died.
             let why = "past its deadline without a manifest: how many tasks there are is not known";
             return self
                 .is_late(rules)
-                .then(|| (Verdict::Rejected, why.to_owned()));
+                .then(|| (Decision::Rejected, why.to_owned()));
         };
-        let fetched = run.standing(Standing::Fetched);
-        let given_up = run.standing(Standing::Quarantined);
-        let waiting = run.standing(Standing::Failed);
+        let fetched = run.tasks_in(TaskStatus::Fetched);
+        let given_up = run.tasks_in(TaskStatus::Quarantined);
+        let waiting = run.tasks_in(TaskStatus::Failed);
         let counts = format!("{fetched} of {planned} tasks fetched, {given_up} given up");
-        if planned > 0 && reaches(given_up, planned, rules.max_failed_tasks) {
+        if planned > 0 && reaches(given_up, planned, rules.max_failed_task_ratio) {
             let why = format!(
                 "{counts}: {}",
-                limit("max_failed_tasks", rules.max_failed_tasks)
+                limit("max_failed_task_ratio", rules.max_failed_task_ratio)
             );
-            return Some((Verdict::Rejected, why));
+            return Some((Decision::Rejected, why));
         }
         if fetched + given_up < planned || waiting > 0 {
             return self.is_late(rules).then(|| {
                 let why = format!("past its deadline: {counts}, {waiting} failed and waiting");
-                (Verdict::Rejected, why)
+                (Decision::Rejected, why)
             });
         }
         if run.rows > 0 {
-            return Some((Verdict::Closed, format!("{counts}, {} rows", run.rows)));
+            return Some((Decision::Passed, format!("{counts}, {} rows", run.rows)));
         }
         let of_changes = matches!(self.started.mode, batch::RunMode::Since { .. });
-        Some(match of_changes && rules.close_without_changes {
-            true => (Verdict::Closed, "nothing changed".to_owned()),
-            false => (Verdict::Rejected, format!("an empty run: {counts}, no row")),
+        Some(match of_changes && rules.pass_without_changes {
+            true => (Decision::Passed, "nothing changed".to_owned()),
+            false => (
+                Decision::Rejected,
+                format!("an empty run: {counts}, no row"),
+            ),
         })
     }
 
-    fn store(&self, store: &str, rules: &Rules) -> Finding {
+    fn store(&self, store: &str, rules: &GateRules) -> Finding {
         let run = self.run;
-        let rows = run.tally_of(store).map(|t| t.rows.clone());
+        let rows = run.totals_of(store).map(|t| t.rows.clone());
         let rows = rows.unwrap_or_default();
         let counts = format!(
             "{} rows read = {} stored + {} unchanged + {} skipped + {} quarantined",
@@ -252,26 +261,26 @@ impl Bench<'_> {
                     rows.total(),
                     run.rows
                 );
-                (Verdict::Rejected, why)
+                (Decision::Rejected, why)
             });
         }
-        if run.rows > 0 && reaches(rows.quarantined, run.rows, rules.max_rejected_rows) {
-            let rule = limit("max_rejected_rows", rules.max_rejected_rows);
+        if run.rows > 0 && reaches(rows.quarantined, run.rows, rules.max_rejected_row_ratio) {
+            let rule = limit("max_rejected_row_ratio", rules.max_rejected_row_ratio);
             let reasons: Vec<&str> = run
-                .tally_of(store)
-                .map(|tally| tally.reasons().into_keys().map(Reason::as_str).collect())
+                .totals_of(store)
+                .map(|totals| totals.reasons().into_keys().map(Reason::as_str).collect())
                 .unwrap_or_default();
             let why = format!("{counts} ({}): {rule}", reasons.join(", "));
-            return Some((Verdict::Rejected, why));
+            return Some((Decision::Rejected, why));
         }
         // More answers than rows are of a batch that changed on its way. The rows are those of the attempts that the
         // store has: another attempt at a task may have read other ones.
-        let expected = run.tally_of(store).map_or(0, |tally| tally.expected);
+        let expected = run.totals_of(store).map_or(0, |totals| totals.expected);
         if rows.total() != expected {
             let why = format!("the rows do not add up: {counts}");
-            return self.is_late(rules).then_some((Verdict::Rejected, why));
+            return self.is_late(rules).then_some((Decision::Rejected, why));
         }
-        Some((Verdict::Closed, counts))
+        Some((Decision::Passed, counts))
     }
 
     fn nothing_to_order(&self) -> Option<String> {
@@ -281,9 +290,9 @@ impl Bench<'_> {
         (self.run.rows == 0).then(|| "nothing changed".to_owned())
     }
 
-    fn sync(&self, rules: &Rules) -> Finding {
+    fn sync(&self, rules: &GateRules) -> Finding {
         if let Some(why) = self.nothing_to_order() {
-            return Some((Verdict::Skipped, why));
+            return Some((Decision::Skipped, why));
         }
         let (ordered_ms, shards) = self.run.ordered()?;
         let state = |shard: &u32| self.run.stages.shards.get(shard);
@@ -300,7 +309,7 @@ impl Bench<'_> {
         self.of_orders(done, shards.len(), given_up, counts, deadline)
     }
 
-    fn dictionary(&self, rules: &Rules) -> Finding {
+    fn dictionary(&self, rules: &GateRules) -> Finding {
         let (ordered_ms, shards) = self.run.ordered()?;
         let applied = |shard: &&u32| {
             let shard = self.run.stages.shards.get(shard);
@@ -314,16 +323,16 @@ impl Bench<'_> {
         self.of_orders(done, shards.len(), given_up, counts, deadline)
     }
 
-    fn serp(&self, rules: &Rules) -> Finding {
+    fn serp(&self, rules: &GateRules) -> Finding {
         // Nodes are known when the dictionaries are done with.
-        let dictionary = self.verdict(&Stage::Dictionary)?;
+        let dictionary = self.decision(&Stage::Dictionary)?;
         let nodes = &self.run.stages.nodes;
         let Some((ordered_ms, _)) = self.run.ordered().filter(|_| !nodes.is_empty()) else {
             let why = match dictionary {
-                Verdict::Closed => "no SERP node serves these shards".to_owned(),
+                Decision::Passed => "no SERP node serves these shards".to_owned(),
                 other => format!("{} was {other}", Stage::Dictionary),
             };
-            return Some((Verdict::Skipped, why));
+            return Some((Decision::Skipped, why));
         };
         let done = nodes.values().filter(|node| node.done.is_some()).count();
         let names: Vec<&String> = nodes
@@ -380,11 +389,11 @@ impl Bench<'_> {
         deadline_ms: i64,
     ) -> Finding {
         if done == all {
-            return Some((Verdict::Closed, counts));
+            return Some((Decision::Passed, counts));
         }
         if done + given_up.len() >= all {
             let why = format!("{counts}; given up: {}", given_up.join("; "));
-            return Some((Verdict::Rejected, why));
+            return Some((Decision::Rejected, why));
         }
         let late = self.now_ms > deadline_ms;
         late.then(|| {
@@ -393,7 +402,7 @@ impl Bench<'_> {
                 why.push_str("; ");
                 why.push_str(&text);
             }
-            (Verdict::Rejected, why)
+            (Decision::Rejected, why)
         })
     }
 }

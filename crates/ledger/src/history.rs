@@ -23,7 +23,7 @@ pub struct Ledger {
 
 /// What the record of a run says.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended<'a> {
+pub struct EndedRun<'a> {
     /// How the run ended.
     pub progress: &'a Progress,
     /// Place in the ledger of its first receipt.
@@ -94,7 +94,7 @@ impl Ledger {
             return run.apply(receipt);
         }
         if let Some(ended) = self.record(&receipt.run) {
-            let decision = matches!(receipt.fact, Fact::Decided { .. });
+            let decision = matches!(receipt.fact, Fact::OperatorDecided { .. });
             if decision && offset >= ended.at_offset {
                 self.to_reopen.insert(receipt.run.clone());
             }
@@ -163,14 +163,14 @@ impl Ledger {
     }
 
     /// What the record of a run says, if it has ended.
-    pub fn record(&self, run: &RunId) -> Option<Ended<'_>> {
+    pub fn record(&self, run: &RunId) -> Option<EndedRun<'_>> {
         let record = self.records.get(run)?;
         match &record.content {
             Content::Finished {
                 progress,
                 at_offset,
                 ..
-            } => Some(Ended {
+            } => Some(EndedRun {
                 progress,
                 first_offset: record.first_offset,
                 at_offset: *at_offset,
@@ -223,9 +223,9 @@ impl Ledger {
         runs.filter(|run| run.state().blocks_the_next())
     }
 
-    /// How far each store of the latest run of the pipeline is: the end of the latest run that closed well in it, in
+    /// How far each store of the latest run of the pipeline is: the end of the latest run that passed in it, in
     /// milliseconds since the epoch. What they differ by is the skew between the stores. `None`: in one of them none has.
-    pub fn marks(&self, pipeline: &str) -> Option<BTreeMap<String, i64>> {
+    pub fn watermarks(&self, pipeline: &str) -> Option<BTreeMap<String, i64>> {
         let ended = self.ended(pipeline);
         let stores = &ended.first()?.started.as_ref()?.stores;
         let mark = |store: &String| {

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use batch::{Reason, Rows, RunId, Stage, TaskHash, Verdict};
+use batch::{Decision, Reason, Rows, RunId, Stage, TaskHash};
 use serde::{Deserialize, Serialize};
 
 use crate::run::{RunState, Started};
 use crate::stage_progress::StageProgress;
-use crate::tally::Tally;
-use crate::task::Standing;
+use crate::task::TaskStatus;
+use crate::totals::StoreTotals;
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub enum State {
     /// Its tasks are being published: how many there will be is not known yet.
     Planning,
     Running,
-    /// Every row of every task is accounted for in every store, and every stage of a judged run closed well.
+    /// Every row of every task is accounted for in every store, and every stage of a judged run passed.
     Complete,
     /// The same, but some tasks or rows are in quarantine instead of in the stores.
     CompleteWithQuarantine,
@@ -85,9 +85,9 @@ pub struct Progress {
     /// In their order; none in a pipeline that nobody judges.
     #[serde(default)]
     pub stages: Vec<StageProgress>,
-    /// What a run that ended left out that a run of changes beginning at its end would not carry either.
+    /// What a run that ended left out that an incremental run beginning at its end would not carry either.
     #[serde(default)]
-    pub leaves_out: Option<String>,
+    pub gap: Option<String>,
     /// Who gave the run up, if somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<Abandoned>,
@@ -119,22 +119,22 @@ pub struct StoreProgress {
     /// It has accounted for the whole run, and where there is a gate this closed it well.
     #[serde(default)]
     pub closed: bool,
-    /// As [`Progress::leaves_out`], of this store.
+    /// As [`Progress::gap`], of this store.
     #[serde(default)]
-    pub leaves_out: Option<String>,
+    pub gap: Option<String>,
 }
 
 /// A task that did not go well so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TaskTrouble {
+pub struct TaskProblem {
     pub task: TaskHash,
     #[serde(flatten)]
-    pub trouble: Trouble,
+    pub problem: ProblemKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "trouble", rename_all = "kebab-case")]
-pub enum Trouble {
+#[serde(tag = "problem", rename_all = "kebab-case")]
+pub enum ProblemKind {
     /// It will be tried again.
     Failed { attempt: u32, error: String },
     /// It was given up, and its rows were not read.
@@ -150,7 +150,7 @@ impl RunState {
     pub fn state(&self) -> State {
         if self.abandoned.is_some() {
             State::Abandoned
-        } else if let Some(judged) = self.judged_state() {
+        } else if let Some(judged) = self.gated_state() {
             judged
         } else if self.manifest.is_none() {
             State::Planning
@@ -165,19 +165,19 @@ impl RunState {
 
     /// Where a judged run stands once its manifest is known or its planning was rejected. `None`: before that, or
     /// nobody judges it.
-    fn judged_state(&self) -> Option<State> {
-        let course = self.course();
-        if course.is_empty() {
+    fn gated_state(&self) -> Option<State> {
+        let run_plan = self.stages();
+        if run_plan.is_empty() {
             return None;
         }
-        let open = |stage: &&Stage| self.verdict(stage).is_none();
-        let mut open = course.iter().filter(open);
+        let open = |stage: &&Stage| self.decision(stage).is_none();
+        let mut open = run_plan.iter().filter(open);
         match (open.next(), open.next()) {
             (Some(Stage::Serp), None) => Some(State::Restarting),
             (Some(_), _) => self.manifest.map(|_| State::Running),
             (None, _) => {
-                let verdicts = course.iter().filter_map(|stage| self.verdict(stage));
-                Some(if verdicts.into_iter().any(|v| v == Verdict::Rejected) {
+                let decisions = run_plan.iter().filter_map(|stage| self.decision(stage));
+                Some(if decisions.into_iter().any(|v| v == Decision::Rejected) {
                     State::Rejected
                 } else if self.has_quarantine() {
                     State::CompleteWithQuarantine
@@ -202,30 +202,30 @@ impl RunState {
 
     /// Every planned task was fetched or given up.
     fn is_settled(&self) -> bool {
-        let settled = self.standing(Standing::Fetched) + self.standing(Standing::Quarantined);
+        let settled = self.tasks_in(TaskStatus::Fetched) + self.tasks_in(TaskStatus::Quarantined);
         let planned = self.manifest.map(|(planned, _)| planned);
-        planned.is_some_and(|planned| settled >= planned) && self.standing(Standing::Failed) == 0
+        planned.is_some_and(|planned| settled >= planned) && self.tasks_in(TaskStatus::Failed) == 0
     }
 
-    /// What an ended run left out that a run of changes beginning at its end would not carry either.
+    /// What an ended run left out that an incremental run beginning at its end would not carry either.
     /// `None`: such a run may follow it. Rows that a store itself refused are no reason: it would refuse
     /// them again.
-    pub fn leaves_out(&self) -> Option<String> {
+    pub fn gap(&self) -> Option<String> {
         let stores = self.started.iter().flat_map(|started| &started.stores);
-        let mut of_stores = stores.map(|store| self.leaves_out_of(store));
-        self.leaves_out_of_all()
+        let mut of_stores = stores.map(|store| self.gap_in(store));
+        self.gap_in_all()
             .or_else(|| of_stores.find_map(|left| left))
     }
 
-    /// As [`Self::leaves_out`], of all stores alike.
-    fn leaves_out_of_all(&self) -> Option<String> {
+    /// As [`Self::gap`], of all stores alike.
+    fn gap_in_all(&self) -> Option<String> {
         if self.started.as_ref().is_some_and(|started| started.partial) {
             return Some("it was partial".to_owned());
         }
         if self.contested {
             return Some("two queuers began it, each with a plan of its own".to_owned());
         }
-        let given_up = self.standing(Standing::Quarantined);
+        let given_up = self.tasks_in(TaskStatus::Quarantined);
         if given_up > 0 {
             return Some(format!("tasks in quarantine, not fetched: {given_up}"));
         }
@@ -233,41 +233,43 @@ impl RunState {
             return Some("not all of its tasks were published".to_owned());
         };
         // An operator may have closed the stage without them.
-        let unread = planned.saturating_sub(self.standing(Standing::Fetched));
+        let unread = planned.saturating_sub(self.tasks_in(TaskStatus::Fetched));
         (unread > 0).then(|| format!("tasks not fetched: {unread}"))
     }
 
-    fn leaves_out_of(&self, store: &str) -> Option<String> {
+    fn gap_in(&self, store: &str) -> Option<String> {
         if !self.has_closed(store) {
             return Some(format!("rows that {store} has not accounted for"));
         }
-        let tally = self.tally_of(store)?;
-        let refused = tally.reasons().get(&Reason::RefusedRows).copied();
-        let rows = tally.rows.quarantined.saturating_sub(refused.unwrap_or(0));
+        let totals = self.totals_of(store)?;
+        let refused = totals.reasons().get(&Reason::RefusedRows).copied();
+        let rows = totals.rows.quarantined.saturating_sub(refused.unwrap_or(0));
         (rows > 0).then(|| format!("rows in quarantine that {store} did not refuse: {rows}"))
     }
 
     pub(crate) fn has_closed(&self, store: &str) -> bool {
-        let closed = self.tally_of(store).map_or(0, |tally| tally.closed);
+        let closed = self.totals_of(store).map_or(0, |totals| totals.closed);
         closed == self.tasks_with_rows
     }
 
     /// Whether the store has the whole run, by its gate where there is one.
     fn closed_well(&self, store: &str) -> bool {
         let stage = Stage::Store(store.to_owned());
-        match self.course().contains(&stage) {
-            true => self.verdict(&stage) == Some(Verdict::Closed),
+        match self.stages().contains(&stage) {
+            true => self.decision(&stage) == Some(Decision::Passed),
             false => self.is_settled() && self.has_closed(store),
         }
     }
 
     fn has_quarantine(&self) -> bool {
-        self.standing(Standing::Quarantined) > 0
-            || self.tallies.iter().any(|t| t.rows.quarantined > 0)
+        self.tasks_in(TaskStatus::Quarantined) > 0
+            || self.store_totals.iter().any(|t| t.rows.quarantined > 0)
     }
 
-    pub(crate) fn tally_of(&self, store: &str) -> Option<&Tally> {
-        self.tallies.iter().find(|tally| &*tally.name == store)
+    pub(crate) fn totals_of(&self, store: &str) -> Option<&StoreTotals> {
+        self.store_totals
+            .iter()
+            .find(|totals| &*totals.name == store)
     }
 
     pub fn progress(&self) -> Progress {
@@ -277,16 +279,16 @@ impl RunState {
             started: self.started.clone(),
             latest_ms: self.latest_ms,
             tasks_planned: self.manifest.map(|(tasks, _)| tasks),
-            tasks_fetched: self.standing(Standing::Fetched),
-            tasks_failed: self.standing(Standing::Failed),
-            tasks_quarantined: self.standing(Standing::Quarantined),
+            tasks_fetched: self.tasks_in(TaskStatus::Fetched),
+            tasks_failed: self.tasks_in(TaskStatus::Failed),
+            tasks_quarantined: self.tasks_in(TaskStatus::Quarantined),
             estimated_rows: self.manifest.map(|(_, rows)| rows),
             rows_fetched: self.rows,
             batches_fetched: self.batches,
             bytes_fetched: self.bytes,
             stores: self.stores(),
             stages: self.stage_progress(),
-            leaves_out: self.leaves_out(),
+            gap: self.gap(),
             abandoned: self.abandoned.clone().map(|(at_ms, who, why)| Abandoned {
                 at_ms,
                 who,
@@ -297,52 +299,53 @@ impl RunState {
 
     fn stores(&self) -> Vec<StoreProgress> {
         let required = self.started.iter().flat_map(|started| &started.stores);
-        let mut stores: BTreeMap<&str, bool> =
-            self.tallies.iter().map(|t| (&*t.name, false)).collect();
+        let mut stores: BTreeMap<&str, bool> = self
+            .store_totals
+            .iter()
+            .map(|t| (&*t.name, false))
+            .collect();
         stores.extend(required.map(|store| (store.as_str(), true)));
         let answer = |(store, required): (&str, bool)| {
-            let tally = self.tally_of(store);
-            let rows = tally.map(|t| t.rows.clone()).unwrap_or_default();
+            let totals = self.totals_of(store);
+            let rows = totals.map(|t| t.rows.clone()).unwrap_or_default();
             StoreProgress {
                 store: store.to_owned(),
                 required,
-                batches: tally.map_or(0, |t| t.batches),
+                batches: totals.map_or(0, |t| t.batches),
                 rows_accounted: rows.total(),
                 rows,
-                targets: tally.map(Tally::targets).unwrap_or_default(),
-                reasons: tally.map(Tally::reasons).unwrap_or_default(),
+                targets: totals.map(StoreTotals::targets).unwrap_or_default(),
+                reasons: totals.map(StoreTotals::reasons).unwrap_or_default(),
                 closed: self.closed_well(store),
-                leaves_out: self
-                    .leaves_out_of_all()
-                    .or_else(|| self.leaves_out_of(store)),
+                gap: self.gap_in_all().or_else(|| self.gap_in(store)),
             }
         };
         stores.into_iter().map(answer).collect()
     }
 
     /// Tasks that failed and were not fetched since, and tasks given up, in the order of their hashes.
-    pub fn troubles(&self) -> Vec<TaskTrouble> {
-        let mut troubles: Vec<TaskTrouble> = (self.tasks.iter())
+    pub fn problems(&self) -> Vec<TaskProblem> {
+        let mut problems: Vec<TaskProblem> = (self.tasks.iter())
             .filter_map(|(hash, task)| {
                 let failure = task.failure.as_deref();
-                let trouble = match (task.standing(), &task.quarantined, failure) {
-                    (Standing::Quarantined, Some(quarantined), _) => Trouble::Quarantined {
+                let problem = match (task.status(), &task.quarantined, failure) {
+                    (TaskStatus::Quarantined, Some(quarantined), _) => ProblemKind::Quarantined {
                         program: quarantined.1.clone(),
                         reason: quarantined.0,
                         error: failure.map(|(_, error)| error.clone()),
                     },
-                    (Standing::Failed, _, Some((attempt, error))) => Trouble::Failed {
+                    (TaskStatus::Failed, _, Some((attempt, error))) => ProblemKind::Failed {
                         attempt: *attempt,
                         error: error.clone(),
                     },
                     _ => return None,
                 };
                 let task = *hash;
-                Some(TaskTrouble { task, trouble })
+                Some(TaskProblem { task, problem })
             })
             .collect();
-        troubles.sort_by_key(|trouble| trouble.task);
-        troubles
+        problems.sort_by_key(|problem| problem.task);
+        problems
     }
 
     /// Who gave the run up, and why.

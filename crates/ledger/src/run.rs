@@ -1,12 +1,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use batch::{BatchId, Course, Fact, Receipt, RunId, RunMode, TaskHash};
+use batch::{BatchId, Fact, Receipt, RunId, RunMode, RunPlan, TaskHash};
 use serde::{Deserialize, Serialize};
 
 use crate::stages::Stages;
-use crate::tally::Tally;
-use crate::task::{Answer, Read, Standing, TaskState};
+use crate::task::{BatchReceipt, Read, TaskState, TaskStatus};
+use crate::totals::StoreTotals;
 
 /// What was said when the run began.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Started {
     pub source: String,
     /// What the run must pass beyond the stores, and by which rules of its own; absent when nobody judges it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub course: Option<Course>,
+    pub run_plan: Option<RunPlan>,
 }
 
 impl Started {
@@ -39,7 +39,7 @@ impl Started {
             source,
             // Only the order of the ledger tells whose it is, and here order says nothing.
             nonce: _,
-            course,
+            run_plan,
         } = &receipt.fact
         else {
             return None;
@@ -53,7 +53,7 @@ impl Started {
             stores: stores.clone(),
             partial: *partial,
             source: source.clone(),
-            course: course.clone(),
+            run_plan: run_plan.clone(),
         })
     }
 
@@ -86,13 +86,13 @@ pub struct RunState {
     pub(crate) latest_ms: i64,
     pub(crate) tasks: HashMap<TaskHash, TaskState>,
     /// Tasks by where they stand.
-    standings: [u64; Standing::COUNT],
+    task_counts: [u64; TaskStatus::COUNT],
     /// Tasks fetched that every store has something to say of.
     pub(crate) tasks_with_rows: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) batches: u64,
-    pub(crate) tallies: Vec<Tally>,
+    pub(crate) store_totals: Vec<StoreTotals>,
     /// Names of indices, so that a hundred thousand answers share a handful of them.
     names: Vec<Arc<str>>,
 }
@@ -109,12 +109,12 @@ impl RunState {
             abandoned: None,
             latest_ms: i64::MIN,
             tasks: HashMap::new(),
-            standings: [0; Standing::COUNT],
+            task_counts: [0; TaskStatus::COUNT],
             tasks_with_rows: 0,
             rows: 0,
             bytes: 0,
             batches: 0,
-            tallies: Vec::new(),
+            store_totals: Vec::new(),
             names: Vec::new(),
         }
     }
@@ -188,14 +188,14 @@ impl RunState {
                 reasons,
                 ..
             } => {
-                let answer = Answer::new(rows, targets, reasons, |name| self.share(name));
+                let answer = BatchReceipt::new(rows, targets, reasons, |name| self.share(name));
                 self.stored(store, *batch, answer);
             }
             Fact::Released { task, attempt, .. } => {
                 self.change(*task, |task| task.went_on(*attempt));
             }
-            Fact::Judged { .. }
-            | Fact::Decided { .. }
+            Fact::GateDecided { .. }
+            | Fact::OperatorDecided { .. }
             | Fact::Ordered { .. }
             | Fact::ReplicaSynced { .. }
             | Fact::ReplicaLate { .. }
@@ -209,31 +209,36 @@ impl RunState {
         }
     }
 
-    pub(crate) fn standing(&self, standing: Standing) -> u64 {
-        self.standings[standing as usize]
+    pub(crate) fn tasks_in(&self, status: TaskStatus) -> u64 {
+        self.task_counts[status as usize]
     }
 
     /// Changes a task and keeps the counts of tasks right.
     fn change<T>(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState) -> T) -> T {
         let task = self.tasks.entry(hash).or_insert_with(|| {
-            self.standings[Standing::Open as usize] += 1;
+            self.task_counts[TaskStatus::Open as usize] += 1;
             TaskState::default()
         });
-        self.standings[task.standing() as usize] -= 1;
+        self.task_counts[task.status() as usize] -= 1;
         let changed = change(task);
-        self.standings[task.standing() as usize] += 1;
+        self.task_counts[task.status() as usize] += 1;
         changed
     }
 
     /// Another success can change which attempt counts: what was summed for the task is taken back first.
     fn fetched(&mut self, hash: TaskHash, read: Read) {
-        self.sum(hash, u64::wrapping_sub, Tally::take);
+        self.sum(hash, u64::wrapping_sub, StoreTotals::take);
         let _ = self.change(hash, |task| task.succeeded(read));
-        self.sum(hash, u64::wrapping_add, Tally::add);
+        self.sum(hash, u64::wrapping_add, StoreTotals::add);
     }
 
     /// Adds what the task comes to, or takes it back.
-    fn sum(&mut self, hash: TaskHash, by: fn(u64, u64) -> u64, answer_by: fn(&mut Tally, &Answer)) {
+    fn sum(
+        &mut self,
+        hash: TaskHash,
+        by: fn(u64, u64) -> u64,
+        answer_by: fn(&mut StoreTotals, &BatchReceipt),
+    ) {
         let Some(task) = self.tasks.get(&hash) else {
             return;
         };
@@ -243,22 +248,22 @@ impl RunState {
         self.batches = by(self.batches, read.batches.into());
         let needs_answers = !task.is_empty();
         self.tasks_with_rows = by(self.tasks_with_rows, needs_answers.into());
-        for (store, tally) in self.tallies.iter_mut().enumerate() {
+        for (store, totals) in self.store_totals.iter_mut().enumerate() {
             let Some(counted) = task.counted(store) else {
                 continue;
             };
             let answers = counted.answers.iter().flat_map(|answers| &answers.batches);
-            answers.for_each(|(_, answer)| answer_by(tally, answer));
-            tally.expected = by(tally.expected, counted.rows);
+            answers.for_each(|(_, answer)| answer_by(totals, answer));
+            totals.expected = by(totals.expected, counted.rows);
             let closed = needs_answers && counted.is_covered;
-            tally.closed = by(tally.closed, closed.into());
+            totals.closed = by(totals.closed, closed.into());
         }
     }
 
-    fn stored(&mut self, store: &str, batch: BatchId, answer: Answer) {
-        let store = self.tally(store);
+    fn stored(&mut self, store: &str, batch: BatchId, answer: BatchReceipt) {
+        let store = self.totals(store);
         let task = self.tasks.entry(batch.task).or_insert_with(|| {
-            self.standings[Standing::Open as usize] += 1;
+            self.task_counts[TaskStatus::Open as usize] += 1;
             TaskState::default()
         });
         let before = task
@@ -268,15 +273,15 @@ impl RunState {
         let Some((answer, replaced)) = answers.merge(batch.sequence, answer) else {
             return;
         };
-        let tally = &mut self.tallies[store];
+        let totals = &mut self.store_totals[store];
         let Some((attempt, rows, was_covered)) = before else {
             return;
         };
         if attempt == batch.attempt {
             if let Some(replaced) = replaced {
-                tally.take(&replaced);
+                totals.take(&replaced);
             }
-            tally.add(answer);
+            totals.add(answer);
         }
         let Some(after) = task.counted(store) else {
             return;
@@ -285,13 +290,14 @@ impl RunState {
             // This answer completed another attempt, which counts from now on.
             let old = task.answers(store, attempt).into_iter();
             old.flat_map(|a| &a.batches)
-                .for_each(|(_, a)| tally.take(a));
+                .for_each(|(_, a)| totals.take(a));
             let new = after.answers.into_iter();
-            new.flat_map(|a| &a.batches).for_each(|(_, a)| tally.add(a));
-            tally.expected = tally.expected.wrapping_sub(rows).wrapping_add(after.rows);
+            new.flat_map(|a| &a.batches)
+                .for_each(|(_, a)| totals.add(a));
+            totals.expected = totals.expected.wrapping_sub(rows).wrapping_add(after.rows);
         }
         if after.is_covered && !was_covered && !task.is_empty() {
-            tally.closed += 1;
+            totals.closed += 1;
         }
     }
 
@@ -310,10 +316,10 @@ impl RunState {
         };
         state.released().is_some() || {
             let stores = self.started.iter().flat_map(|started| &started.stores);
-            let mut tallies =
-                stores.map(|store| self.tallies.iter().position(|t| *t.name == **store));
-            tallies.all(|tally| {
-                let counted = tally.and_then(|tally| state.counted(tally));
+            let mut store_totals =
+                stores.map(|store| self.store_totals.iter().position(|t| *t.name == **store));
+            store_totals.all(|totals| {
+                let counted = totals.and_then(|totals| state.counted(totals));
                 counted.is_some_and(|counted| counted.is_covered)
             })
         }
@@ -324,15 +330,15 @@ impl RunState {
         self.tasks.get(&task)?.batches_of(attempt)
     }
 
-    /// Position of the store's tally, which is made when the store is first heard of.
-    fn tally(&mut self, store: &str) -> usize {
-        let found = self.tallies.iter().position(|t| &*t.name == store);
+    /// Position of the store's totals, which is made when the store is first heard of.
+    fn totals(&mut self, store: &str) -> usize {
+        let found = self.store_totals.iter().position(|t| &*t.name == store);
         found.unwrap_or_else(|| {
-            let n = self.tallies.len();
-            let mut tally = Tally::new(store.into());
+            let n = self.store_totals.len();
+            let mut totals = StoreTotals::new(store.into());
             let counted = self.tasks.values().filter_map(|task| task.counted(n));
-            tally.expected = counted.fold(0, |sum, counted| sum.wrapping_add(counted.rows));
-            self.tallies.push(tally);
+            totals.expected = counted.fold(0, |sum, counted| sum.wrapping_add(counted.rows));
+            self.store_totals.push(totals);
             n
         })
     }

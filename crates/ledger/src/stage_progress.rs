@@ -1,10 +1,10 @@
 use std::fmt;
 
-use batch::{Stage, Verdict};
+use batch::{Decision, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::run::RunState;
-use crate::task::Standing;
+use crate::task::TaskStatus;
 
 /// One stage of a run, for people: how far it is, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct StageProgress {
     pub by: Option<String>,
     /// What did not go well, a line each: a replica that is behind, an order that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub troubles: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub enum Status {
     /// What it builds on is not done.
     Waiting,
     Running,
-    Closed,
+    Passed,
     Skipped,
     Rejected,
 }
@@ -45,38 +45,38 @@ impl fmt::Display for Status {
         f.write_str(match self {
             Self::Waiting => "waiting",
             Self::Running => "running",
-            Self::Closed => "closed",
+            Self::Passed => "passed",
             Self::Skipped => "skipped",
             Self::Rejected => "rejected",
         })
     }
 }
 
-impl From<Verdict> for Status {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Closed => Self::Closed,
-            Verdict::Skipped => Self::Skipped,
-            Verdict::Rejected => Self::Rejected,
+impl From<Decision> for Status {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Passed => Self::Passed,
+            Decision::Skipped => Self::Skipped,
+            Decision::Rejected => Self::Rejected,
         }
     }
 }
 
 impl RunState {
     pub(crate) fn stage_progress(&self) -> Vec<StageProgress> {
-        let course = self.course();
-        course
+        let run_plan = self.stages();
+        run_plan
             .into_iter()
             .map(|stage| self.look_at(stage))
             .collect()
     }
 
     fn look_at(&self, stage: Stage) -> StageProgress {
-        let ruling = self.ruling(&stage);
+        let outcome = self.outcome(&stage);
         let (done, of, unit) = self.counts(&stage);
         let began_ms = self.began_ms(&stage);
-        let status = match &ruling {
-            Some(ruling) => ruling.verdict.into(),
+        let status = match &outcome {
+            Some(outcome) => outcome.decision.into(),
             // Nobody waits for it any more.
             None if self.abandoned.is_some() => Status::Skipped,
             None if began_ms.is_some() => Status::Running,
@@ -88,10 +88,10 @@ impl RunState {
             of,
             unit: unit.to_owned(),
             began_ms,
-            ended_ms: ruling.as_ref().map(|ruling| ruling.at_ms),
-            why: ruling.as_ref().map(|r| r.why.clone()).unwrap_or_default(),
-            by: ruling.and_then(|ruling| ruling.who),
-            troubles: self.stage_troubles(&stage),
+            ended_ms: outcome.as_ref().map(|outcome| outcome.at_ms),
+            why: outcome.as_ref().map(|r| r.why.clone()).unwrap_or_default(),
+            by: outcome.and_then(|outcome| outcome.who),
+            problems: self.stage_problems(&stage),
             stage,
         }
     }
@@ -102,9 +102,11 @@ impl RunState {
         let ordered = self.ordered().map(|(_, shards)| shards.len() as u64);
         match stage {
             Stage::Plan => (planned.unwrap_or(0), planned, "tasks"),
-            Stage::Fetch => (self.standing(Standing::Fetched), planned, "tasks"),
+            Stage::Fetch => (self.tasks_in(TaskStatus::Fetched), planned, "tasks"),
             Stage::Store(store) => {
-                let rows = self.tally_of(store).map_or(0, |tally| tally.rows.total());
+                let rows = self
+                    .totals_of(store)
+                    .map_or(0, |totals| totals.rows.total());
                 (rows, Some(self.rows), "rows")
             }
             Stage::Sync => {
@@ -132,15 +134,15 @@ impl RunState {
 
     fn began_ms(&self, stage: &Stage) -> Option<i64> {
         let closed_ms = |stage: &Stage| {
-            let ruling = self.ruling(stage)?;
-            (ruling.verdict == Verdict::Closed).then_some(ruling.at_ms)
+            let outcome = self.outcome(stage)?;
+            (outcome.decision == Decision::Passed).then_some(outcome.at_ms)
         };
         let shards = || self.stages.shards.values();
         match stage {
             Stage::Plan => self.started.as_ref().map(|started| started.at_ms),
             Stage::Fetch => self.manifest_ms,
             // In a pipeline that holds nothing back they begin with the first batch.
-            Stage::Store(store) => match self.tally_of(store) {
+            Stage::Store(store) => match self.totals_of(store) {
                 Some(_) => self.manifest_ms,
                 None => closed_ms(&Stage::Fetch),
             },
@@ -153,8 +155,8 @@ impl RunState {
         }
     }
 
-    fn stage_troubles(&self, stage: &Stage) -> Vec<String> {
-        let mut troubles = Vec::new();
+    fn stage_problems(&self, stage: &Stage) -> Vec<String> {
+        let mut problems = Vec::new();
         if *stage == Stage::Sync {
             for (number, shard) in &self.stages.shards {
                 for (name, replica) in &shard.replicas {
@@ -166,7 +168,7 @@ impl RunState {
                         Some(seconds) => format!("{seconds} s behind"),
                         None => "behind".to_owned(),
                     };
-                    troubles.push(format!(
+                    problems.push(format!(
                         "shard {number}: replica {name} is {behind}: {error}"
                     ));
                 }
@@ -185,9 +187,9 @@ impl RunState {
                 Stage::Serp => "node",
                 _ => "shard",
             };
-            troubles.push(format!("{what} {target}: {step}: {error} ({then})"));
+            problems.push(format!("{what} {target}: {step}: {error} ({then})"));
         }
-        troubles
+        problems
     }
 
     /// Whether what failed for `target` was done after all.

@@ -1,13 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use batch::{Fact, Receipt, Stage, Verdict};
+use batch::{Decision, Fact, Receipt, Stage};
 
 use crate::run::RunState;
 
 /// How a stage ended, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruling {
-    pub verdict: Verdict,
+pub struct StageOutcome {
+    pub decision: Decision,
     pub why: String,
     /// The operator who decided; `None` for the gate.
     pub who: Option<String>,
@@ -48,7 +48,7 @@ pub(crate) struct Replica {
 pub(crate) struct Applied {
     /// The first time.
     pub at_ms: i64,
-    pub elements: u64,
+    pub entries: u64,
 }
 
 /// When a SERP node served the run's version on every port: restarted ports and those that served it already.
@@ -61,11 +61,11 @@ pub(crate) struct Node {
 /// in whatever order it was heard: sets, and the earliest or the latest of what was said of one thing.
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
-    /// By stage, decisions known, and time: the first valid one is the verdict.
-    judged: BTreeSet<(Stage, u32, i64, Verdict, String)>,
+    /// By stage, operator decisions known, and time: the first valid one is the decision.
+    judged: BTreeSet<(Stage, u32, i64, Decision, String)>,
     /// Decisions of operators, in the order of their times.
-    decided: BTreeSet<(i64, Stage, Verdict, String, String)>,
-    /// Orders for dictionaries: decisions known, and time.
+    decided: BTreeSet<(i64, Stage, Decision, String, String)>,
+    /// Orders for dictionaries: operator decisions known, and time.
     ordered: BTreeMap<(u32, i64), BTreeSet<u32>>,
     pub shards: BTreeMap<u32, Shard>,
     /// SERP nodes: those that were ordered to be restarted, and any other that was heard of.
@@ -79,21 +79,27 @@ impl Stages {
     pub fn apply(&mut self, receipt: &Receipt) {
         let at_ms = receipt.at_ms;
         match receipt.fact.clone() {
-            Fact::Judged {
+            Fact::GateDecided {
                 stage,
-                verdict,
+                decision,
                 why,
-                decisions,
-            } => drop(self.judged.insert((stage, decisions, at_ms, verdict, why))),
-            Fact::Decided {
+                operator_decisions,
+            } => drop(
+                self.judged
+                    .insert((stage, operator_decisions, at_ms, decision, why)),
+            ),
+            Fact::OperatorDecided {
                 stage,
-                verdict,
+                decision,
                 who,
                 why,
-            } => drop(self.decided.insert((at_ms, stage, verdict, who, why))),
-            Fact::Ordered { shards, decisions } => self
+            } => drop(self.decided.insert((at_ms, stage, decision, who, why))),
+            Fact::Ordered {
+                shards,
+                operator_decisions,
+            } => self
                 .ordered
-                .entry((decisions, at_ms))
+                .entry((operator_decisions, at_ms))
                 .or_default()
                 .extend(shards),
             Fact::ReplicaSynced { shard, replica, .. } => {
@@ -117,10 +123,10 @@ impl Stages {
             }
             Fact::ShardApplied {
                 shard,
-                elements,
+                entries,
                 nodes,
                 ..
-            } => self.applied(shard, at_ms, elements, nodes),
+            } => self.applied(shard, at_ms, entries, nodes),
             Fact::NodeRestarted {
                 node,
                 restarted,
@@ -154,18 +160,18 @@ impl Stages {
         shard.replicas.entry(replica).or_default()
     }
 
-    fn applied(&mut self, shard: u32, at_ms: i64, elements: u64, nodes: Vec<String>) {
+    fn applied(&mut self, shard: u32, at_ms: i64, entries: u64, nodes: Vec<String>) {
         let shard = self.shards.entry(shard).or_default();
-        let applied = shard.applied.get_or_insert(Applied { at_ms, elements });
+        let applied = shard.applied.get_or_insert(Applied { at_ms, entries });
         applied.at_ms = applied.at_ms.min(at_ms);
-        applied.elements = applied.elements.max(elements);
+        applied.entries = applied.entries.max(entries);
         for node in nodes {
             self.nodes.entry(node).or_default();
         }
     }
 
     /// How many decisions of operators there are.
-    pub fn decisions(&self) -> u32 {
+    pub fn operator_decisions(&self) -> u32 {
         self.decided.len() as u32
     }
 
@@ -188,13 +194,13 @@ impl Stages {
         on.last().map_or(0, |(n, _)| n)
     }
 
-    /// The verdict on `stage`, which builds on `earlier` ones. A decision of an operator stands above the gate's. A
-    /// gate's verdict is void when a decision on an earlier stage came after it: it is judged again.
-    fn ruling(&self, stage: &Stage, earlier: &[Stage]) -> Option<Ruling> {
+    /// The decision on `stage`, which builds on `earlier` ones. A decision of an operator stands above the gate's. A
+    /// gate's decision is void when a decision on an earlier stage came after it: it is evaluated again.
+    fn outcome(&self, stage: &Stage, earlier: &[Stage]) -> Option<StageOutcome> {
         let decided = self.decided.iter().rev().find(|(_, s, ..)| s == stage);
-        if let Some((at_ms, _, verdict, who, why)) = decided {
-            return Some(Ruling {
-                verdict: *verdict,
+        if let Some((at_ms, _, decision, who, why)) = decided {
+            return Some(StageOutcome {
+                decision: *decision,
                 why: why.clone(),
                 who: Some(who.clone()),
                 at_ms: *at_ms,
@@ -202,9 +208,9 @@ impl Stages {
         }
         let needed = self.latest_decision_on(earlier);
         let mut of_stage = self.judged.iter().filter(|(s, ..)| s == stage);
-        let (_, _, at_ms, verdict, why) = of_stage.find(|(_, known, ..)| *known >= needed)?;
-        Some(Ruling {
-            verdict: *verdict,
+        let (_, _, at_ms, decision, why) = of_stage.find(|(_, known, ..)| *known >= needed)?;
+        Some(StageOutcome {
+            decision: *decision,
             why: why.clone(),
             who: None,
             at_ms: *at_ms,
@@ -227,30 +233,30 @@ fn earliest(current: &mut Option<i64>, at_ms: i64) {
 
 impl RunState {
     /// The stages of the run in their order; none in a pipeline that nobody judges.
-    pub fn course(&self) -> Vec<Stage> {
+    pub fn stages(&self) -> Vec<Stage> {
         let started = self.started.as_ref();
-        let stages = started.and_then(|s| Some(s.course.as_ref()?.stages(&s.stores)));
+        let stages = started.and_then(|s| Some(s.run_plan.as_ref()?.stages(&s.stores)));
         stages.unwrap_or_default()
     }
 
     /// The stages that `stage` builds on.
     pub(crate) fn before(&self, stage: &Stage) -> Vec<Stage> {
-        let course = self.started.as_ref().and_then(|s| s.course.as_ref());
-        course.map_or_else(Vec::new, |course| course.before(stage))
+        let run_plan = self.started.as_ref().and_then(|s| s.run_plan.as_ref());
+        run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage))
     }
 
     /// How the stage ended, if it has.
-    pub fn ruling(&self, stage: &Stage) -> Option<Ruling> {
-        self.stages.ruling(stage, &self.before(stage))
+    pub fn outcome(&self, stage: &Stage) -> Option<StageOutcome> {
+        self.stages.outcome(stage, &self.before(stage))
     }
 
-    pub(crate) fn verdict(&self, stage: &Stage) -> Option<Verdict> {
-        self.ruling(stage).map(|ruling| ruling.verdict)
+    pub(crate) fn decision(&self, stage: &Stage) -> Option<Decision> {
+        self.outcome(stage).map(|outcome| outcome.decision)
     }
 
-    /// Decisions of operators on the run so far: what a receipt of a verdict has to name.
-    pub fn decisions(&self) -> u32 {
-        self.stages.decisions()
+    /// Decisions of operators on the run so far: what a receipt of a decision has to name.
+    pub fn operator_decisions(&self) -> u32 {
+        self.stages.operator_decisions()
     }
 
     /// When the dictionaries were ordered, and of which shards. A decision on something that the refresh builds
@@ -278,15 +284,15 @@ impl RunState {
         let Some(started) = &self.started else {
             return Vec::new();
         };
-        let course = started.course.as_ref();
-        let store = course.and_then(|course| course.dictionary_after.clone());
+        let run_plan = started.run_plan.as_ref();
+        let store = run_plan.and_then(|run_plan| run_plan.dictionary_after.clone());
         let Some(store) = store.map(Stage::Store) else {
             return Vec::new();
         };
-        let sync = self.verdict(&Stage::Sync);
-        let ended = self.verdict(&Stage::Dictionary).is_some()
-            || matches!(sync, Some(Verdict::Skipped | Verdict::Rejected));
-        let closed = self.verdict(&store) == Some(Verdict::Closed);
+        let sync = self.decision(&Stage::Sync);
+        let ended = self.decision(&Stage::Dictionary).is_some()
+            || matches!(sync, Some(Decision::Skipped | Decision::Rejected));
+        let closed = self.decision(&store) == Some(Decision::Passed);
         if !closed || ended || self.abandoned.is_some() || self.ordered().is_some() {
             return Vec::new();
         }

@@ -38,7 +38,7 @@ fn narrow(n: u64) -> u32 {
 
 /// What one store says of one batch, as small as it can be kept: there is one for each batch of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct BatchReceipt {
     pub rows: Rows32,
     /// By index and by reason; absent for a store of one target that refused nothing.
     pub detail: Option<Box<Detail>>,
@@ -51,7 +51,7 @@ pub(crate) struct Detail {
     pub reasons: Box<[(Reason, u32)]>,
 }
 
-impl Answer {
+impl BatchReceipt {
     pub fn new(
         rows: &Rows,
         targets: &BTreeMap<String, Rows>,
@@ -87,22 +87,26 @@ impl Answer {
     }
 }
 
-/// Answers of one store to the batches of one attempt.
+/// Receipts of one store to the batches of one attempt.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(crate) struct AttemptReceipts {
     /// Position of the store in the run's list.
     pub store: usize,
     pub attempt: u32,
     /// Sum of the answers' rows.
     pub rows: u64,
     /// By sequence number, ascending: they mostly come in order, so a push is the common case.
-    pub batches: Vec<(u32, Answer)>,
+    pub batches: Vec<(u32, BatchReceipt)>,
 }
 
-impl Answers {
+impl AttemptReceipts {
     /// Takes an answer in. `None`: nothing changed. Otherwise the answer as it is kept now, and the
     /// one that it took the place of, if any.
-    pub fn merge(&mut self, sequence: u32, answer: Answer) -> Option<(&Answer, Option<Answer>)> {
+    pub fn merge(
+        &mut self,
+        sequence: u32,
+        answer: BatchReceipt,
+    ) -> Option<(&BatchReceipt, Option<BatchReceipt>)> {
         let found = match self.batches.last() {
             Some((last, _)) if *last >= sequence => {
                 self.batches.binary_search_by_key(&sequence, |(n, _)| *n)
@@ -156,7 +160,7 @@ impl Read {
 
 /// Where a task stands, for the counts of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum TaskStatus {
     /// Known only from receipts of its batches.
     Open,
     Failed,
@@ -164,7 +168,7 @@ pub(crate) enum Standing {
     Fetched,
 }
 
-impl Standing {
+impl TaskStatus {
     pub const COUNT: usize = 4;
 }
 
@@ -176,8 +180,8 @@ pub(crate) struct TaskState {
     pub quarantined: Option<Box<(Reason, String)>>,
     /// The latest failure: attempt and error. Gone once the task succeeded.
     pub failure: Option<Box<(u32, String)>>,
-    /// Answers to every attempt, successful or not: its success can be heard of later.
-    answers: Vec<Answers>,
+    /// Receipts to every attempt, successful or not: its success can be heard of later.
+    answers: Vec<AttemptReceipts>,
     /// The lowest attempt whose batches went on from where they were held: all of them.
     released: Option<u32>,
 }
@@ -188,21 +192,21 @@ pub(crate) struct Counted<'a> {
     /// Rows that it has read.
     pub rows: u64,
     /// Absent when the store has said nothing of the attempt.
-    pub answers: Option<&'a Answers>,
+    pub answers: Option<&'a AttemptReceipts>,
     /// Whether the store has accounted for all of the attempt.
     pub is_covered: bool,
 }
 
 impl TaskState {
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> TaskStatus {
         if !self.reads.is_empty() {
-            Standing::Fetched
+            TaskStatus::Fetched
         } else if self.quarantined.is_some() {
-            Standing::Quarantined
+            TaskStatus::Quarantined
         } else if self.failure.is_some() {
-            Standing::Failed
+            TaskStatus::Failed
         } else {
-            Standing::Open
+            TaskStatus::Open
         }
     }
 
@@ -265,15 +269,15 @@ impl TaskState {
         })
     }
 
-    pub fn answers(&self, store: usize, attempt: u32) -> Option<&Answers> {
+    pub fn answers(&self, store: usize, attempt: u32) -> Option<&AttemptReceipts> {
         let mut answers = self.answers.iter();
         answers.find(|a| a.store == store && a.attempt == attempt)
     }
 
-    pub fn answers_mut(&mut self, store: usize, attempt: u32) -> &mut Answers {
-        let same = |a: &Answers| a.store == store && a.attempt == attempt;
+    pub fn answers_mut(&mut self, store: usize, attempt: u32) -> &mut AttemptReceipts {
+        let same = |a: &AttemptReceipts| a.store == store && a.attempt == attempt;
         let at = self.answers.iter().position(same).unwrap_or_else(|| {
-            self.answers.push(Answers {
+            self.answers.push(AttemptReceipts {
                 store,
                 attempt,
                 rows: 0,

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use ledger::{Rules, check_rule};
+use ledger::{GateRules, check_rule};
 use pipeline::LoopOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct GateSettings {
     /// Share of a run's planned tasks from which on failed ones reject its fetching: at 0.1 one of ten rejects.
-    pub max_failed_tasks: f64,
+    pub max_failed_task_ratio: f64,
     /// Share of the rows read from which on rows in quarantine reject the stage of a store.
-    pub max_rejected_rows: f64,
+    pub max_rejected_row_ratio: f64,
     /// Seconds from the beginning of a run after which fetching and stores that have not closed are rejected.
     pub deadline_seconds: u64,
     /// Seconds from the order for the dictionaries after which syncing and refreshing are rejected. The orders themselves
@@ -22,11 +22,11 @@ pub struct GateSettings {
     /// Seconds from the same moment after which the restart of the SERP service is rejected. It does not keep the next
     /// run from beginning. More than a day where `serp.window` opens once a day.
     pub serp_deadline_seconds: u64,
-    /// A run of changes in which nothing changed closes, with nothing ordered. By default it is rejected like any
+    /// An incremental run in which nothing changed passes, with nothing ordered. By default it is rejected like any
     /// empty run: in a hub that changes all the time it is a sign of trouble upstream.
-    pub close_without_changes: bool,
-    /// Rules of one pipeline type alone, by its name: `[gates.pipelines.direct]` with `max_failed_tasks = 0.2`, or for
-    /// one stage of it `"ch-writer.max_rejected_rows" = 0.05`.
+    pub pass_without_changes: bool,
+    /// Rules of one pipeline type alone, by its name: `[gates.pipelines.direct]` with `max_failed_task_ratio = 0.2`, or for
+    /// one stage of it `"ch-writer.max_rejected_row_ratio" = 0.05`.
     pub pipelines: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -34,16 +34,16 @@ impl Default for GateSettings {
     fn default() -> Self {
         Self {
             // As the batch persistence of scraped regions had it for the share of its failed tasks.
-            max_failed_tasks: 0.1,
+            max_failed_task_ratio: 0.1,
             // A store refuses a handful of malformed keywords in a million; one in a hundred is a broken column.
-            max_rejected_rows: 0.01,
+            max_rejected_row_ratio: 0.01,
             // Cycles are hourly; one that takes four is stuck.
             deadline_seconds: 4 * 3600,
             // A replica has 3,600 s to sync, in each of a few tries over four hours, and a dictionary two to load.
             orders_deadline_seconds: 6 * 3600,
             // 200 nodes of 8 ports at 90 s a port, four nodes at once, take 15 hours; a window comes once a day.
             serp_deadline_seconds: 30 * 3600,
-            close_without_changes: false,
+            pass_without_changes: false,
             pipelines: BTreeMap::new(),
         }
     }
@@ -53,8 +53,8 @@ impl GateSettings {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), String> {
         let shares = [
-            ("max_failed_tasks", self.max_failed_tasks),
-            ("max_rejected_rows", self.max_rejected_rows),
+            ("max_failed_task_ratio", self.max_failed_task_ratio),
+            ("max_rejected_row_ratio", self.max_rejected_row_ratio),
         ];
         for (name, share) in shares {
             check_rule(name, &share.to_string()).map_err(|error| format!("gates.{error}"))?;
@@ -72,16 +72,16 @@ impl GateSettings {
     }
 
     /// The rules of a pipeline type.
-    pub(crate) fn of(&self, pipeline: &str) -> Rules {
+    pub(crate) fn of(&self, pipeline: &str) -> GateRules {
         let own = self.pipelines.get(pipeline).into_iter().flatten();
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
-        Rules {
-            max_failed_tasks: self.max_failed_tasks,
-            max_rejected_rows: self.max_rejected_rows,
+        GateRules {
+            max_failed_task_ratio: self.max_failed_task_ratio,
+            max_rejected_row_ratio: self.max_rejected_row_ratio,
             deadline_ms: ms(self.deadline_seconds),
             orders_deadline_ms: ms(self.orders_deadline_seconds),
             serp_deadline_ms: ms(self.serp_deadline_seconds),
-            close_without_changes: self.close_without_changes,
+            pass_without_changes: self.pass_without_changes,
             overrides: own.map(|(rule, n)| (rule.clone(), n.to_string())).collect(),
         }
     }
@@ -125,14 +125,14 @@ mod tests {
         GateSettings::default().check().unwrap();
         PersisterSettings::default().check("persister").unwrap();
         let negative = GateSettings {
-            max_failed_tasks: -0.1,
+            max_failed_task_ratio: -0.1,
             ..GateSettings::default()
         };
         assert!(
             negative
                 .check()
                 .unwrap_err()
-                .contains("gates.max_failed_tasks")
+                .contains("gates.max_failed_task_ratio")
         );
         let mut unknown = GateSettings::default();
         let rule = BTreeMap::from([("max_faild_tasks".to_owned(), 0.2)]);

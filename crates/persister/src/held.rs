@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use batch::{BatchId, RunId, Stage, TaskHash, Verdict};
+use batch::{BatchId, Decision, RunId, Stage, TaskHash};
 use ledger::{Ledger, RunState, State, Status};
 use tokio::time::Instant;
 
@@ -70,16 +70,16 @@ impl Held {
         if let Some((who, why)) = state.abandoned_by() {
             return Way::Drop(format!("the run was abandoned by {who}: {why}"));
         }
-        let Some(fetch) = state.ruling(&Stage::Fetch) else {
+        let Some(fetch) = state.outcome(&Stage::Fetch) else {
             return match state.started() {
                 // A run is announced before its first task: its beginning is no longer on the ledger.
                 None => Way::Unknown,
                 // A pipeline that nobody judges holds nothing back; its runs say so when they begin.
-                Some(started) if started.course.is_none() => Way::Release,
+                Some(started) if started.run_plan.is_none() => Way::Release,
                 Some(_) => Way::Hold,
             };
         };
-        if fetch.verdict != Verdict::Closed {
+        if fetch.decision != Decision::Passed {
             return Way::Quarantine(fetch.why);
         }
         way_of_open(self.runs.entry(run.clone()).or_default(), state, batch)
@@ -112,8 +112,8 @@ impl Held {
         match self.ledger.record(run) {
             Some(ended) => way_of_ended(ended.progress) == Way::Release,
             None => self.ledger.run(run).is_some_and(|state| {
-                let fetch = state.ruling(&Stage::Fetch);
-                fetch.is_some_and(|fetch| fetch.verdict == Verdict::Closed)
+                let fetch = state.outcome(&Stage::Fetch);
+                fetch.is_some_and(|fetch| fetch.decision == Decision::Passed)
             }),
         }
     }
@@ -121,7 +121,7 @@ impl Held {
     /// Runs that an operator decided on and whose batches go on: some may be in quarantine.
     pub fn has_approved(&self) -> bool {
         let mut runs = self.ledger.runs();
-        runs.any(|state| state.decisions() > 0 && self.is_open(state.run()))
+        runs.any(|state| state.operator_decisions() > 0 && self.is_open(state.run()))
     }
 
     /// Nothing could go on for a while: that is no sign of a batch that is lost.
@@ -148,7 +148,7 @@ fn way_of_ended(ended: &ledger::Progress) -> Way {
     match fetch {
         // What comes after the end was repaired: a task out of quarantine. A repeated batch changes nothing.
         None => Way::Release,
-        Some(fetch) if fetch.status == Status::Closed => Way::Release,
+        Some(fetch) if fetch.status == Status::Passed => Way::Release,
         Some(fetch) => Way::Quarantine(fetch.why.clone()),
     }
 }
@@ -180,7 +180,7 @@ fn way_of_open(releasing: &mut Releasing, state: &RunState, batch: BatchId) -> W
 #[cfg(test)]
 mod tests {
     use super::*;
-    use batch::{Course, Fact, Receipt, RunMode};
+    use batch::{Fact, Receipt, RunMode, RunPlan};
 
     fn run() -> RunId {
         "batched-1".parse().unwrap()
@@ -217,14 +217,17 @@ mod tests {
         }
     }
 
-    fn judged(verdict: Verdict) -> [Fact; 2] {
-        let of = |stage, verdict| Fact::Judged {
+    fn judged(decision: Decision) -> [Fact; 2] {
+        let of = |stage, decision| Fact::GateDecided {
             stage,
-            verdict,
+            decision,
             why: "8 of 10 tasks fetched".into(),
-            decisions: 0,
+            operator_decisions: 0,
         };
-        [of(Stage::Plan, Verdict::Closed), of(Stage::Fetch, verdict)]
+        [
+            of(Stage::Plan, Decision::Passed),
+            of(Stage::Fetch, decision),
+        ]
     }
 
     /// A run of which one task was fetched by these attempts.
@@ -241,7 +244,7 @@ mod tests {
                 partial: false,
                 source: String::new(),
                 nonce: String::new(),
-                course: Some(Course::default()),
+                run_plan: Some(RunPlan::default()),
             },
         );
         attempts.iter().for_each(|n| say(&mut held, fetched(*n)));
@@ -250,7 +253,7 @@ mod tests {
 
     fn open(attempts: &[u32]) -> Held {
         let mut held = held(attempts);
-        judged(Verdict::Closed)
+        judged(Decision::Passed)
             .into_iter()
             .for_each(|fact| say(&mut held, fact));
         held
@@ -260,7 +263,7 @@ mod tests {
     fn batches_wait_until_their_runs_fetching_is_judged() {
         let mut held = held(&[1]);
         assert_eq!(held.way(&run(), batch(1, 0)), Way::Hold);
-        for fact in judged(Verdict::Closed) {
+        for fact in judged(Decision::Passed) {
             say(&mut held, fact);
         }
         assert_eq!(held.way(&run(), batch(1, 0)), Way::Release);
@@ -269,7 +272,7 @@ mod tests {
     #[test]
     fn batches_of_a_rejected_run_have_the_verdict_as_their_one_cause() {
         let mut held = held(&[1]);
-        for fact in judged(Verdict::Rejected) {
+        for fact in judged(Decision::Rejected) {
             say(&mut held, fact);
         }
         let cause = "8 of 10 tasks fetched".to_owned();

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batch::{Command, Fact, Message, Order, Receipt, RunId, Stage, Verdict};
+use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage};
 use futures_util::FutureExt;
-use ledger::{Judgement, RunState, Started, judge};
+use ledger::{GateDecision, RunState, Started, evaluate_gates};
 use pipeline::broker::Follower;
 use pipeline::{Lead, Lost, Program, history, now_ms, receipt};
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ use crate::{ORDERS, RECEIPTS, RECORDS};
 
 /// How often deadlines and the room for released batches are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Receipts taken in before the runs that they are about are judged: bounds how long a verdict waits for them.
+/// Receipts taken in before the runs that they are about are judged: bounds how long a decision waits for them.
 const WAVE: usize = 5_000;
 /// By how much an order ends before its gate gives it up, at most: for an exchange that is under way, and for clocks
 /// that differ.
@@ -135,7 +135,7 @@ impl<'a> Judge<'a> {
             Ok(receipt) => {
                 self.shared
                     .with(|held| held.ledger.apply_at(place, &receipt));
-                if let Fact::Decided { .. } | Fact::Abandoned { .. } = receipt.fact {
+                if let Fact::OperatorDecided { .. } | Fact::Abandoned { .. } = receipt.fact {
                     self.shared.decided();
                     self.replay_if_approved();
                 }
@@ -147,20 +147,24 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Makes every verdict on the run that is due, orders what they allow, and records the run when it has ended.
+    /// Makes every decision on the run that is due, orders what they allow, and records the run when it has ended.
     async fn settle(&mut self, run: &RunId) -> Result<(), Lost> {
         loop {
             let due = self.of(run, |state| self.due(state));
-            let Some((due, decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
+            let Some((due, operator_decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
                 break;
             };
-            for judgement in due {
-                self.pronounce(run, judgement, decisions).await?;
+            for gate_decision in due {
+                self.pronounce(run, gate_decision, operator_decisions)
+                    .await?;
             }
         }
-        let shards = self.of(run, |state| (state.shards_to_order(), state.decisions()));
-        if let Some((shards, decisions)) = shards.filter(|(shards, _)| !shards.is_empty()) {
-            self.order(run, shards, decisions).await?;
+        let shards = self.of(run, |state| {
+            (state.shards_to_order(), state.operator_decisions())
+        });
+        if let Some((shards, operator_decisions)) = shards.filter(|(shards, _)| !shards.is_empty())
+        {
+            self.order(run, shards, operator_decisions).await?;
         }
         self.finish(run).await
     }
@@ -169,36 +173,39 @@ impl<'a> Judge<'a> {
         self.shared.with(|held| held.ledger.run(run).map(look))
     }
 
-    fn due(&self, state: &RunState) -> (Vec<Judgement>, u32) {
+    fn due(&self, state: &RunState) -> (Vec<GateDecision>, u32) {
         let pipeline = state.started().map_or("", |started| &started.pipeline);
         let rules = self.gates.of(pipeline);
-        (judge(state, &rules, now_ms()), state.decisions())
+        (
+            evaluate_gates(state, &rules, now_ms()),
+            state.operator_decisions(),
+        )
     }
 
-    /// Says a verdict, once it is sure to be heard.
+    /// Says a decision, once it is sure to be heard.
     async fn pronounce(
         &mut self,
         run: &RunId,
-        judgement: Judgement,
-        decisions: u32,
+        gate_decision: GateDecision,
+        operator_decisions: u32,
     ) -> Result<(), Lost> {
-        let Judgement {
+        let GateDecision {
             stage,
-            verdict,
+            decision,
             why,
-        } = judgement;
-        let fact = Fact::Judged {
+        } = gate_decision;
+        let fact = Fact::GateDecided {
             stage: stage.clone(),
-            verdict,
+            decision,
             why: why.clone(),
-            decisions,
+            operator_decisions,
         };
         self.say(run, fact).await?;
         let stats = &self.program.app.stats;
-        stats.count("verdicts", &[("verdict", verdict.as_str())], 1);
-        match verdict {
-            Verdict::Rejected => tracing::error!(%run, %stage, error = why, "rejected"),
-            Verdict::Closed | Verdict::Skipped => tracing::info!(%run, %stage, %verdict, why),
+        stats.count("decisions", &[("decision", decision.as_str())], 1);
+        match decision {
+            Decision::Rejected => tracing::error!(%run, %stage, error = why, "rejected"),
+            Decision::Passed | Decision::Skipped => tracing::info!(%run, %stage, %decision, why),
         }
         if stage == Stage::Fetch {
             self.shared.decided();
@@ -217,17 +224,22 @@ impl<'a> Judge<'a> {
 
     /// Orders first, then the receipt that says so: who dies in between leaves the next one to order again, which
     /// changes nothing for who has carried out an order already.
-    async fn order(&mut self, run: &RunId, shards: Vec<u32>, decisions: u32) -> Result<(), Lost> {
+    async fn order(
+        &mut self,
+        run: &RunId,
+        shards: Vec<u32>,
+        operator_decisions: u32,
+    ) -> Result<(), Lost> {
         let started = self.of(run, |state| state.started().cloned());
         let Some(started) = started.flatten() else {
             return Ok(());
         };
-        let (version, until_ms) = (started.until_ms, self.too_late_ms(&started));
+        let (version, expires_at_ms) = (started.until_ms, self.expires_at_ms(&started));
         for &shard in &shards {
             let order = Order {
                 run: run.clone(),
                 version,
-                until_ms,
+                expires_at_ms,
                 shard,
                 command: Command::RefreshDictionary,
             };
@@ -235,12 +247,22 @@ impl<'a> Judge<'a> {
         }
         self.lead.flush().await?;
         tracing::info!(%run, ?shards, "dictionaries ordered");
-        self.say(run, Fact::Ordered { shards, decisions }).await
+        self.say(
+            run,
+            Fact::Ordered {
+                shards,
+                operator_decisions,
+            },
+        )
+        .await
     }
 
     /// When orders given now are too late: before the gate gives them up, so that none is carried out after it.
-    fn too_late_ms(&self, started: &Started) -> i64 {
-        let of_run = started.course.as_ref().map(|course| &course.overrides);
+    fn expires_at_ms(&self, started: &Started) -> i64 {
+        let of_run = started
+            .run_plan
+            .as_ref()
+            .map(|run_plan| &run_plan.overrides);
         let rules = self.gates.of(&started.pipeline);
         let rules = rules.of_stage(&Stage::Dictionary, of_run.unwrap_or(&BTreeMap::new()));
         let deadline = rules.orders_deadline_ms;
@@ -253,16 +275,16 @@ impl<'a> Judge<'a> {
             let record = held.ledger.finish(run)?;
             held.forget(run);
             let started = held.ledger.record(run)?.progress.started.as_ref();
-            let marks = started.and_then(|started| held.ledger.marks(&started.pipeline));
-            Some((record, marks.unwrap_or_default()))
+            let watermarks = started.and_then(|started| held.ledger.watermarks(&started.pipeline));
+            Some((record, watermarks.unwrap_or_default()))
         });
-        let Some((record, marks)) = record else {
+        let Some((record, watermarks)) = record else {
             return Ok(());
         };
         self.lead.send(RECORDS, record.to_message()).await?;
         self.lead.flush().await?;
         self.shared.decided();
-        let ends = || marks.values().copied();
+        let ends = || watermarks.values().copied();
         if let (Some(first), Some(last)) = (ends().min(), ends().max()) {
             let skew = (last - first) as f64 / 1000.0;
             let stats = &self.program.app.stats;

@@ -96,7 +96,7 @@ impl Shared {
             None => Way::Hold,
         };
         if way == Way::Hold {
-            // Under the lock, so that a verdict is either known here or opens the intake again.
+            // Under the lock, so that a decision is either known here or opens the intake again.
             self.intake.send_replace(false);
         }
         way

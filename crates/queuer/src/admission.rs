@@ -148,7 +148,7 @@ mod tests {
                 partial: false,
                 source: String::new(),
                 nonce: String::new(),
-                course: None,
+                run_plan: None,
             });
             if let Some(tasks) = *tasks {
                 say(Fact::Manifest {

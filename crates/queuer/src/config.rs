@@ -9,7 +9,7 @@ pub struct QueuerSettings {
     /// the source table's primary index, without reading a row; a mark stands for `index_granularity`
     /// rows of the table (8192 by default). A table of fewer marks is cut into as many ranges as it has marks.
     pub min_ranges: usize,
-    /// How far a run of changes reaches back before the end of the last complete run, in seconds: for
+    /// How far an incremental run reaches back before the end of the last complete run, in seconds: for
     /// rows that become visible some time after the change time that they carry.
     pub change_overlap_seconds: u64,
     /// Messages in a queue that tasks go to, or that batches wait in for a store, above which no more of them are published for the time being.

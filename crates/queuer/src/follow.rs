@@ -1,4 +1,4 @@
-//! Which run a run of changes follows: decided from the ledger. Pure.
+//! Which run an incremental run follows: decided from the ledger. Pure.
 
 use std::borrow::Cow;
 
@@ -43,10 +43,10 @@ pub(crate) fn source_of(
     TaskHash::of(parts.into_iter().chain(all)).to_string()
 }
 
-/// Where a run of changes may begin: the older of the marks that the stores have, so that what one of them missed is
+/// Where an incremental run may begin: the older of the marks that the stores have, so that what one of them missed is
 /// sent again; what the other has already counts as unchanged there.
 ///
-/// A store's mark is the latest ended run of `pipeline` that closed well in it and left nothing out, unless a run since
+/// A store's mark is the latest ended run of `pipeline` that passed in it and left nothing out, unless a run since
 /// then, or that run itself, was for another source, for other shards, or not for the store: rows that did not
 /// change since are missing then, and only a full run brings them.
 pub(crate) fn follow(past: Past<'_>, pipeline: &str, shards: u32, source: &str) -> Basis {
@@ -73,8 +73,8 @@ pub(crate) fn follow(past: Past<'_>, pipeline: &str, shards: u32, source: &str) 
     oldest
 }
 
-/// The latest run that closed well in the store and is connected, by runs that did, to one of all rows, or to the oldest
-/// run that is known: where a run of changes begins later than the one before it ended well, rows are missing.
+/// The latest run that passed in the store and is connected, by runs that did, to one of all rows, or to the oldest
+/// run that is known: where an incremental run begins later than the one before it ended well, rows are missing.
 fn mark(ended: &[Cow<'_, Progress>], store: &str, shards: u32, source: &str) -> Basis {
     let mut passed = Vec::new();
     // The run that is accepted, if those before it carry what it does not, and from when on it does not need them.
@@ -128,10 +128,10 @@ fn followed(run: &Progress, started: &Started, passed: &[(&RunId, String)]) -> B
 fn missed(run: &Progress, store: &str) -> Option<String> {
     if store.is_empty() {
         let incomplete = (!run.state.is_complete()).then(|| format!("it was {}", run.state));
-        return incomplete.or_else(|| run.leaves_out.clone());
+        return incomplete.or_else(|| run.gap.clone());
     }
     match run.stores.iter().find(|known| known.store == store) {
-        Some(known) if known.closed => known.leaves_out.clone(),
+        Some(known) if known.closed => known.gap.clone(),
         _ => Some(format!("it did not close well in {store}")),
     }
 }

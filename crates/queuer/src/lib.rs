@@ -42,14 +42,14 @@ const TASKS: &str = "tasks";
 /// What fetchers send, and stores read.
 const BATCHES: &str = "batches";
 const RECEIPTS: &str = "receipts";
-/// What the judge of a pipeline sends after a stage that closed well, and who carries it out may send on.
+/// What the judge of a pipeline sends after a stage that passed, and who carries it out may send on.
 const ORDERS: &str = "orders";
 /// The role whose stores have the dictionaries.
 const CH_WRITER: &str = "ch-writer";
 
 /// The columns that a run would carry if it were planned now: what the stores have to be configured
 /// for. Asks every shard; fails when they differ, or lack a column of the settings.
-pub async fn carried_columns(
+pub async fn source_columns(
     cluster: &Cluster,
     settings: &SourceSettings,
 ) -> Result<Resolved, PlanError> {

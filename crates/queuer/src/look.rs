@@ -55,7 +55,7 @@ mod tests {
                 partial: false,
                 source: "s".into(),
                 nonce: nonce.into(),
-                course: None,
+                run_plan: None,
             },
         }
     }

@@ -27,8 +27,8 @@ pub struct Options {
     /// Give up the unfinished run RUN, which stands in the way, before starting
     #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
     pub force: Option<RunId>,
-    /// Judge this run by another rule than the configured one, such as max_failed_tasks=0.2, or for one stage alone
-    /// ch-writer.max_rejected_rows=0.05; may be given again. It is on the ledger with the run
+    /// Evaluate this run by another rule than the configured one, such as max_failed_task_ratio=0.2, or for one stage alone
+    /// ch-writer.max_rejected_row_ratio=0.05; may be given again. It is on the ledger with the run
     #[arg(long = "gate", value_name = "RULE=NUMBER", value_parser = parse_rule)]
     pub gates: Vec<(String, String)>,
 }
@@ -60,7 +60,7 @@ pub enum Since {
 fn parse_rule(text: &str) -> Result<(String, String), String> {
     let (rule, number) = text
         .split_once('=')
-        .ok_or("give a rule and a number, such as max_failed_tasks=0.2")?;
+        .ok_or("give a rule and a number, such as max_failed_task_ratio=0.2")?;
     let name = rule.rsplit_once('.').map_or(rule, |(_, name)| name);
     ledger::check_rule(name, number)?;
     Ok((rule.to_owned(), number.to_owned()))

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use batch::{Course, Fact, RunId, Stage};
+use batch::{Fact, RunId, RunPlan, Stage};
 use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
 use pipeline::topology::{Edge, Topology};
@@ -80,7 +80,7 @@ pub struct Pipeline {
     /// them until the run is read: it has to take them all.
     pub batch_queues: Vec<String>,
     /// What a run must pass beyond the stores; absent where nobody judges it.
-    pub course: Option<Course>,
+    pub run_plan: Option<RunPlan>,
 }
 
 impl Pipeline {
@@ -118,7 +118,7 @@ impl Pipeline {
         batches.retain(|program| judge.is_none_or(|judge| judge.name != *program));
         Self {
             name: topology.name.clone(),
-            course: judge.map(|judge| course(topology, &judge.name, ends.clone())),
+            run_plan: judge.map(|judge| run_plan(topology, &judge.name, ends.clone())),
             stores: ends.map(|program| program.name.clone()).collect(),
             task_queues: queues(&fetchers),
             batch_queues: queues(&batches),
@@ -129,10 +129,10 @@ impl Pipeline {
 impl Pipeline {
     /// Refuses a rule for a stage that the run will not have.
     pub fn check_gates(&self, gates: &[(String, String)]) -> Result<(), Refused> {
-        let Some(course) = &self.course else {
+        let Some(run_plan) = &self.run_plan else {
             return Ok(());
         };
-        let stages = course.stages(&self.stores);
+        let stages = run_plan.stages(&self.stores);
         let stages: Vec<&str> = stages.iter().map(Stage::as_str).collect();
         for (rule, _) in gates {
             let stage = rule.rsplit_once('.').map(|(stage, _)| stage);
@@ -149,11 +149,11 @@ impl Pipeline {
 }
 
 /// What follows the stores, as the edges have it: the dictionaries are those of the ClickHouse that ch-writer fills.
-fn course<'a>(
+fn run_plan<'a>(
     topology: &'a Topology,
     judge: &str,
     mut stores: impl Iterator<Item = &'a pipeline::topology::Program>,
-) -> Course {
+) -> RunPlan {
     let refreshers: Vec<&str> = topology
         .edges
         .iter()
@@ -164,12 +164,12 @@ fn course<'a>(
     let serp = refreshers
         .iter()
         .any(|refresher| topology.readers(refresher, ORDERS).next().is_some());
-    Course {
+    RunPlan {
         dictionary_after: store
             .filter(|_| !refreshers.is_empty())
             .map(|store| store.name.clone()),
         serp,
-        ..Course::default()
+        ..RunPlan::default()
     }
 }
 
@@ -324,7 +324,7 @@ impl Queuer<'_> {
             partial: plan.partial,
             source: plan.source.clone(),
             nonce: nonce.clone(),
-            course: self.course(),
+            run_plan: self.run_plan(),
         };
         say(sender, &plan.run, started).await?;
         let (ledger, order) = sender.read_history(Order::see).await?;
@@ -350,12 +350,12 @@ impl Queuer<'_> {
     }
 
     /// What the run must pass, with the rules that it alone has.
-    fn course(&self) -> Option<Course> {
+    fn run_plan(&self) -> Option<RunPlan> {
         let rules = &self.planner.options.gates;
-        let course = self.pipeline.course.clone()?;
-        Some(Course {
+        let run_plan = self.pipeline.run_plan.clone()?;
+        Some(RunPlan {
             overrides: rules.iter().cloned().collect(),
-            ..course
+            ..run_plan
         })
     }
 

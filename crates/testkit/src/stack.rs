@@ -77,7 +77,7 @@ impl Stack {
             "[deployment]\nname = \"test\"\n\n\
              [broker]\nurl = \"{}\"\nmanagement_url = \"{}\"\n\n\
              [source]\n{clickhouse}\n\n[clickhouse]\n{clickhouse}{engine}\n\n[dictionary]\ndatabase = \"{}\"\n\n\
-             [gates]\nclose_without_changes = true\nmax_rejected_rows = 0.05\n\n\
+             [gates]\npass_without_changes = true\nmax_rejected_row_ratio = 0.05\n\n\
              [elasticsearch]\nurls = [\"{}\"]\nfollowers_seconds = 1\n\n{}\n{}\n",
             host.url(),
             host.management_url(),

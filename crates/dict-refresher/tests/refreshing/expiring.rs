@@ -128,7 +128,7 @@ async fn what_was_loaded_for_an_earlier_order_of_the_run_is_loaded_anew_after_a_
     tables.insert(0, 20, KEYS..KEYS + 10);
     let proxy = Proxy::start(&tables.database.shards()[0], |_| Action::Forward).await;
     let again = Order {
-        until_ms: first.until_ms + 1,
+        expires_at_ms: first.expires_at_ms + 1,
         ..first
     };
     let done = process_at(&tables, &proxy, again).await;
@@ -218,7 +218,7 @@ async fn a_shard_of_two_versions_is_brought_to_one_however_late_it_is() {
     assert!(tables.dictionaries(0)[0].starts_with("r-20"));
     assert!(tables.dictionaries(1)[0].starts_with("r-10"));
 
-    while now_ms() < order.until_ms {
+    while now_ms() < order.expires_at_ms {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let done = tables.process(order.to_message()).await;

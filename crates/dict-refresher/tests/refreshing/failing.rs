@@ -124,10 +124,10 @@ async fn a_dictionary_with_fewer_entries_than_the_table_has_keys_is_not_put_in_p
 #[tokio::test]
 async fn a_difference_within_the_tolerance_is_let_pass() {
     let mut tables = with_a_live_one().await;
-    tables.settings.element_tolerance = 0.001;
+    tables.settings.entries_tolerance_ratio = 0.001;
     tables.settings.probe_keys = 0;
     let done = refresh_with(&tables, " FINAL'", " FINAL WHERE volume != 27'").await;
-    assert_eq!(done.applied(20).map(|(elements, _)| elements), Some(2999));
+    assert_eq!(done.applied(20).map(|(entries, _)| entries), Some(2999));
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn older_rows_than_the_newest_are_never_loaded() {
 #[tokio::test]
 async fn a_server_with_too_little_free_memory_loads_nothing() {
     let mut tables = with_a_live_one().await;
-    tables.settings.memory_share = 1e9;
+    tables.settings.memory_factor = 1e9;
     let done = tables.refresh(0, 20).await;
     refused(
         &done,
@@ -173,7 +173,7 @@ async fn a_server_with_too_little_free_memory_loads_nothing() {
         "MB of memory are free (max_server_memory_usage), and",
     );
     assert_eq!(tables.dictionaries(0)[1], "-");
-    tables.settings.memory_share = 0.0;
+    tables.settings.memory_factor = 0.0;
     assert_eq!(tables.refresh(0, 20).await.outcome, Outcome::Done);
 }
 
@@ -277,9 +277,9 @@ async fn a_table_that_lost_most_of_its_rows_does_not_empty_the_dictionary() {
     refused(
         &done,
         &tables,
-        "has 1000 entries, the live one 3000: less than min_element_share (0.5)",
+        "has 1000 entries, the live one 3000: less than min_entries_ratio (0.5)",
     );
-    tables.settings.min_element_share = 0.0;
+    tables.settings.min_entries_ratio = 0.0;
     assert_eq!(tables.refresh(0, 20).await.outcome, Outcome::Done);
 }
 
@@ -301,7 +301,7 @@ async fn one_replica_whose_dictionary_is_not_good_keeps_it_from_all() {
     tables.run(1, "TRUNCATE TABLE {db}.keywords_metrics_local");
     let done = tables.refresh(0, 20).await;
     assert!(
-        done.retried().contains("min_element_share"),
+        done.retried().contains("min_entries_ratio"),
         "{}",
         done.retried()
     );

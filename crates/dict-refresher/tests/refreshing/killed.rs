@@ -123,7 +123,7 @@ async fn killed_everywhere(after: bool, first: bool) {
         let done = go_on(&tables, version).await;
         assert_eq!(done.outcome, Outcome::Done, "killed at statement {n}");
         assert_eq!(
-            done.applied(version).map(|(elements, _)| elements),
+            done.applied(version).map(|(entries, _)| entries),
             Some(KEYS)
         );
         assert_eq!(done.restarts(), ["serp-a", "serp-b"]);

@@ -94,13 +94,13 @@ async fn only_the_rows_of_the_shard_are_loaded() {
     for shard in 0..2 {
         let done = tables.refresh(shard, 10).await;
         assert_eq!(done.outcome, Outcome::Done);
-        let elements = done.applied(10).unwrap().0;
+        let entries = done.applied(10).unwrap().0;
         let own = tables.run(
             shard as usize,
             &format!("SELECT count() FROM {{db}}.keywords_metrics_local FINAL WHERE cityHash64(country, keyword) % 2 = {shard}"),
         );
-        assert_eq!(elements.to_string(), own);
-        all += elements;
+        assert_eq!(entries.to_string(), own);
+        all += entries;
     }
     assert_eq!(all, KEYS);
 }

@@ -44,7 +44,7 @@ async fn the_status_says_for_each_replica_what_is_live_and_what_was_before() {
             (live.run.as_deref(), live.version),
             (Some("r-20"), Some(20))
         );
-        assert_eq!((live.elements, live.status.as_str()), (KEYS, "LOADED"));
+        assert_eq!((live.entries, live.status.as_str()), (KEYS, "LOADED"));
         assert!(live.bytes > 0);
         assert_eq!((next.version, next.error.as_str()), (Some(10), ""));
         assert_eq!((replica.shard, replica.error), (0, None));

@@ -186,7 +186,7 @@ pub fn order(shard: u32, version: i64) -> Order {
     Order {
         run: format!("r-{version}").parse().unwrap(),
         version,
-        until_ms: i64::MAX,
+        expires_at_ms: i64::MAX,
         shard,
         command: Command::RefreshDictionary,
     }
@@ -196,7 +196,7 @@ pub fn order(shard: u32, version: i64) -> Order {
 pub fn order_for(shard: u32, version: i64, seconds: f64) -> Order {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Order {
-        until_ms: since.as_millis() as i64 + (seconds * 1000.0) as i64,
+        expires_at_ms: since.as_millis() as i64 + (seconds * 1000.0) as i64,
         ..order(shard, version)
     }
 }
@@ -218,7 +218,7 @@ impl Done {
         let orders = self.sent.to("orders");
         let node = |message: &Message| {
             let order = Order::from_message(message).unwrap();
-            assert_eq!(order.until_ms, i64::MAX);
+            assert_eq!(order.expires_at_ms, i64::MAX);
             match order.command {
                 Command::RestartSerp { node } => node,
                 other => panic!("{other:?}"),
@@ -232,10 +232,10 @@ impl Done {
         self.facts().into_iter().find_map(|fact| match fact {
             Fact::ShardApplied {
                 version: applied,
-                elements,
+                entries,
                 nodes,
                 ..
-            } if applied == version => Some((elements, nodes)),
+            } if applied == version => Some((entries, nodes)),
             _ => None,
         })
     }

@@ -1,8 +1,8 @@
-//! How long a verdict takes, from the last receipt that it needs until it is on the ledger.
+//! How long a decision takes, from the last receipt that it needs until it is on the ledger.
 
 use std::time::{Duration, Instant};
 
-use batch::{Course, Fact, Message, Receipt, RunId};
+use batch::{Fact, Message, Receipt, RunId, RunPlan};
 use pipeline::broker::{Broker, Follower, RabbitMq};
 use pipeline::{history, names};
 use testkit::{Fleet, VirtualHost, repository, unique};
@@ -25,14 +25,14 @@ pub fn run() -> Vec<Figure> {
     vec![
         Figure::absolute(
             format!(
-                "gates: last receipt to verdict, p99 of {RUNS} runs beside one of {RECEIPTS} receipts"
+                "gates: last receipt to decision, p99 of {RUNS} runs beside one of {RECEIPTS} receipts"
             ),
             "s",
             p99,
             Some("<=1"),
         ),
         Figure::absolute(
-            format!("gates: last receipt to verdict, of the run of {RECEIPTS} receipts itself"),
+            format!("gates: last receipt to decision, of the run of {RECEIPTS} receipts itself"),
             "s",
             own,
             Some("<=1"),
@@ -67,25 +67,24 @@ async fn measure() -> (Vec<f64>, f64) {
         let mut small = judged(&run_id(n), SMALL);
         let last = small.pop().expect("it has receipts");
         publish(&broker, names::LEDGER, small).await;
-        beside.push(verdict(&broker, &mut follower, &run_id(n), last).await);
+        beside.push(decision(&broker, &mut follower, &run_id(n), last).await);
     }
-    let own = verdict(&broker, &mut follower, &run_id(0), last_of_large).await;
+    let own = decision(&broker, &mut follower, &run_id(0), last_of_large).await;
     let _ = std::fs::remove_dir_all(&folder);
     (beside, own)
 }
 
-/// Seconds from the confirm of `last` to the verdict on the run's last store, both as this process sees them.
-async fn verdict(broker: &Broker, follower: &mut Follower, run: &RunId, last: Message) -> f64 {
+/// Seconds from the confirm of `last` to the decision on the run's last store, both as this process sees them.
+async fn decision(broker: &Broker, follower: &mut Follower, run: &RunId, last: Message) -> f64 {
     publish(broker, names::LEDGER, vec![last]).await;
     let begun = Instant::now();
     loop {
         let next = tokio::time::timeout(PATIENCE, follower.next()).await;
         let (_, message) = next
-            .expect("a verdict in time")
+            .expect("a decision in time")
             .expect("the ledger goes on");
         let receipt = Receipt::from_message(&message).expect("a receipt");
-        let store =
-            matches!(&receipt.fact, Fact::Judged { stage, .. } if stage.as_str() == "es-writer");
+        let store = matches!(&receipt.fact, Fact::GateDecided { stage, .. } if stage.as_str() == "es-writer");
         if store && receipt.run == *run {
             return begun.elapsed().as_secs_f64();
         }
@@ -103,8 +102,8 @@ fn judged(run: &RunId, count: u32) -> Vec<Message> {
     let change = |message: Message| {
         let mut receipt = Receipt::from_message(&message).expect("a receipt");
         receipt.at_ms = now_ms;
-        if let Fact::Started { course, .. } = &mut receipt.fact {
-            *course = Some(Course::default());
+        if let Fact::Started { run_plan, .. } = &mut receipt.fact {
+            *run_plan = Some(RunPlan::default());
         }
         receipt.to_message()
     };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use batch::{BatchId, Course, Fact, Message, Reason, Receipt, Rows, RunId, RunMode, TaskHash};
+use batch::{BatchId, Fact, Message, Reason, Receipt, Rows, RunId, RunMode, RunPlan, TaskHash};
 use ledger::{Ledger, RunState};
 use pipeline::broker::{Broker, Publication, RabbitMq};
 use pipeline::{history, names};
@@ -125,7 +125,7 @@ pub fn messages(run: &RunId, count: u32) -> Vec<Message> {
             partial: false,
             source: "5f2c".into(),
             nonce: String::new(),
-            course: None::<Course>,
+            run_plan: None::<RunPlan>,
         },
         Fact::Manifest {
             tasks: tasks.into(),

@@ -105,7 +105,7 @@ impl Line {
         }
         assert_eq!(run.rows_fetched, self.stack.hub.rows, "{}", run.summary());
         if run.state.is_unfinished() {
-            // Nobody judges here, and the next run would wait for a verdict.
+            // No persister runs here, and the next run would wait for a decision.
             let over = ["runs", "abandon", run.run.as_str(), "--reason", "measured"];
             self.stack.fleet.run(&over);
         }

@@ -189,13 +189,13 @@ impl Demo {
     }
 }
 
-/// The verdict of each gate.
+/// The decision of each gate.
 fn stages(run: &Value) -> String {
     let stages = run["stages"].as_array().cloned().unwrap_or_default();
     let rows = stages.into_iter().map(|stage| {
         ["stage", "status", "why"].map(|key| stage[key].as_str().unwrap_or_default().to_owned())
     });
-    table(&["stage", "verdict", "why"], &[], rows)
+    table(&["stage", "decision", "why"], &[], rows)
 }
 
 struct Source {

@@ -35,7 +35,7 @@ async fn configure(config: &Config, dry_run: bool, context: &Context) -> anyhow:
     let source = Cluster::new(&config.source.connection())?;
     let target = Cluster::new(&config.clickhouse.connection())?;
     same_shards(&source, &target)?;
-    let carried = queuer::carried_columns(&source, &config.source).await?;
+    let carried = queuer::source_columns(&source, &config.source).await?;
     let table = TargetTable::new(&config.clickhouse, &carried.key, &carried.columns)?;
     let changes = match dry_run {
         true => diff_target(&target, &table).await?,

@@ -120,7 +120,7 @@ fn describe(replicas: &[ReplicaStatus], output: Output) -> String {
             (Some(live), _) => row.extend([
                 live.version.map_or_else(none, Cell::new),
                 live.run.as_ref().map_or_else(none, Cell::new),
-                Cell::new(number(live.elements)),
+                Cell::new(number(live.entries)),
                 Cell::new(bytes(live.bytes)),
                 state(live, output),
             ]),

@@ -33,7 +33,7 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 async fn configure(config: &Config, dry_run: bool, context: &Context) -> anyhow::Result<Exit> {
     let source = Cluster::new(&config.source.connection())?;
     let client = Client::new(&config.elasticsearch)?;
-    let carried = queuer::carried_columns(&source, &config.source).await?;
+    let carried = queuer::source_columns(&source, &config.source).await?;
     let (key, columns) = (&carried.key, &carried.columns);
     let changes = match dry_run {
         true => client.diff(&config.elasticsearch, key, columns).await?,

@@ -54,7 +54,7 @@ enum Role {
     Queuer(queuer::Options),
     /// Read the ranges of the hub that tasks name, and cut them into batches
     Fetcher,
-    /// Judge the stages of every run, order what follows, and release what is held
+    /// Evaluate the gates of every run, order what follows, and release what is held
     Persister,
     /// Write batches into ClickHouse
     ChWriter,
@@ -240,7 +240,7 @@ async fn pipeline_of(
             stores: Vec::new(),
             task_queues: Vec::new(),
             batch_queues: Vec::new(),
-            course: None,
+            run_plan: None,
         }));
     }
     let topology = topology_of(app, config).await?;

@@ -7,7 +7,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use anyhow::bail;
-use batch::{RunId, Stage, Verdict};
+use batch::{Decision, RunId, Stage};
 use comfy_table::Cell;
 use ledger::{Ledger, Progress, State};
 use pipeline::broker::{Broker, RabbitMq};
@@ -30,7 +30,7 @@ pub enum Action {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
     },
-    /// Show one run: its stages and their verdicts, what each store has accounted for, and what went wrong
+    /// Show one run: its stages and their decisions, what each store has accounted for, and what went wrong
     Show {
         /// Its name, or `latest`
         run: String,
@@ -48,12 +48,12 @@ pub enum Action {
     },
     /// Close a stage that its gate rejected, or has not judged, after what was wrong is repaired
     ///
-    /// What builds on the stage is judged again: a pipeline that holds batches takes those of the run out of
+    /// What builds on the stage is evaluated again: a pipeline that holds batches takes those of the run out of
     /// quarantine and releases them; a store that is closed has its dictionaries refreshed. The decision is on the
     /// ledger with its reason and who made it.
-    Approve(Decision),
+    Approve(DecideArguments),
     /// End a stage badly, whatever its gate says: nothing that builds on it begins
-    Reject(Decision),
+    Reject(DecideArguments),
     /// Give a run up, so that the next one can begin; what is on its way still arrives
     Abandon {
         /// Its name
@@ -64,7 +64,7 @@ pub enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Decision {
+pub struct DecideArguments {
     /// Name of the run
     run: RunId,
     /// The stage: plan, fetch, the program of a store such as ch-writer, sync, dictionary or serp
@@ -99,10 +99,10 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
             Action::Show { run, watch: false } => show(&broker, &run, output).await,
             Action::Watch { run, timeout } => watch::watch(&broker, &run, timeout, output).await,
             Action::Approve(decision) => {
-                decide::decide(&broker, decision, Verdict::Closed, output).await
+                decide::decide(&broker, decision, Decision::Passed, output).await
             }
             Action::Reject(decision) => {
-                decide::decide(&broker, decision, Verdict::Rejected, output).await
+                decide::decide(&broker, decision, Decision::Rejected, output).await
             }
             Action::Abandon { run, because } => {
                 decide::abandon(&broker, run, because, output).await
@@ -183,19 +183,19 @@ async fn list(
 }
 
 /// For each run, in the order of their beginnings, by how much the stores of its pipeline differed after it, in
-/// milliseconds: the ends of the latest runs that closed well in each. `None` while one of them has none.
+/// milliseconds: the ends of the latest runs that passed in each. `None` while one of them has none.
 fn skews(runs: &[Progress]) -> Vec<Option<i64>> {
-    let mut marks: BTreeMap<&str, BTreeMap<&str, i64>> = BTreeMap::new();
+    let mut watermarks: BTreeMap<&str, BTreeMap<&str, i64>> = BTreeMap::new();
     let after = |run| {
         let run: &Progress = run;
         let started = run.started.as_ref()?;
-        let marks = marks.entry(&started.pipeline).or_default();
+        let watermarks = watermarks.entry(&started.pipeline).or_default();
         if !started.partial {
             let closed = run.stores.iter().filter(|store| store.closed);
-            marks.extend(closed.map(|store| (store.store.as_str(), started.until_ms)));
+            watermarks.extend(closed.map(|store| (store.store.as_str(), started.until_ms)));
         }
         let ends: Option<Vec<i64>> = (started.stores.iter())
-            .map(|store| marks.get(store.as_str()).copied())
+            .map(|store| watermarks.get(store.as_str()).copied())
             .collect();
         let ends = ends?;
         Some(ends.iter().max()? - ends.iter().min()?)
@@ -215,20 +215,20 @@ async fn show(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exi
     let ledger = read(broker).await?;
     let progress = find(&ledger, name)?;
     // Of a run that has ended well the tasks are no longer told one by one.
-    let troubles = ledger.run(&progress.run).map(|run| run.troubles());
-    let troubles = troubles.unwrap_or_default();
+    let problems = ledger.run(&progress.run).map(|run| run.problems());
+    let problems = problems.unwrap_or_default();
     if output.is_json() {
         let mut answer = serde_json::to_value(&progress)?;
-        answer["troubles"] = serde_json::to_value(troubles)?;
+        answer["problems"] = serde_json::to_value(problems)?;
         output.json(&answer)?;
         return Ok(Exit::Ok);
     }
     output.text(&describe::describe(&progress, output))?;
-    for trouble in troubles {
+    for problem in problems {
         output.line(format!(
             "task {}: {}",
-            trouble.task,
-            watch::trouble(&trouble.trouble)
+            problem.task,
+            watch::problem(&problem.problem)
         ))?;
     }
     Ok(Exit::Ok)

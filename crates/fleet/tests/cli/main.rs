@@ -83,9 +83,9 @@ fn values_that_cannot_work_together_are_refused() {
 #[test]
 fn rules_by_which_nothing_would_ever_be_judged_are_refused() {
     let check = |setting: &str| Folder::new().fleet(&["config", "check", "--set", setting], &[]);
-    check("gates.max_rejected_rows=7").must_be("config-gate-share.txt");
-    check("gates.pipelines.dircet.max_failed_tasks=0.2").must_be("config-gate-pipeline.txt");
-    check("gates.pipelines.direct.max_failed_tasks=0.2").must_be("config-gate.txt");
+    check("gates.max_rejected_row_ratio=7").must_be("config-gate-share.txt");
+    check("gates.pipelines.dircet.max_failed_task_ratio=0.2").must_be("config-gate-pipeline.txt");
+    check("gates.pipelines.direct.max_failed_task_ratio=0.2").must_be("config-gate.txt");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `fleet runs`: what is drawn of a run, and what an operator decides, on a real ledger.
 
 use batch::{
-    BatchId, Course, Fact, Reason, Receipt, Rows, RunId, RunMode, Stage, TaskHash, Verdict,
+    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, TaskHash,
 };
 use pipeline::broker::{Broker, Confirm, Publication, RabbitMq};
 use testkit::VirtualHost;
@@ -79,15 +79,15 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
             .into_iter()
             .collect(),
     };
-    let judged = |stage: &str, verdict, why: &str| Fact::Judged {
+    let judged = |stage: &str, decision, why: &str| Fact::GateDecided {
         stage: stage.parse::<Stage>().unwrap(),
-        verdict,
+        decision,
         why: why.into(),
-        decisions: 0,
+        operator_decisions: 0,
     };
-    let es_verdict = match es[1] {
-        0 => Verdict::Closed,
-        _ => Verdict::Rejected,
+    let es_decision = match es[1] {
+        0 => Decision::Passed,
+        _ => Decision::Rejected,
     };
     vec![
         Fact::Started {
@@ -99,10 +99,10 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
             partial: false,
             source: "s".into(),
             nonce: String::new(),
-            course: Some(Course {
+            run_plan: Some(RunPlan {
                 dictionary_after: Some("ch-writer".into()),
                 serp: true,
-                overrides: [("max_failed_tasks".into(), "0.2".into())].into(),
+                overrides: [("max_failed_task_ratio".into(), "0.2".into())].into(),
             }),
         },
         Fact::Manifest {
@@ -121,19 +121,23 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
         stored("es-writer", es),
         judged(
             "plan",
-            Verdict::Closed,
+            Decision::Passed,
             "1 tasks published, 1000 rows at most",
         ),
         judged(
             "fetch",
-            Verdict::Closed,
+            Decision::Passed,
             "1 of 1 tasks fetched, 0 given up, 1000 rows",
         ),
-        judged("ch-writer", Verdict::Closed, "1000 rows read = 1000 stored"),
-        judged("es-writer", es_verdict, "by the rows refused"),
+        judged(
+            "ch-writer",
+            Decision::Passed,
+            "1000 rows read = 1000 stored",
+        ),
+        judged("es-writer", es_decision, "by the rows refused"),
         Fact::Ordered {
             shards: vec![0],
-            decisions: 0,
+            operator_decisions: 0,
         },
     ]
 }
@@ -210,14 +214,14 @@ fn an_approval_names_a_stage_before_it_that_keeps_anything_from_following_and_no
     facts.truncate(5);
     facts.extend(
         [
-            ("fetch", Verdict::Rejected),
-            ("ch-writer", Verdict::Skipped),
+            ("fetch", Decision::Rejected),
+            ("ch-writer", Decision::Skipped),
         ]
-        .map(|(stage, verdict)| Fact::Judged {
+        .map(|(stage, decision)| Fact::GateDecided {
             stage: stage.parse::<Stage>().unwrap(),
-            verdict,
+            decision,
             why: String::new(),
-            decisions: 0,
+            operator_decisions: 0,
         }),
     );
     runs.say(0, facts);

@@ -81,17 +81,17 @@ fn a_replica_that_is_down_is_done_without() {
     let _workers: Vec<Background> = WORKERS.iter().map(start).collect();
     let run = publish(&stack, &options);
     for store in WRITERS {
-        until_stage(&stack, &run, store, "closed");
+        until_stage(&stack, &run, store, "passed");
     }
     assert_stores_agree(&stack);
     // A dictionary is put in place on all replicas or on none: the run waits for the dead ones, and says so.
     let named = eventually(|| {
         let progress = progress(&stack, &run);
-        let troubles =
-            ["sync", "dictionary"].map(|name| stage(&progress, name)["troubles"].to_string());
-        troubles
+        let problems =
+            ["sync", "dictionary"].map(|name| stage(&progress, name)["problems"].to_string());
+        problems
             .iter()
-            .any(|troubles| troubles.contains("127.0.0.1:1"))
+            .any(|problems| problems.contains("127.0.0.1:1"))
     });
     assert!(named, "{:#}", progress(&stack, &run));
 }

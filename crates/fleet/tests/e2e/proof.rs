@@ -115,7 +115,7 @@ fn a_run_goes_from_the_hub_to_every_port_of_the_serp_service_which_answers_all_t
         "dictionary",
         "serp",
     ] {
-        assert_eq!(stage(&progress, name)["status"], "closed", "{progress:#}");
+        assert_eq!(stage(&progress, name)["status"], "passed", "{progress:#}");
     }
 
     // Nothing changed: nothing is refreshed or restarted.
@@ -234,7 +234,7 @@ fn a_batched_run_writes_nothing_before_it_is_read_whole_and_then_all_of_it() {
     workers[0].kill();
     workers[0] = stack.fleet.start("fetcher");
     let early = progress(&stack, &run);
-    if stage(&early, "fetch")["status"] != "closed" {
+    if stage(&early, "fetch")["status"] != "passed" {
         for store in WRITERS {
             assert_eq!(stage(&early, store)["done"], 0, "{early:#}");
         }
@@ -335,14 +335,18 @@ fn what_one_store_missed_is_sent_again_and_the_other_has_it_already() {
     // Elasticsearch is judged by a rule that its refused rows do not pass; ClickHouse closes, and goes on to its end.
     let second = publish(
         &stack,
-        &["--full", "--gate", "es-writer.max_rejected_rows=0.0001"],
+        &[
+            "--full",
+            "--gate",
+            "es-writer.max_rejected_row_ratio=0.0001",
+        ],
     );
     let rejected = eventually(|| progress(&stack, &second)["state"] == "rejected");
     let last = progress(&stack, &second);
     assert!(rejected, "{last:#}");
     assert_eq!(stage(&last, "es-writer")["status"], "rejected");
     for name in ["ch-writer", "dictionary"] {
-        assert_eq!(stage(&last, name)["status"], "closed", "{last:#}");
+        assert_eq!(stage(&last, name)["status"], "passed", "{last:#}");
     }
     let listed = stack.fleet.json(&["runs", "list"]);
     let runs = listed["runs"].as_array().unwrap();
@@ -351,7 +355,7 @@ fn what_one_store_missed_is_sent_again_and_the_other_has_it_already() {
         "{listed:#}"
     );
 
-    // The next cycle begins where the last one closed well in both, so the changes are in it once more.
+    // The next cycle begins where the last one passed in both, so the changes are in it once more.
     let third = publish(&stack, &[]);
     let progress = complete(&stack, &third);
     let read = progress["rows_fetched"].as_u64().unwrap();

@@ -20,7 +20,7 @@ fn what_is_written_to_one_replica_is_on_all_of_them_before_any_dictionary_is_loa
     assert_stores_agree(&stack);
     assert_dictionaries(&stack);
     let sync = stage(&progress, "sync");
-    assert_eq!(sync["status"], "closed", "{progress:#}");
+    assert_eq!(sync["status"], "passed", "{progress:#}");
 }
 
 #[test]
@@ -69,9 +69,9 @@ fn named_until_it_has_caught_up(stack: &Stack, refresher: &Fleet, lagging: &str)
     let _workers = start(stack, refresher);
     let run = publish(stack, &[]);
     let late = || {
-        let troubles = troubles(&stage(&progress(stack, &run), "sync"));
-        let of_replica = |trouble: &String| trouble.starts_with("shard 0: replica ");
-        troubles.into_iter().filter(of_replica).collect::<Vec<_>>()
+        let problems = problems(&stage(&progress(stack, &run), "sync"));
+        let of_replica = |problem: &String| problem.starts_with("shard 0: replica ");
+        problems.into_iter().filter(of_replica).collect::<Vec<_>>()
     };
     assert!(eventually(|| !late().is_empty()), "{}", last(stack, &run));
     let told = late();
@@ -87,12 +87,12 @@ fn named_until_it_has_caught_up(stack: &Stack, refresher: &Fleet, lagging: &str)
     );
     assert_eq!(dictionary_entries(stack, 0), [None, None]);
     let now = progress(stack, &run);
-    assert_ne!(stage(&now, "sync")["status"], "closed", "{now:#}");
+    assert_ne!(stage(&now, "sync")["status"], "passed", "{now:#}");
 
     fetches("START");
     let end = complete(stack, &run);
     assert_eq!(
-        troubles(&stage(&end, "sync")),
+        problems(&stage(&end, "sync")),
         Vec::<String>::new(),
         "{end:#}"
     );
@@ -157,15 +157,15 @@ fn keys(stack: &Stack, shard: usize) -> Vec<Option<u64>> {
     vec![Some(expected(stack).keys[shard]); replicas]
 }
 
-fn troubles(stage: &Value) -> Vec<String> {
-    let troubles = stage["troubles"].as_array().cloned().unwrap_or_default();
-    let text = |trouble: &Value| trouble.as_str().map(str::to_owned);
-    troubles.iter().filter_map(text).collect()
+fn problems(stage: &Value) -> Vec<String> {
+    let problems = stage["problems"].as_array().cloned().unwrap_or_default();
+    let text = |problem: &Value| problem.as_str().map(str::to_owned);
+    problems.iter().filter_map(text).collect()
 }
 
 /// The number in "replica … is 12 s behind".
-fn seconds_behind(trouble: &str) -> Option<u64> {
-    let (before, _) = trouble.split_once(" s behind")?;
+fn seconds_behind(problem: &str) -> Option<u64> {
+    let (before, _) = problem.split_once(" s behind")?;
     before.rsplit(' ').next()?.parse().ok()
 }
 

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use batch::{Fact, Receipt, RunMode, Stage, Verdict};
-use ledger::{Rules, RunState, State, Status, judge};
+use batch::{Decision, Fact, Receipt, RunMode, Stage};
+use ledger::{GateRules, RunState, State, Status, evaluate_gates};
 
 use crate::receipts::*;
 
-pub fn rules() -> Rules {
-    Rules {
-        max_failed_tasks: 0.1,
-        max_rejected_rows: 0.01,
+pub fn rules() -> GateRules {
+    GateRules {
+        max_failed_task_ratio: 0.1,
+        max_rejected_row_ratio: 0.01,
         deadline_ms: 60_000,
         orders_deadline_ms: 60_000,
         serp_deadline_ms: 600_000,
-        close_without_changes: false,
+        pass_without_changes: false,
         overrides: BTreeMap::new(),
     }
 }
@@ -33,13 +33,17 @@ fn es() -> Stage {
 /// Carries out what is due, as the persister does, until nothing is.
 fn settle(state: &mut RunState, now_ms: i64) {
     loop {
-        let due = judge(state, &rules(), now_ms);
-        for judgement in &due {
-            let decisions = state.decisions();
-            let mut receipt = judged(judgement.stage.clone(), judgement.verdict, decisions);
+        let due = evaluate_gates(state, &rules(), now_ms);
+        for gate_decision in &due {
+            let operator_decisions = state.operator_decisions();
+            let mut receipt = judged(
+                gate_decision.stage.clone(),
+                gate_decision.decision,
+                operator_decisions,
+            );
             receipt.at_ms = now_ms;
-            if let Fact::Judged { why, .. } = &mut receipt.fact {
-                why.clone_from(&judgement.why);
+            if let Fact::GateDecided { why, .. } = &mut receipt.fact {
+                why.clone_from(&gate_decision.why);
             }
             state.apply(&receipt);
         }
@@ -51,83 +55,83 @@ fn settle(state: &mut RunState, now_ms: i64) {
 
 /// A run of `planned` tasks for stores that answer nothing, of which `fetched` were read and `given_up` were not.
 fn fetching(planned: u8, fetched_tasks: u8, given_up_tasks: u8) -> RunState {
-    let mut state = fold(&[judged_run(&["es"]), manifest(planned.into())]);
+    let mut state = fold(&[gated_run(&["es"]), manifest(planned.into())]);
     (0..fetched_tasks).for_each(|n| state.apply(&fetched(n, 1, 1, 100)));
     (fetched_tasks..fetched_tasks + given_up_tasks).for_each(|n| state.apply(&given_up(n)));
     state
 }
 
-fn verdict(state: &mut RunState, stage: &Stage, now_ms: i64) -> Option<(Verdict, String)> {
+fn decision(state: &mut RunState, stage: &Stage, now_ms: i64) -> Option<(Decision, String)> {
     settle(state, now_ms);
-    let ruling = state.ruling(stage)?;
-    Some((ruling.verdict, ruling.why))
+    let outcome = state.outcome(stage)?;
+    Some((outcome.decision, outcome.why))
 }
 
-fn stage_verdict(state: &mut RunState, stage: &Stage) -> Option<Verdict> {
-    verdict(state, stage, SOON).map(|(verdict, _)| verdict)
+fn stage_decision(state: &mut RunState, stage: &Stage) -> Option<Decision> {
+    decision(state, stage, SOON).map(|(decision, _)| decision)
 }
 
 #[test]
 fn nothing_is_judged_before_the_manifest_says_how_many_tasks_there_are() {
-    let mut state = fold(&[judged_run(&["es"]), fetched(1, 1, 1, 5)]);
-    assert_eq!(judge(&state, &rules(), SOON), []);
+    let mut state = fold(&[gated_run(&["es"]), fetched(1, 1, 1, 5)]);
+    assert_eq!(evaluate_gates(&state, &rules(), SOON), []);
     state.apply(&manifest(1));
     assert_eq!(
-        stage_verdict(&mut state, &Stage::Fetch),
-        Some(Verdict::Closed)
+        stage_decision(&mut state, &Stage::Fetch),
+        Some(Decision::Passed)
     );
 }
 
 #[test]
 fn a_run_of_which_a_task_is_still_out_is_not_judged_however_many_are_in() {
     let mut state = fetching(10, 9, 0);
-    assert_eq!(stage_verdict(&mut state, &Stage::Fetch), None);
+    assert_eq!(stage_decision(&mut state, &Stage::Fetch), None);
     state.apply(&fetched(9, 1, 1, 100));
     assert_eq!(
-        stage_verdict(&mut state, &Stage::Fetch),
-        Some(Verdict::Closed)
+        stage_decision(&mut state, &Stage::Fetch),
+        Some(Decision::Passed)
     );
 }
 
 #[test]
 fn one_failed_task_of_ten_is_at_the_limit_and_rejects_and_one_of_eleven_is_below_it() {
-    let (verdict, why) = verdict(&mut fetching(10, 9, 1), &Stage::Fetch, SOON).unwrap();
-    assert_eq!(verdict, Verdict::Rejected);
+    let (decision, why) = decision(&mut fetching(10, 9, 1), &Stage::Fetch, SOON).unwrap();
+    assert_eq!(decision, Decision::Rejected);
     assert!(why.contains("9 of 10 tasks fetched, 1 given up"), "{why}");
-    assert!(why.contains("max_failed_tasks 0.1"), "{why}");
+    assert!(why.contains("max_failed_task_ratio 0.1"), "{why}");
     assert_eq!(
-        stage_verdict(&mut fetching(11, 10, 1), &Stage::Fetch),
-        Some(Verdict::Closed)
+        stage_decision(&mut fetching(11, 10, 1), &Stage::Fetch),
+        Some(Decision::Passed)
     );
 }
 
 #[test]
 fn nine_tasks_of_ten_close_a_run_that_may_lose_more_than_one_and_eight_reject_it() {
     let with_rule = |fetched_tasks: u8, given_up_tasks: u8| {
-        let mut begun = judged_run(&["es"]);
-        if let Fact::Started { course, .. } = &mut begun.fact {
-            let rule = ("max_failed_tasks".to_owned(), "0.2".to_owned());
-            course.as_mut().unwrap().overrides = BTreeMap::from([rule]);
+        let mut begun = gated_run(&["es"]);
+        if let Fact::Started { run_plan, .. } = &mut begun.fact {
+            let rule = ("max_failed_task_ratio".to_owned(), "0.2".to_owned());
+            run_plan.as_mut().unwrap().overrides = BTreeMap::from([rule]);
         }
         let mut state = fold(&[begun, manifest(10)]);
         (0..fetched_tasks).for_each(|n| state.apply(&fetched(n, 1, 1, 100)));
         (fetched_tasks..10)
             .take(given_up_tasks.into())
             .for_each(|n| state.apply(&given_up(n)));
-        stage_verdict(&mut state, &Stage::Fetch)
+        stage_decision(&mut state, &Stage::Fetch)
     };
-    assert_eq!(with_rule(9, 1), Some(Verdict::Closed));
-    assert_eq!(with_rule(8, 2), Some(Verdict::Rejected));
+    assert_eq!(with_rule(9, 1), Some(Decision::Passed));
+    assert_eq!(with_rule(8, 2), Some(Decision::Rejected));
 }
 
 #[test]
 fn a_task_that_fails_twice_and_succeeds_the_third_time_is_a_success() {
-    let mut state = fold(&[judged_run(&["es"]), manifest(1), failed(1, 1), failed(1, 2)]);
-    assert_eq!(stage_verdict(&mut state, &Stage::Fetch), None);
+    let mut state = fold(&[gated_run(&["es"]), manifest(1), failed(1, 1), failed(1, 2)]);
+    assert_eq!(stage_decision(&mut state, &Stage::Fetch), None);
     state.apply(&fetched(1, 3, 1, 10));
     assert_eq!(
-        stage_verdict(&mut state, &Stage::Fetch),
-        Some(Verdict::Closed)
+        stage_decision(&mut state, &Stage::Fetch),
+        Some(Decision::Passed)
     );
 }
 
@@ -136,28 +140,28 @@ fn repeated_failures_of_one_task_count_once() {
     let mut state = fetching(20, 19, 0);
     (0..9).for_each(|_| state.apply(&given_up(19)));
     assert_eq!(
-        stage_verdict(&mut state, &Stage::Fetch),
-        Some(Verdict::Closed)
+        stage_decision(&mut state, &Stage::Fetch),
+        Some(Decision::Passed)
     );
 }
 
 #[test]
 fn too_many_failed_tasks_reject_before_the_last_one_is_in() {
     assert_eq!(
-        stage_verdict(&mut fetching(10, 2, 1), &Stage::Fetch),
-        Some(Verdict::Rejected)
+        stage_decision(&mut fetching(10, 2, 1), &Stage::Fetch),
+        Some(Decision::Rejected)
     );
 }
 
 #[test]
 fn an_empty_run_is_rejected() {
     for receipts in [
-        vec![judged_run(&["es"]), manifest(0)],
-        vec![judged_run(&["es"]), manifest(1), fetched(1, 1, 0, 0)],
+        vec![gated_run(&["es"]), manifest(0)],
+        vec![gated_run(&["es"]), manifest(1), fetched(1, 1, 0, 0)],
     ] {
         let mut state = fold(&receipts);
-        let (verdict, why) = verdict(&mut state, &Stage::Fetch, SOON).unwrap();
-        assert_eq!(verdict, Verdict::Rejected);
+        let (decision, why) = decision(&mut state, &Stage::Fetch, SOON).unwrap();
+        assert_eq!(decision, Decision::Rejected);
         assert!(why.contains("an empty run"), "{why}");
         assert_eq!(state.state(), State::Rejected);
     }
@@ -165,27 +169,30 @@ fn an_empty_run_is_rejected() {
 
 #[test]
 fn a_run_of_changes_without_any_closes_where_that_is_allowed_and_orders_nothing() {
-    let mut begun = judged_run(&["ch"]);
+    let mut begun = gated_run(&["ch"]);
     if let Fact::Started { mode, .. } = &mut begun.fact {
         *mode = RunMode::Since { since_ms: 1 };
     }
     let state = fold(&[begun, manifest(1), fetched(1, 1, 0, 0)]);
-    assert_eq!(judge(&state, &rules(), SOON)[1].verdict, Verdict::Rejected);
-    let allowed = Rules {
-        close_without_changes: true,
+    assert_eq!(
+        evaluate_gates(&state, &rules(), SOON)[1].decision,
+        Decision::Rejected
+    );
+    let allowed = GateRules {
+        pass_without_changes: true,
         ..rules()
     };
-    let due = judge(&state, &allowed, SOON);
-    let verdicts: Vec<_> = due.iter().map(|d| (d.stage.as_str(), d.verdict)).collect();
+    let due = evaluate_gates(&state, &allowed, SOON);
+    let decisions: Vec<_> = due.iter().map(|d| (d.stage.as_str(), d.decision)).collect();
     assert_eq!(
-        verdicts,
+        decisions,
         [
-            ("plan", Verdict::Closed),
-            ("fetch", Verdict::Closed),
-            ("ch", Verdict::Closed),
-            ("sync", Verdict::Skipped),
-            ("dictionary", Verdict::Skipped),
-            ("serp", Verdict::Skipped),
+            ("plan", Decision::Passed),
+            ("fetch", Decision::Passed),
+            ("ch", Decision::Passed),
+            ("sync", Decision::Skipped),
+            ("dictionary", Decision::Skipped),
+            ("serp", Decision::Skipped),
         ]
     );
 }
@@ -193,15 +200,15 @@ fn a_run_of_changes_without_any_closes_where_that_is_allowed_and_orders_nothing(
 #[test]
 fn a_run_past_its_deadline_is_rejected_with_what_is_missing() {
     let mut state = fetching(10, 9, 0);
-    let (verdict, why) = verdict(&mut state, &Stage::Fetch, AFTER_THE_DEADLINE).unwrap();
-    assert_eq!(verdict, Verdict::Rejected);
+    let (decision, why) = decision(&mut state, &Stage::Fetch, AFTER_THE_DEADLINE).unwrap();
+    assert_eq!(decision, Decision::Rejected);
     assert!(why.contains("past its deadline: 9 of 10"), "{why}");
     assert_eq!(state.state(), State::Rejected);
 }
 
 #[test]
 fn a_run_whose_queuer_died_before_the_manifest_ends_at_its_deadline() {
-    let mut state = fold(&[judged_run(&["es"]), fetched(1, 1, 1, 5)]);
+    let mut state = fold(&[gated_run(&["es"]), fetched(1, 1, 1, 5)]);
     settle(&mut state, SOON);
     assert_eq!(state.state(), State::Planning);
     settle(&mut state, AFTER_THE_DEADLINE);
@@ -211,12 +218,12 @@ fn a_run_whose_queuer_died_before_the_manifest_ends_at_its_deadline() {
 #[test]
 fn a_store_closes_only_when_every_row_read_is_stored_unchanged_skipped_or_quarantined() {
     let mut state = fetching(1, 1, 0);
-    assert_eq!(stage_verdict(&mut state, &es()), None);
+    assert_eq!(stage_decision(&mut state, &es()), None);
     state.apply(&stored("es", 0, 1, 0, [99, 0, 0]));
-    assert_eq!(stage_verdict(&mut state, &es()), None, "a row is missing");
+    assert_eq!(stage_decision(&mut state, &es()), None, "a row is missing");
     state.apply(&stored("es", 0, 1, 0, [60, 40, 0]));
-    let (closed, why) = verdict(&mut state, &es(), SOON).unwrap();
-    assert_eq!(closed, Verdict::Closed);
+    let (closed, why) = decision(&mut state, &es(), SOON).unwrap();
+    assert_eq!(closed, Decision::Passed);
     assert!(
         why.contains("100 rows read = 60 stored + 40 unchanged"),
         "{why}"
@@ -228,16 +235,16 @@ fn a_store_closes_only_when_every_row_read_is_stored_unchanged_skipped_or_quaran
 fn rows_that_do_not_add_up_never_close_a_store() {
     let mut state = fetching(1, 1, 0);
     state.apply(&stored("es", 0, 1, 0, [101, 0, 0]));
-    assert_eq!(stage_verdict(&mut state, &es()), None);
-    let (rejected, why) = verdict(&mut state, &es(), AFTER_THE_DEADLINE).unwrap();
-    assert_eq!(rejected, Verdict::Rejected);
+    assert_eq!(stage_decision(&mut state, &es()), None);
+    let (rejected, why) = decision(&mut state, &es(), AFTER_THE_DEADLINE).unwrap();
+    assert_eq!(rejected, Decision::Rejected);
     assert!(why.contains("do not add up"), "{why}");
 }
 
 #[test]
 fn as_many_rejected_rows_as_the_limit_reject_a_store_and_fewer_do_not() {
     let with = |quarantined| {
-        let mut state = fold(&[judged_run(&["es"]), manifest(1), fetched(0, 1, 1, 1_000)]);
+        let mut state = fold(&[gated_run(&["es"]), manifest(1), fetched(0, 1, 1, 1_000)]);
         state.apply(&stored(
             "es",
             0,
@@ -245,13 +252,13 @@ fn as_many_rejected_rows_as_the_limit_reject_a_store_and_fewer_do_not() {
             0,
             [1_000 - quarantined, 0, quarantined],
         ));
-        verdict(&mut state, &es(), SOON).unwrap()
+        decision(&mut state, &es(), SOON).unwrap()
     };
-    assert_eq!(with(9).0, Verdict::Closed);
+    assert_eq!(with(9).0, Decision::Passed);
     let (rejected, why) = with(10);
-    assert_eq!(rejected, Verdict::Rejected);
+    assert_eq!(rejected, Decision::Rejected);
     assert!(
-        why.contains("max_rejected_rows") && why.contains("refused-rows"),
+        why.contains("max_rejected_row_ratio") && why.contains("refused-rows"),
         "{why}"
     );
 }
@@ -259,7 +266,7 @@ fn as_many_rejected_rows_as_the_limit_reject_a_store_and_fewer_do_not() {
 /// A run of one task that both stores have; the dictionary's two shards are ordered.
 fn ordered_run() -> RunState {
     let mut state = fold(&[
-        judged_run(&["ch", "es"]),
+        gated_run(&["ch", "es"]),
         manifest(1),
         fetched(0, 1, 1, 100),
         stored("ch", 0, 1, 0, [100, 0, 0]),
@@ -275,14 +282,14 @@ fn ordered_run() -> RunState {
 #[test]
 fn clickhouse_succeeds_elasticsearch_fails_and_the_dictionary_is_refreshed_all_the_same() {
     let mut state = fold(&[
-        judged_run(&["ch", "es"]),
+        gated_run(&["ch", "es"]),
         manifest(1),
         fetched(0, 1, 1, 100),
         stored("es", 0, 1, 0, [50, 0, 50]),
         stored("ch", 0, 1, 0, [100, 0, 0]),
     ]);
     settle(&mut state, SOON);
-    assert_eq!(state.ruling(&es()).unwrap().verdict, Verdict::Rejected);
+    assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Rejected);
     assert_eq!(state.shards_to_order(), [0, 1]);
     assert_eq!(state.state(), State::Running);
     for receipt in [
@@ -306,7 +313,7 @@ fn clickhouse_succeeds_elasticsearch_fails_and_the_dictionary_is_refreshed_all_t
 #[test]
 fn elasticsearch_succeeds_clickhouse_fails_and_no_dictionary_is_touched() {
     let mut state = fold(&[
-        judged_run(&["ch", "es"]),
+        gated_run(&["ch", "es"]),
         manifest(1),
         fetched(0, 1, 1, 100),
         stored("es", 0, 1, 0, [100, 0, 0]),
@@ -314,9 +321,9 @@ fn elasticsearch_succeeds_clickhouse_fails_and_no_dictionary_is_touched() {
     ]);
     settle(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0; 0]);
-    assert_eq!(state.ruling(&es()).unwrap().verdict, Verdict::Closed);
+    assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Passed);
     for stage in [Stage::Sync, Stage::Dictionary, Stage::Serp] {
-        assert_eq!(state.ruling(&stage).unwrap().verdict, Verdict::Skipped);
+        assert_eq!(state.outcome(&stage).unwrap().decision, Decision::Skipped);
     }
     assert_eq!(state.state(), State::Rejected);
 }
@@ -324,22 +331,22 @@ fn elasticsearch_succeeds_clickhouse_fails_and_no_dictionary_is_touched() {
 #[test]
 fn a_rejected_fetch_touches_neither_dictionary_nor_serp() {
     let mut state = fold(&[
-        judged_run(&["ch", "es"]),
+        gated_run(&["ch", "es"]),
         manifest(2),
         fetched(0, 1, 1, 5),
         given_up(1),
     ]);
     settle(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0; 0]);
-    let verdicts = state.progress().stages;
-    let skipped = verdicts.iter().filter(|s| s.status == Status::Skipped);
+    let decisions = state.progress().stages;
+    let skipped = decisions.iter().filter(|s| s.status == Status::Skipped);
     assert_eq!(skipped.count(), 5);
     assert_eq!(state.state(), State::Rejected);
 }
 
 #[test]
 fn a_partial_run_orders_no_dictionary() {
-    let mut begun = judged_run(&["ch"]);
+    let mut begun = gated_run(&["ch"]);
     if let Fact::Started { partial, .. } = &mut begun.fact {
         *partial = true;
     }
@@ -362,8 +369,8 @@ fn a_run_is_complete_when_every_node_serves_what_every_shard_has_applied() {
         settle(&mut state, SOON);
         for stage in closed {
             assert_eq!(
-                state.ruling(stage).map(|r| r.verdict),
-                Some(Verdict::Closed),
+                state.outcome(stage).map(|r| r.decision),
+                Some(Decision::Passed),
                 "{stage} after {receipt:?}"
             );
         }
@@ -401,24 +408,27 @@ fn a_late_replica_is_named_with_how_far_it_is_behind_and_its_shard_is_not_refres
     let sync = &state.progress().stages[4];
     assert_eq!(sync.stage, Stage::Sync);
     assert!(
-        sync.troubles[0].contains("laksa001 is 4200 s behind"),
+        sync.problems[0].contains("laksa001 is 4200 s behind"),
         "{:?}",
-        sync.troubles
+        sync.problems
     );
     let mut given_up = order_failed(Stage::Sync, "1", true);
     given_up.at_ms += 1;
     state.apply(&given_up);
     settle(&mut state, SOON);
     assert_eq!(
-        state.ruling(&Stage::Sync).unwrap().verdict,
-        Verdict::Rejected
+        state.outcome(&Stage::Sync).unwrap().decision,
+        Decision::Rejected
     );
     assert_eq!(
-        state.ruling(&Stage::Dictionary).unwrap().verdict,
-        Verdict::Rejected
+        state.outcome(&Stage::Dictionary).unwrap().decision,
+        Decision::Rejected
     );
     // The node of the shard that was refreshed was restarted.
-    assert_eq!(state.ruling(&Stage::Serp).unwrap().verdict, Verdict::Closed);
+    assert_eq!(
+        state.outcome(&Stage::Serp).unwrap().decision,
+        Decision::Passed
+    );
     assert_eq!(state.state(), State::Rejected);
 }
 
@@ -433,8 +443,8 @@ fn a_serp_node_that_does_not_come_back_is_no_longer_only_a_line_in_a_log() {
     ] {
         state.apply(&receipt);
     }
-    let (rejected, why) = verdict(&mut state, &Stage::Serp, SOON).unwrap();
-    assert_eq!(rejected, Verdict::Rejected);
+    let (rejected, why) = decision(&mut state, &Stage::Serp, SOON).unwrap();
+    assert_eq!(rejected, Decision::Rejected);
     assert!(
         why.contains("1 of 2 nodes") && why.contains("hotdog001"),
         "{why}"
@@ -446,8 +456,8 @@ fn orders_that_nobody_answers_end_at_their_deadline() {
     let mut state = ordered_run();
     settle(&mut state, AFTER_THE_DEADLINE);
     assert_eq!(
-        state.ruling(&Stage::Sync).unwrap().verdict,
-        Verdict::Rejected
+        state.outcome(&Stage::Sync).unwrap().decision,
+        Decision::Rejected
     );
     assert_eq!(state.state(), State::Rejected);
 }
@@ -457,17 +467,17 @@ fn a_verdict_is_not_changed_by_what_comes_after_it() {
     let mut state = fetching(10, 9, 0);
     settle(&mut state, AFTER_THE_DEADLINE);
     state.apply(&fetched(9, 1, 1, 100));
-    assert_eq!(judge(&state, &rules(), SOON), []);
+    assert_eq!(evaluate_gates(&state, &rules(), SOON), []);
     assert_eq!(
-        state.ruling(&Stage::Fetch).unwrap().verdict,
-        Verdict::Rejected
+        state.outcome(&Stage::Fetch).unwrap().decision,
+        Decision::Rejected
     );
 }
 
 #[test]
 fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again() {
     let mut state = fold(&[
-        judged_run(&["ch", "es"]),
+        gated_run(&["ch", "es"]),
         manifest(1),
         fetched(0, 1, 1, 100),
         stored("es", 0, 1, 0, [100, 0, 0]),
@@ -475,20 +485,23 @@ fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again
     ]);
     settle(&mut state, SOON);
     assert_eq!(state.state(), State::Rejected);
-    state.apply(&decided(5_000, ch(), Verdict::Closed));
+    state.apply(&decided(5_000, ch(), Decision::Passed));
     assert_eq!(state.state(), State::Running);
     assert_eq!(state.shards_to_order(), [0, 1]);
-    let ruling = state.ruling(&ch()).unwrap();
+    let outcome = state.outcome(&ch()).unwrap();
     assert_eq!(
-        (ruling.verdict, ruling.who.as_deref()),
-        (Verdict::Closed, Some("ada"))
+        (outcome.decision, outcome.who.as_deref()),
+        (Decision::Passed, Some("ada"))
     );
-    // The other store's verdict has nothing to do with it.
-    assert_eq!(state.ruling(&es()).unwrap().who, None);
+    // The other store's decision has nothing to do with it.
+    assert_eq!(state.outcome(&es()).unwrap().who, None);
     let mut orders = ordered(&[0, 1]);
     orders.at_ms = 6_000;
-    if let Fact::Ordered { decisions, .. } = &mut orders.fact {
-        *decisions = 1;
+    if let Fact::Ordered {
+        operator_decisions, ..
+    } = &mut orders.fact
+    {
+        *operator_decisions = 1;
     }
     for receipt in [orders, applied(0, &[]), applied(1, &[])] {
         state.apply(&receipt);
@@ -500,9 +513,9 @@ fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again
 #[test]
 fn a_rejection_by_an_operator_ends_what_builds_on_it() {
     let mut state = fetching(10, 5, 0);
-    state.apply(&decided(5_000, Stage::Fetch, Verdict::Rejected));
+    state.apply(&decided(5_000, Stage::Fetch, Decision::Rejected));
     settle(&mut state, SOON);
-    assert_eq!(state.ruling(&es()).unwrap().verdict, Verdict::Skipped);
+    assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Skipped);
     assert_eq!(state.state(), State::Rejected);
 }
 
@@ -513,27 +526,32 @@ fn a_rule_for_one_stage_alone_stands_above_the_rule_for_all() {
         pairs.collect::<BTreeMap<_, _>>()
     };
     let both = overrides(&[
-        ("max_rejected_rows", "0.5"),
-        ("es.max_rejected_rows", "0.25"),
+        ("max_rejected_row_ratio", "0.5"),
+        ("es.max_rejected_row_ratio", "0.25"),
     ]);
-    let of = |stage| rules().overridden(&both, &stage).unwrap().max_rejected_rows;
+    let of = |stage| {
+        rules()
+            .overridden(&both, &stage)
+            .unwrap()
+            .max_rejected_row_ratio
+    };
     assert_eq!((of(ch()), of(es())), (0.5, 0.25));
     let unknown = overrides(&[("max_faild_tasks", "1")]);
     let error = rules().overridden(&unknown, &es()).unwrap_err();
-    assert!(error.contains("max_failed_tasks"), "{error}");
-    let negative = overrides(&[("max_failed_tasks", "-1")]);
+    assert!(error.contains("max_failed_task_ratio"), "{error}");
+    let negative = overrides(&[("max_failed_task_ratio", "-1")]);
     assert!(rules().overridden(&negative, &es()).is_err());
     // Meant as 7 %, it would never reject.
-    let percent = overrides(&[("max_rejected_rows", "7")]);
+    let percent = overrides(&[("max_rejected_row_ratio", "7")]);
     let error = rules().overridden(&percent, &es()).unwrap_err();
     assert!(error.contains("7 % is 0.07"), "{error}");
 }
 
 #[test]
 fn a_plan_that_was_approved_without_a_manifest_ends_at_its_next_deadline() {
-    let mut state = fold(&[judged_run(&["es"])]);
+    let mut state = fold(&[gated_run(&["es"])]);
     settle(&mut state, AFTER_THE_DEADLINE);
-    state.apply(&decided(AFTER_THE_DEADLINE, Stage::Plan, Verdict::Closed));
+    state.apply(&decided(AFTER_THE_DEADLINE, Stage::Plan, Decision::Passed));
     settle(&mut state, AFTER_THE_DEADLINE);
     assert!(state.state().is_unfinished());
     settle(&mut state, 2 * AFTER_THE_DEADLINE);
@@ -544,19 +562,19 @@ fn a_plan_that_was_approved_without_a_manifest_ends_at_its_next_deadline() {
 fn a_store_that_has_another_attempt_than_the_first_adds_up_by_the_rows_of_that_one() {
     // Of the first attempt a batch was lost with the broker; meanwhile a row changed, and belongs to the next run.
     let mut state = fold(&[
-        judged_run(&["es"]),
+        gated_run(&["es"]),
         manifest(1),
         fetched(0, 1, 2, 100),
         fetched(0, 2, 1, 99),
         stored("es", 0, 2, 0, [99, 0, 0]),
     ]);
-    assert_eq!(stage_verdict(&mut state, &es()), Some(Verdict::Closed));
+    assert_eq!(stage_decision(&mut state, &es()), Some(Decision::Passed));
 }
 
 #[test]
 fn who_ordered_and_died_before_he_could_say_so_is_followed_by_one_who_orders_again() {
     let mut state = fold(&[
-        judged_run(&["ch"]),
+        gated_run(&["ch"]),
         manifest(1),
         fetched(0, 1, 1, 100),
         stored("ch", 0, 1, 0, [100, 0, 0]),
@@ -590,7 +608,7 @@ fn what_was_given_up_before_a_decision_asked_for_it_anew_counts_no_more() {
     }
     settle(&mut state, SOON);
     assert_eq!(state.state(), State::Rejected);
-    state.apply(&decided(5_000, Stage::Sync, Verdict::Closed));
+    state.apply(&decided(5_000, Stage::Sync, Decision::Passed));
     settle(&mut state, SOON);
     assert_eq!(state.state(), State::Running);
     assert_eq!(state.shards_to_order(), [0, 1]);
@@ -598,21 +616,21 @@ fn what_was_given_up_before_a_decision_asked_for_it_anew_counts_no_more() {
 
 #[test]
 fn a_stage_that_was_approved_with_rows_missing_says_that_they_are_left_out() {
-    let mut state = fold(&[judged_run(&["es"]), manifest(2), fetched(0, 1, 1, 100)]);
-    state.apply(&decided(1_500, Stage::Fetch, Verdict::Closed));
+    let mut state = fold(&[gated_run(&["es"]), manifest(2), fetched(0, 1, 1, 100)]);
+    state.apply(&decided(1_500, Stage::Fetch, Decision::Passed));
     state.apply(&stored("es", 0, 1, 0, [100, 0, 0]));
     settle(&mut state, SOON);
     assert_eq!(state.state(), State::Complete);
     let progress = state.progress();
     assert_eq!(
-        progress.stores[0].leaves_out.as_deref(),
+        progress.stores[0].gap.as_deref(),
         Some("tasks not fetched: 1")
     );
-    let mut state = fold(&[judged_run(&["es"]), manifest(1), fetched(0, 1, 2, 100)]);
+    let mut state = fold(&[gated_run(&["es"]), manifest(1), fetched(0, 1, 2, 100)]);
     state.apply(&stored("es", 0, 1, 0, [50, 0, 0]));
-    state.apply(&decided(1_500, es(), Verdict::Closed));
+    state.apply(&decided(1_500, es(), Decision::Passed));
     settle(&mut state, SOON);
-    let left = state.progress().stores[0].leaves_out.clone().unwrap();
+    let left = state.progress().stores[0].gap.clone().unwrap();
     assert!(left.contains("es has not accounted for"), "{left}");
 }
 

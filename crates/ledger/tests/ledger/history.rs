@@ -1,6 +1,6 @@
 //! Ended runs are kept as their records.
 
-use batch::{Fact, Receipt, RunId, Stage, Verdict};
+use batch::{Decision, Fact, Receipt, RunId, Stage};
 use ledger::{Content, Ledger, Record, RunState, State};
 
 use crate::receipts::*;
@@ -70,7 +70,7 @@ fn a_decision_after_the_record_opens_the_run_again_and_one_before_it_does_not() 
         ledger.apply_at(offset, receipt);
     }
     let first = ledger.finish(&run).unwrap();
-    let decision = of_run(10, decided(9, Stage::Fetch, Verdict::Closed));
+    let decision = of_run(10, decided(9, Stage::Fetch, Decision::Passed));
     ledger.apply_at(6, &decision);
     ledger.apply_at(8, &all[3]);
     assert!(ledger.take_reopened().is_empty());

@@ -1,7 +1,7 @@
 //! Neither order nor repetition of receipts changes what they say.
 
-use batch::{Fact, Receipt, Stage, Verdict};
-use ledger::{Judgement, Progress, RunState, State, TaskTrouble, judge};
+use batch::{Decision, Fact, Receipt, Stage};
+use ledger::{GateDecision, Progress, RunState, State, TaskProblem, evaluate_gates};
 use proptest::prelude::*;
 
 use crate::gates::rules;
@@ -12,7 +12,7 @@ fn any_fact() -> impl Strategy<Value = Receipt> {
     let rows = prop::array::uniform3(0u64..4);
     prop_oneof![
         1 => prop::sample::subsequence(vec!["ch", "es"], 1..=2).prop_map(|s| started(&s)),
-        2 => prop::sample::subsequence(vec!["ch", "es"], 1..=2).prop_map(|s| judged_run(&s)),
+        2 => prop::sample::subsequence(vec!["ch", "es"], 1..=2).prop_map(|s| gated_run(&s)),
         4 => any_stage_fact(),
         1 => (0u64..4).prop_map(manifest),
         4 => (0u8..3, 1u32..4, 0u32..3, 0u64..6).prop_map(|(n, a, b, r)| fetched(n, a, b, r)),
@@ -34,12 +34,12 @@ fn any_stage_fact() -> impl Strategy<Value = Receipt> {
         "serp",
     ]);
     let stage = stage.prop_map(|name| name.parse::<Stage>().unwrap());
-    let verdict = prop_oneof![
-        Just(Verdict::Closed),
-        Just(Verdict::Skipped),
-        Just(Verdict::Rejected)
+    let decision = prop_oneof![
+        Just(Decision::Passed),
+        Just(Decision::Skipped),
+        Just(Decision::Rejected)
     ];
-    let both = (stage.clone(), verdict);
+    let both = (stage.clone(), decision);
     prop_oneof![
         4 => (both.clone(), 0u32..3).prop_map(|((s, v), n)| judged(s, v, n)),
         1 => (both, 1_000i64..1_003).prop_map(|((s, v), at)| decided(at, s, v)),
@@ -77,18 +77,18 @@ fn answers(
     state: &RunState,
 ) -> (
     Progress,
-    Vec<TaskTrouble>,
+    Vec<TaskProblem>,
     bool,
     Option<String>,
-    Vec<Judgement>,
+    Vec<GateDecision>,
     Vec<u32>,
 ) {
     (
         state.progress(),
-        state.troubles(),
+        state.problems(),
         state.is_complete(),
-        state.leaves_out(),
-        judge(state, &rules(), 1_500),
+        state.gap(),
+        evaluate_gates(state, &rules(), 1_500),
         state.shards_to_order(),
     )
 }

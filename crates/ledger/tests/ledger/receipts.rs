@@ -1,7 +1,7 @@
 //! Receipts of one run, in a line each.
 
 use batch::{
-    BatchId, Course, Fact, Reason, Receipt, Rows, RunId, RunMode, Stage, TaskHash, Verdict,
+    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, TaskHash,
 };
 use ledger::RunState;
 
@@ -31,37 +31,37 @@ pub fn started(stores: &[&str]) -> Receipt {
         partial: false,
         source: "s".into(),
         nonce: String::new(),
-        course: None,
+        run_plan: None,
     })
 }
 
 /// The beginning of a run that is judged, up to its SERP nodes when it writes to `ch`.
-pub fn judged_run(stores: &[&str]) -> Receipt {
+pub fn gated_run(stores: &[&str]) -> Receipt {
     let mut started = started(stores);
-    if let Fact::Started { course, .. } = &mut started.fact {
+    if let Fact::Started { run_plan, .. } = &mut started.fact {
         let has_dictionary = stores.contains(&"ch");
-        *course = Some(Course {
+        *run_plan = Some(RunPlan {
             dictionary_after: has_dictionary.then(|| "ch".to_owned()),
             serp: has_dictionary,
-            ..Course::default()
+            ..RunPlan::default()
         });
     }
     started
 }
 
-pub fn judged(stage: Stage, verdict: Verdict, decisions: u32) -> Receipt {
-    receipt(Fact::Judged {
+pub fn judged(stage: Stage, decision: Decision, operator_decisions: u32) -> Receipt {
+    receipt(Fact::GateDecided {
         stage,
-        verdict,
-        why: format!("{verdict}"),
-        decisions,
+        decision,
+        why: format!("{decision}"),
+        operator_decisions,
     })
 }
 
-pub fn decided(at_ms: i64, stage: Stage, verdict: Verdict) -> Receipt {
-    let mut receipt = receipt(Fact::Decided {
+pub fn decided(at_ms: i64, stage: Stage, decision: Decision) -> Receipt {
+    let mut receipt = receipt(Fact::OperatorDecided {
         stage,
-        verdict,
+        decision,
         who: "ada".into(),
         why: "repaired".into(),
     });
@@ -72,7 +72,7 @@ pub fn decided(at_ms: i64, stage: Stage, verdict: Verdict) -> Receipt {
 pub fn ordered(shards: &[u32]) -> Receipt {
     receipt(Fact::Ordered {
         shards: shards.to_vec(),
-        decisions: 0,
+        operator_decisions: 0,
     })
 }
 
@@ -93,7 +93,7 @@ pub fn applied(shard: u32, nodes: &[&str]) -> Receipt {
     receipt(Fact::ShardApplied {
         shard,
         version: 1_000,
-        elements: 10,
+        entries: 10,
         nodes: nodes.iter().map(|node| node.to_string()).collect(),
     })
 }

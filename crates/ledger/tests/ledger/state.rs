@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use batch::{Fact, Reason, Receipt, RunId, RunMode};
-use ledger::{Ledger, RunState, State, TaskTrouble, Trouble};
+use ledger::{Ledger, ProblemKind, RunState, State, TaskProblem};
 
 use crate::receipts::*;
 
@@ -76,7 +76,7 @@ fn the_first_success_of_a_task_wins_and_erases_its_failures() {
     ]);
     let progress = state.progress();
     assert_eq!((progress.tasks_failed, progress.tasks_fetched), (0, 1));
-    assert_eq!(state.troubles(), []);
+    assert_eq!(state.problems(), []);
 }
 
 #[test]
@@ -84,12 +84,12 @@ fn repeated_failures_of_a_task_count_once_and_the_latest_is_told() {
     let state = fold(&[failed(1, 2), failed(1, 1), failed(1, 2)]);
     assert_eq!(state.progress().tasks_failed, 1);
     let error = "attempt 2 timed out".to_owned();
-    let trouble = Trouble::Failed { attempt: 2, error };
+    let problem = ProblemKind::Failed { attempt: 2, error };
     assert_eq!(
-        state.troubles(),
-        [TaskTrouble {
+        state.problems(),
+        [TaskProblem {
             task: task(1),
-            trouble
+            problem
         }]
     );
 }
@@ -169,14 +169,14 @@ fn a_task_in_quarantine_settles_until_it_is_replayed() {
     assert_eq!(state.state(), State::CompleteWithQuarantine);
     assert_eq!(state.progress().tasks_failed, 0);
     assert!(matches!(
-        state.troubles()[0].trouble,
-        Trouble::Quarantined { .. }
+        state.problems()[0].problem,
+        ProblemKind::Quarantined { .. }
     ));
     state.apply(&fetched(1, 2, 1, 3));
     assert_eq!(state.state(), State::Running);
     state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
     assert_eq!(state.state(), State::Complete);
-    assert_eq!(state.troubles(), []);
+    assert_eq!(state.problems(), []);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
             partial,
             source: String::new(),
             nonce: String::new(),
-            course: None,
+            run_plan: None,
         });
         say(Fact::Manifest {
             tasks,
@@ -230,7 +230,7 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
         .iter()
         .map(|run| run.started.as_ref().unwrap().until_ms);
     assert_eq!(ends.collect::<Vec<_>>(), [30, 20, 10]);
-    let mut well = ended.iter().filter(|run| run.leaves_out.is_none());
+    let mut well = ended.iter().filter(|run| run.gap.is_none());
     let last = well.next().unwrap().started.as_ref().unwrap();
     assert_eq!(last.until_ms, 20);
     assert!(ledger.ended("other").is_empty());
@@ -240,11 +240,11 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
 fn a_run_with_tasks_given_up_leaves_rows_out_until_they_are_fetched() {
     let mut state = fold(&[started(&["ch"]), manifest(1), given_up(1)]);
     assert!(state.is_complete());
-    let why = state.leaves_out().unwrap();
+    let why = state.gap().unwrap();
     assert!(why.contains("not fetched: 1"), "{why}");
     state.apply(&fetched(1, 2, 1, 3));
     state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
-    assert_eq!(state.leaves_out(), None);
+    assert_eq!(state.gap(), None);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn rows_in_quarantine_are_left_out_unless_the_store_refused_them() {
         let answer = stored_but(stored("ch", 1, 1, 0, [8, 0, 2]), reason);
         let state = fold(&[started(&["ch"]), manifest(1), fetched(1, 1, 1, 10), answer]);
         assert_eq!(state.state(), State::CompleteWithQuarantine);
-        state.leaves_out()
+        state.gap()
     };
     assert_eq!(with(Reason::RefusedRows), None);
     for reason in [Reason::TooManyRetries, Reason::MissingTarget] {
@@ -268,12 +268,12 @@ fn a_run_announced_by_two_queuers_with_unlike_plans_is_taken_to_leave_rows_out()
     let mut again = started(&["ch"]);
     again.at_ms += 1;
     state.apply(&again);
-    assert_eq!(state.leaves_out(), None);
+    assert_eq!(state.gap(), None);
     if let Fact::Started { source, .. } = &mut again.fact {
         "other columns".clone_into(source);
     }
     state.apply(&again);
-    assert!(state.leaves_out().unwrap().contains("two queuers"));
+    assert!(state.gap().unwrap().contains("two queuers"));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn what_a_run_left_out_is_said_of_each_of_its_stores() {
     let ended = ledger.ended("direct");
     let left = ended.iter().map(|run| {
         let ch = &run.stores[0];
-        (ch.closed, ch.leaves_out.is_some())
+        (ch.closed, ch.gap.is_some())
     });
     assert_eq!(left.collect::<Vec<_>>(), [(true, true), (true, false)]);
 }

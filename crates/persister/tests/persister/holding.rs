@@ -1,8 +1,8 @@
-//! Batches that wait for the verdict on their run's fetching.
+//! Batches that wait for the decision on their run's fetching.
 
 use std::time::Duration;
 
-use batch::{Fact, Headers, Message, Reason, Verdict, header};
+use batch::{Decision, Fact, Headers, Message, Reason, header};
 use pipeline::broker::QueueOptions;
 
 use crate::support::*;
@@ -149,7 +149,7 @@ async fn a_persister_killed_in_the_middle_of_a_release_leaves_the_rest_to_the_ne
         })
         .await;
     second.stop().await;
-    let fetch = stage.verdicts(&run);
+    let fetch = stage.decisions(&run);
     assert_eq!(
         fetch.iter().filter(|(stage, _)| stage == "fetch").count(),
         1
@@ -157,7 +157,7 @@ async fn a_persister_killed_in_the_middle_of_a_release_leaves_the_rest_to_the_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_its_own_verdict() {
+async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_its_own_decision() {
     let stage = Scene::new(true);
     let (first, second) = (run(1), run(2));
     let persister = stage.start();
@@ -225,8 +225,8 @@ async fn what_is_no_batch_goes_to_quarantine_by_its_own_reason_and_the_rest_goes
     assert_eq!(reasons, ["bad-header", "unknown-version"]);
     assert!(
         stage
-            .verdicts(&run)
-            .contains(&("fetch".into(), Verdict::Closed))
+            .decisions(&run)
+            .contains(&("fetch".into(), Decision::Passed))
     );
     persister.stop().await;
 }
@@ -266,7 +266,7 @@ async fn nothing_is_released_while_the_stores_have_no_room_for_it() {
     stage.hold(&run, 0, 1, 3).await;
     stage.say(&run, [fetched(0, 1, 3)]).await;
     stage
-        .until("it is judged", |stage| !stage.verdicts(&run).is_empty())
+        .until("it is judged", |stage| !stage.decisions(&run).is_empty())
         .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.bodies("stores").len(), 5);

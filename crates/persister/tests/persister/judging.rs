@@ -1,8 +1,8 @@
-//! Verdicts, orders and records.
+//! Decisions, orders and records.
 
 use std::time::Duration;
 
-use batch::{Command, Fact, Stage, Verdict};
+use batch::{Command, Decision, Fact, Stage};
 use ledger::State;
 
 use crate::support::*;
@@ -17,10 +17,10 @@ fn whole_run() -> Vec<Fact> {
     ]
 }
 
-const VERDICTS: [&str; 7] = ["plan", "fetch", "ch", "es", "sync", "dictionary", "serp"];
+const DECISIONS: [&str; 7] = ["plan", "fetch", "ch", "es", "sync", "dictionary", "serp"];
 
-fn closed(verdicts: &[(String, Verdict)]) -> Vec<&str> {
-    let closed = verdicts.iter().filter(|(_, v)| *v == Verdict::Closed);
+fn closed(decisions: &[(String, Decision)]) -> Vec<&str> {
+    let closed = decisions.iter().filter(|(_, v)| *v == Decision::Passed);
     closed.map(|(stage, _)| stage.as_str()).collect()
 }
 
@@ -48,7 +48,7 @@ async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
     ];
     stage.say(&run, rest).await;
     stage.until_ended(&run).await;
-    assert_eq!(closed(&stage.verdicts(&run)), VERDICTS);
+    assert_eq!(closed(&stage.decisions(&run)), DECISIONS);
     let ledger = stage.ledger();
     assert_eq!(ledger.record(&run).unwrap().progress.state, State::Complete);
     assert_eq!(stage.orders().len(), 2, "ordered once");
@@ -65,7 +65,7 @@ async fn no_dictionary_is_ordered_before_its_store_has_closed() {
     stage.say(&run, receipts).await;
     stage
         .until("the other store is judged", |stage| {
-            closed(&stage.verdicts(&run)).contains(&"es")
+            closed(&stage.decisions(&run)).contains(&"es")
         })
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -97,10 +97,10 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
         stage.ledger().record(&run).unwrap().progress.state,
         State::Complete
     );
-    let mut verdicts = stage.verdicts(&run);
-    verdicts.sort();
-    verdicts.dedup();
-    assert_eq!(verdicts.len(), VERDICTS.len(), "{verdicts:?}");
+    let mut decisions = stage.decisions(&run);
+    decisions.sort();
+    decisions.dedup();
+    assert_eq!(decisions.len(), DECISIONS.len(), "{decisions:?}");
     persister.stop().await;
 }
 
@@ -116,17 +116,17 @@ async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone()
         .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
-        stage.verdicts(&first_run).len(),
+        stage.decisions(&first_run).len(),
         4,
         "{:?}",
-        stage.verdicts(&first_run)
+        stage.decisions(&first_run)
     );
     first.stop().await;
     stage.say(&second_run, whole_run()).await;
     stage
         .until("the other one judges", |stage| stage.orders().len() == 4)
         .await;
-    assert_eq!(stage.verdicts(&second_run).len(), 4);
+    assert_eq!(stage.decisions(&second_run).len(), 4);
     second.stop().await;
 }
 
@@ -193,7 +193,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rules() {
     let mut stage = Scene::new(false);
-    let rule = [("max_failed_tasks".to_owned(), 0.6)].into();
+    let rule = [("max_failed_task_ratio".to_owned(), 0.6)].into();
     stage.gates.pipelines.insert("lenient".to_owned(), rule);
     let (strict, lenient) = (run(1), run(2));
     let persister = stage.start();

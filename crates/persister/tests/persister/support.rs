@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use app::App;
 use batch::{
-    BatchId, Course, Fact, Headers, Message, Order, Reason, Receipt, Rows, RunId, RunMode, Stage,
-    TaskHash, Verdict,
+    BatchId, Decision, Fact, Headers, Message, Order, Reason, Receipt, Rows, RunId, RunMode,
+    RunPlan, Stage, TaskHash,
 };
 use ledger::{Ledger, Record};
 use persister::{Feed, GateSettings, PersisterSettings};
@@ -159,11 +159,13 @@ impl Scene {
         receipts.filter(|r| r.run == *run).map(|r| r.fact).collect()
     }
 
-    /// Verdicts of the gates on a run, as they were said.
-    pub fn verdicts(&self, run: &RunId) -> Vec<(String, Verdict)> {
+    /// Decisions of the gates on a run, as they were said.
+    pub fn decisions(&self, run: &RunId) -> Vec<(String, Decision)> {
         let facts = self.receipts(run).into_iter();
         let judged = facts.filter_map(|fact| match fact {
-            Fact::Judged { stage, verdict, .. } => Some((stage.to_string(), verdict)),
+            Fact::GateDecided {
+                stage, decision, ..
+            } => Some((stage.to_string(), decision)),
             _ => None,
         });
         judged.collect()
@@ -238,10 +240,10 @@ pub fn started(stores: &[&str]) -> Fact {
         partial: false,
         source: "s".into(),
         nonce: String::new(),
-        course: Some(Course {
+        run_plan: Some(RunPlan {
             dictionary_after: has_dictionary.then(|| "ch".to_owned()),
             serp: has_dictionary,
-            ..Course::default()
+            ..RunPlan::default()
         }),
     }
 }
@@ -294,7 +296,7 @@ pub fn applied(shard: u32, nodes: &[&str]) -> Fact {
     Fact::ShardApplied {
         shard,
         version: 77,
-        elements: 1,
+        entries: 1,
         nodes: nodes.iter().map(|n| n.to_string()).collect(),
     }
 }
@@ -309,9 +311,9 @@ pub fn restarted(node: &str) -> Fact {
 }
 
 pub fn approved(stage: &str) -> Fact {
-    Fact::Decided {
+    Fact::OperatorDecided {
         stage: stage.parse::<Stage>().unwrap(),
-        verdict: Verdict::Closed,
+        decision: Decision::Passed,
         who: "ada".into(),
         why: "repaired".into(),
     }

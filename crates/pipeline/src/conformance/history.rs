@@ -24,7 +24,7 @@ fn receipts(end: i64) -> [Receipt; 2] {
         partial: false,
         source: String::new(),
         nonce: String::new(),
-        course: None,
+        run_plan: None,
     };
     let abandoned = Fact::Abandoned {
         who: "operator".into(),

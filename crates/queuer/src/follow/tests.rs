@@ -1,5 +1,5 @@
 use super::*;
-use batch::{BatchId, Course, Fact, Reason, Receipt, Rows, RunMode, Stage, Verdict};
+use batch::{BatchId, Decision, Fact, Reason, Receipt, Rows, RunMode, RunPlan, Stage};
 
 const NOW: i64 = 1_767_323_045_678;
 
@@ -35,7 +35,7 @@ fn after(runs: &[Run], stores: &[&str]) -> Basis {
             partial: run.partial,
             source: run.source.into(),
             nonce: String::new(),
-            course: None,
+            run_plan: None,
         };
         let manifest = Fact::Manifest {
             tasks: 1,
@@ -112,10 +112,10 @@ fn runs_that_left_rows_out_are_passed_over_and_said() {
 
 /// A judged run of one task with one row, whose stores closed or were rejected.
 fn judged(ledger: &mut Ledger, end_ms: i64, closed: [bool; 2]) {
-    judged_as(ledger, end_ms, RunMode::Full, closed);
+    gated_as(ledger, end_ms, RunMode::Full, closed);
 }
 
-fn judged_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) {
+fn gated_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) {
     let task = TaskHash::of([b"t".as_slice()]);
     let stores = ["ch-writer", "es-writer"];
     let mut facts = vec![
@@ -128,7 +128,7 @@ fn judged_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2])
             partial: false,
             source: "same".into(),
             nonce: String::new(),
-            course: Some(Course::default()),
+            run_plan: Some(RunPlan::default()),
         },
         Fact::Manifest {
             tasks: 1,
@@ -159,15 +159,15 @@ fn judged_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2])
         reasons: [].into(),
     }));
     let mut judge = |stage, closed| {
-        let verdict = match closed {
-            true => Verdict::Closed,
-            false => Verdict::Rejected,
+        let decision = match closed {
+            true => Decision::Passed,
+            false => Decision::Rejected,
         };
-        facts.push(Fact::Judged {
+        facts.push(Fact::GateDecided {
             stage,
-            verdict,
+            decision,
             why: String::new(),
-            decisions: 0,
+            operator_decisions: 0,
         });
     };
     judge(Stage::Plan, true);
@@ -197,7 +197,7 @@ fn the_next_run_begins_at_the_older_of_the_marks_that_the_stores_have() {
     };
     judged(&mut ledger, NOW, [true, true]);
     assert_eq!(after(&ledger).end_ms, Some(NOW));
-    // Elasticsearch failed: what it missed is sent again, from where it closed well.
+    // Elasticsearch failed: what it missed is sent again, from where it passed.
     judged(&mut ledger, NOW + 1, [true, false]);
     let basis = after(&ledger);
     assert_eq!(basis.end_ms, Some(NOW));
@@ -215,7 +215,7 @@ fn a_run_of_changes_is_a_mark_only_if_those_before_it_carry_what_it_does_not() {
     let after = |runs: &[(i64, RunMode, bool)]| {
         let mut ledger = Ledger::new();
         for (end_ms, mode, closed) in runs {
-            judged_as(&mut ledger, NOW + end_ms, *mode, [*closed, true]);
+            gated_as(&mut ledger, NOW + end_ms, *mode, [*closed, true]);
         }
         let stores = ["ch-writer".to_owned()];
         let past = Past {

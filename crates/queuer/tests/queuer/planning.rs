@@ -43,7 +43,7 @@ fn complete(plan: &Plan, until_ms: i64) -> Ledger {
         partial: false,
         source: plan.source.clone(),
         nonce: String::new(),
-        course: None,
+        run_plan: None,
     };
     let manifest = Fact::Manifest {
         tasks: 0,

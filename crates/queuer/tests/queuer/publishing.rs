@@ -49,7 +49,7 @@ impl Fleet {
             stores: vec!["ch-writer".to_owned(), "es-writer".to_owned()],
             task_queues: vec![FETCHER.to_owned()],
             batch_queues: vec![STORE.to_owned()],
-            course: None,
+            run_plan: None,
         };
         Self {
             hub,

@@ -68,12 +68,12 @@ fn built_in(pipeline: &str) -> Pipeline {
 #[test]
 fn what_a_run_must_pass_follows_from_the_edges() {
     for pipeline in ["direct", "batched", "clickhouse-only"] {
-        let course = built_in(pipeline).course.unwrap();
-        assert_eq!(course.dictionary_after.as_deref(), Some("ch-writer"));
-        assert!(course.serp, "{pipeline}");
+        let run_plan = built_in(pipeline).run_plan.unwrap();
+        assert_eq!(run_plan.dictionary_after.as_deref(), Some("ch-writer"));
+        assert!(run_plan.serp, "{pipeline}");
     }
-    let course = built_in("elasticsearch-only").course.unwrap();
-    assert_eq!((course.dictionary_after, course.serp), (None, false));
+    let run_plan = built_in("elasticsearch-only").run_plan.unwrap();
+    assert_eq!((run_plan.dictionary_after, run_plan.serp), (None, false));
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn a_rule_for_a_stage_that_the_run_will_not_have_is_refused_by_the_stages_that_i
     let gate = |rule: &str| [(rule.to_owned(), "0.05".to_owned())];
     let direct = built_in("direct");
     for rule in [
-        "max_failed_tasks",
-        "ch-writer.max_rejected_rows",
+        "max_failed_task_ratio",
+        "ch-writer.max_rejected_row_ratio",
         "serp.serp_deadline_seconds",
     ] {
         direct.check_gates(&gate(rule)).unwrap();
     }
     let refused = direct
-        .check_gates(&gate("fetsh.max_failed_tasks"))
+        .check_gates(&gate("fetsh.max_failed_task_ratio"))
         .unwrap_err();
     assert!(
         refused.to_string().contains("plan, fetch, ch-writer"),

@@ -61,7 +61,7 @@ fn order(version: i64, command: Command) -> Message {
     let order = Order {
         run: "r-2".parse().unwrap(),
         version,
-        until_ms: i64::MAX,
+        expires_at_ms: i64::MAX,
         shard: 1,
         command,
     };

@@ -129,7 +129,7 @@ impl Fleet {
         let order = Order {
             run: format!("r-{version}").parse().unwrap(),
             version,
-            until_ms: i64::MAX,
+            expires_at_ms: i64::MAX,
             shard: 0,
             command: Command::RestartSerp {
                 node: node.to_owned(),

@@ -37,7 +37,7 @@ pub struct SourceSettings {
     pub idle_timeout_seconds: u64,
     /// For how long a replica that failed is tried after the others, in seconds.
     pub replica_quarantine_seconds: u64,
-    /// A replica that is further behind the others of its shard is not read from, in seconds. A run of changes
+    /// A replica that is further behind the others of its shard is not read from, in seconds. An incremental run
     /// reads what changed since `queuer.change_overlap_seconds` before the run before it: rows that reach
     /// a replica later than that are in no run. So it has to be well under it; the rest is for what is on its way
     /// into the hub.

@@ -198,7 +198,7 @@ fn structure(topology: &Topology) -> Value {
     let kind = |role: Role| match role.kind {
         RoleKind::Worker => "worker",
         RoleKind::Producer => "producer",
-        RoleKind::Judge => "judge",
+        RoleKind::Judge => "controller",
         RoleKind::Stream => "stream",
     };
     let programs = topology.programs.iter().map(|program| {

@@ -1,11 +1,11 @@
 use anyhow::{Context as _, bail};
-use batch::{Fact, Receipt, RunId, Stage, Verdict};
+use batch::{Decision, Fact, Receipt, RunId, Stage};
 use ledger::{Ledger, Progress, Status};
 use pipeline::broker::{Broker, Confirm, Publication};
 use pipeline::{history, names};
 use serde_json::json;
 
-use super::{Because, Decision, read};
+use super::{Because, DecideArguments, read};
 use crate::commands::user;
 use crate::exit::Exit;
 use crate::output::{Output, Tone};
@@ -13,21 +13,21 @@ use crate::output::{Output, Tone};
 /// Decides on a stage of a run: the decision is on the ledger when this returns.
 pub async fn decide(
     broker: &Broker,
+    arguments: DecideArguments,
     decision: Decision,
-    verdict: Verdict,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let Decision {
+    let DecideArguments {
         run,
         stage,
         because,
-    } = decision;
+    } = arguments;
     let ledger = read(broker).await?;
     let known = known(&ledger, &run)?;
     let stages: Vec<&str> = known.stages.iter().map(|s| s.stage.as_str()).collect();
     if stages.is_empty() {
         bail!(
-            "nobody judges run {run}: its pipeline has no persister, so there is nothing to decide"
+            "run {run} has no gates: its pipeline has no persister, so there is nothing to decide"
         );
     }
     if !stages.contains(&stage.as_str()) {
@@ -40,29 +40,29 @@ pub async fn decide(
     if known.state == ledger::State::Abandoned {
         bail!("run {run} was abandoned: the next run carries what it did not");
     }
-    if stage == Stage::Plan && verdict == Verdict::Closed && known.tasks_planned.is_none() {
+    if stage == Stage::Plan && decision == Decision::Passed && known.tasks_planned.is_none() {
         bail!(
             "run {run} has no manifest: how many tasks there are is not known, and it can only be abandoned"
         );
     }
     still_there(broker, &ledger, &run).await?;
     let (who, why) = because.of();
-    let fact = Fact::Decided {
+    let fact = Fact::OperatorDecided {
         stage: stage.clone(),
-        verdict,
+        decision,
         who: who.clone(),
         why: why.clone(),
     };
     say(broker, &known, fact).await?;
     if output.is_json() {
         let answer =
-            json!({ "run": run, "stage": stage, "verdict": verdict, "who": who, "why": why });
+            json!({ "run": run, "stage": stage, "decision": decision, "who": who, "why": why });
         output.json(&answer)?;
     } else {
         output.line(format!(
-            "Stage {stage} of run {run} is {verdict}, by {who}. Follow it: fleet runs show {run} --watch"
+            "Stage {stage} of run {run} is {decision}, by {who}. Follow it: fleet runs show {run} --watch"
         ))?;
-        for warning in warnings(&known, &stage, verdict) {
+        for warning in warnings(&known, &stage, decision) {
             output.line(output.paint(Tone::Warning, warning))?;
         }
     }
@@ -70,9 +70,9 @@ pub async fn decide(
 }
 
 /// What an approval does not bring about, although one might expect it to.
-fn warnings(run: &Progress, stage: &Stage, verdict: Verdict) -> Vec<String> {
+fn warnings(run: &Progress, stage: &Stage, decision: Decision) -> Vec<String> {
     let mut warnings = Vec::new();
-    if verdict != Verdict::Closed {
+    if decision != Decision::Passed {
         return warnings;
     }
     let planned = run.tasks_planned.unwrap_or(0);
@@ -82,8 +82,8 @@ fn warnings(run: &Progress, stage: &Stage, verdict: Verdict) -> Vec<String> {
             "{unread} of {planned} tasks are not fetched: the next run begins before this one, and carries what they leave out."
         ));
     }
-    let course = run.started.as_ref().and_then(|s| s.course.as_ref());
-    let before = course.map_or_else(Vec::new, |course| course.before(stage));
+    let run_plan = run.started.as_ref().and_then(|s| s.run_plan.as_ref());
+    let before = run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage));
     for earlier in before {
         let bad = run.stages.iter().find(|known| {
             known.stage == earlier && matches!(known.status, Status::Rejected | Status::Skipped)

@@ -1,6 +1,6 @@
 use std::fmt::Write;
 
-use batch::Verdict;
+use batch::Decision;
 use comfy_table::Cell;
 use ledger::{Progress, StageProgress, Status};
 
@@ -32,9 +32,9 @@ fn beginning(run: &Progress) -> String {
             time(started.until_ms)
         )
     });
-    let rules = run.started.as_ref().and_then(|s| s.course.as_ref());
-    let rules = rules.map_or_else(Vec::new, |course| {
-        let rules = course.overrides.iter();
+    let rules = run.started.as_ref().and_then(|s| s.run_plan.as_ref());
+    let rules = rules.map_or_else(Vec::new, |run_plan| {
+        let rules = run_plan.overrides.iter();
         rules
             .map(|(rule, number)| format!("{rule}={number}"))
             .collect()
@@ -63,11 +63,7 @@ fn beginning(run: &Progress) -> String {
         let (at, who, why) = (time(given_up.at_ms), &given_up.who, &given_up.why);
         lines.push(("abandoned", format!("{at} by {who}: {why}")));
     }
-    if let Some(left) = run
-        .leaves_out
-        .as_ref()
-        .filter(|_| !run.state.is_unfinished())
-    {
+    if let Some(left) = run.gap.as_ref().filter(|_| !run.state.is_unfinished()) {
         lines.push(("left out", left.clone()));
     }
     if !rules.is_empty() {
@@ -96,19 +92,19 @@ fn stages(run: &Progress, output: Output) -> String {
             Cell::new(&stage.unit),
             Cell::new(format!("{}{}", by.unwrap_or_default(), stage.why)),
         ];
-        let troubles = stage.troubles.iter().map(|trouble| {
+        let problems = stage.problems.iter().map(|problem| {
             let empty = || Cell::new("");
-            let trouble = output.cell(Tone::Warning, trouble);
-            [empty(), empty(), empty(), empty(), empty(), trouble]
+            let problem = output.cell(Tone::Warning, problem);
+            [empty(), empty(), empty(), empty(), empty(), problem]
         });
-        std::iter::once(row).chain(troubles)
+        std::iter::once(row).chain(problems)
     });
     table(&headers, &[2, 3], rows)
 }
 
 fn tone(status: Status) -> Tone {
     match status {
-        Status::Closed => Tone::Good,
+        Status::Passed => Tone::Good,
         Status::Rejected => Tone::Bad,
         Status::Running => Tone::Warning,
         Status::Waiting | Status::Skipped => Tone::Faint,
@@ -116,7 +112,7 @@ fn tone(status: Status) -> Tone {
 }
 
 fn stage_took(run: &Progress, stage: &StageProgress) -> String {
-    let skipped = stage.status == Verdict::Skipped.into();
+    let skipped = stage.status == Decision::Skipped.into();
     let end = stage.ended_ms.unwrap_or(run.latest_ms);
     match stage.began_ms {
         Some(began) if !skipped => span(end.saturating_sub(began)),

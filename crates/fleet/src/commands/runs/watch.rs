@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use batch::{Message, Receipt, RunMode, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
-use ledger::{Ledger, Progress, Status, Trouble};
+use ledger::{Ledger, ProblemKind, Progress, Status};
 use pipeline::broker::Broker;
 use pipeline::history;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -148,12 +148,12 @@ pub fn mode(mode: RunMode) -> String {
     }
 }
 
-pub fn trouble(trouble: &Trouble) -> String {
-    match trouble {
-        Trouble::Failed { attempt, error } => {
+pub fn problem(problem: &ProblemKind) -> String {
+    match problem {
+        ProblemKind::Failed { attempt, error } => {
             format!("attempt {attempt} failed, and it will be tried again: {error}")
         }
-        Trouble::Quarantined {
+        ProblemKind::Quarantined {
             program,
             reason,
             error,
@@ -302,7 +302,7 @@ mod tests {
             bytes_fetched: 0,
             stores: Vec::new(),
             stages: Vec::new(),
-            leaves_out: None,
+            gap: None,
             abandoned: None,
         }
     }

@@ -3,12 +3,12 @@ use std::sync::Arc;
 
 use batch::{Reason, Rows};
 
-use crate::task::{Answer, Rows32};
+use crate::task::{BatchReceipt, Rows32};
 
 /// What one store has accounted for, over the counted attempts of a run; kept up to date with every
 /// receipt, so that asking is cheap however many batches there are.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct StoreTotals {
     /// The program, by its process name.
     pub name: Arc<str>,
     pub rows: Rows,
@@ -21,7 +21,7 @@ pub(crate) struct Tally {
     reasons: BTreeMap<Reason, u64>,
 }
 
-impl Tally {
+impl StoreTotals {
     pub fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -34,18 +34,18 @@ impl Tally {
         }
     }
 
-    pub fn add(&mut self, answer: &Answer) {
+    pub fn add(&mut self, answer: &BatchReceipt) {
         self.batches += 1;
         self.shift(answer, u64::wrapping_add);
     }
 
     /// Takes back an answer that was added.
-    pub fn take(&mut self, answer: &Answer) {
+    pub fn take(&mut self, answer: &BatchReceipt) {
         self.batches -= 1;
         self.shift(answer, u64::wrapping_sub);
     }
 
-    fn shift(&mut self, answer: &Answer, by: fn(u64, u64) -> u64) {
+    fn shift(&mut self, answer: &BatchReceipt, by: fn(u64, u64) -> u64) {
         shift(&mut self.rows, &answer.rows, by);
         let Some(detail) = &answer.detail else { return };
         for (target, rows) in &detail.targets {
