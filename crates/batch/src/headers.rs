@@ -8,7 +8,7 @@ use crate::{BatchId, Invalid, Reason, RunId, TaskHash};
 /// Version of the messages that this release writes, and the only one that it reads.
 pub const SCHEMA_VERSION: i64 = 1;
 
-/// Names of the headers. All but `traceparent` begin with `fleet-`, so that they stand apart from the broker's own.
+/// Names of the headers. All begin with `fleet-`, so that they stand apart from the broker's own.
 pub mod header {
     pub const SCHEMA: &str = "fleet-schema";
     pub const RUN: &str = "fleet-run";
@@ -27,8 +27,6 @@ pub mod header {
     pub const REASON: &str = "fleet-reason";
     /// Program that put the message into quarantine.
     pub const PROGRAM: &str = "fleet-program";
-    /// W3C trace context of the run.
-    pub const TRACEPARENT: &str = "traceparent";
 }
 
 /// A header that is absent or unusable.

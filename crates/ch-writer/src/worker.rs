@@ -3,7 +3,7 @@ use std::sync::Arc;
 use app::{App, Gates};
 use batch::arrow::{Limits, Stream};
 use batch::{Fact, Headers, Invalid, Message, Reason, Receipt, Rows, header};
-use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight, receipt};
+use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
 use stores::Mapping;
 use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
 
@@ -71,22 +71,16 @@ impl ChWriter {
 
     /// Says what became of a judged batch, in this order: the refused rows are safe before the ledger
     /// hears of them, and the batch is acknowledged after both.
-    async fn report(
-        &self,
-        job: &mut Job,
-        shard: u32,
-        rows: Rows,
-        refused: Option<RefusedRows>,
-    ) -> Result<(), Lost> {
+    async fn report(&self, job: &mut Job, shard: u32, rows: Rows, refused: Option<RefusedRows>) {
         if let Some(refused) = refused {
             let mut part = Message::new(job.message().headers.clone(), refused.body);
             part.headers.set(header::ROWS, refused.rows as i64);
-            job.quarantine_rows(part, &refused.why).await?;
+            job.quarantine_rows(part, &refused.why).await;
         }
         self.count(&rows);
         let receipt = self.receipt(&job.message().headers, shard, rows, Reason::RefusedRows);
         let receipt = receipt.expect("the headers were read when the batch was admitted");
-        job.send("receipts", receipt.to_message()).await
+        job.send("receipts", receipt.to_message()).await;
     }
 
     fn receipt(
@@ -163,14 +157,10 @@ impl BatchWorker for ChWriter {
         self.group
     }
 
-    async fn process(
-        &self,
-        key: GroupKey,
-        group: &mut [(Job, Item)],
-    ) -> Result<Vec<Outcome>, Lost> {
+    async fn process(&self, key: GroupKey, group: &mut [(Job, Item)]) -> Vec<Outcome> {
         let shard = match self.cluster().shard(key.shard) {
             Ok(shard) => shard,
-            Err(invalid) => return Ok(vec![invalid.into(); group.len()]),
+            Err(invalid) => return vec![invalid.into(); group.len()],
         };
         let batches: Vec<&Batch> = group.iter().map(|(_, Item(batch))| batch).collect();
         let loaded = self.loader.load(shard, &key.layout, &batches).await;
@@ -178,13 +168,13 @@ impl BatchWorker for ChWriter {
         for ((job, _), loaded) in group.iter_mut().zip(loaded) {
             outcomes.push(match loaded {
                 Loaded::Judged { rows, refused } => {
-                    self.report(job, key.shard, rows, refused).await?;
+                    self.report(job, key.shard, rows, refused).await;
                     Outcome::Done
                 }
-                Loaded::Not(outcome) => job.patiently(outcome),
+                Loaded::Not(outcome) => outcome,
             });
         }
-        Ok(outcomes)
+        outcomes
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {

@@ -1,7 +1,7 @@
 use app::App;
-use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, header};
+use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason};
 use futures_util::future::{join_all, try_join_all};
-use pipeline::{Job, Lost, Outcome, Worker, now_ms, receipt};
+use pipeline::{Job, Outcome, Worker, now_ms, receipt};
 use stores::clickhouse::{
     Cluster, ConfigError, ConnectionSettings, Replica, Shard, TargetSettings,
 };
@@ -238,7 +238,7 @@ impl DictRefresher {
         job: &mut Job,
         order: &Order,
         shard: &Shard,
-    ) -> Result<Result<Applied, Outcome>, Lost> {
+    ) -> Result<Applied, Outcome> {
         let (facts, mut said) = unbounded_channel();
         let hold = Instant::now() + self.settings.hold();
         let ended = {
@@ -246,7 +246,7 @@ impl DictRefresher {
             loop {
                 tokio::select! {
                     biased;
-                    Some(fact) = said.recv() => job.send("receipts", receipt(&order.run, fact).to_message()).await?,
+                    Some(fact) = said.recv() => job.send("receipts", receipt(&order.run, fact).to_message()).await,
                     ended = &mut work => break ended.map_err(Ended::Failed),
                     () = sleep_until(hold) => break Err(Ended::PutOff("it was in hand for hold_seconds")),
                     () = self.app.shutdown.triggered() => break Err(Ended::PutOff("the program was told to stop")),
@@ -255,30 +255,27 @@ impl DictRefresher {
         };
         while let Ok(fact) = said.try_recv() {
             job.send("receipts", receipt(&order.run, fact).to_message())
-                .await?;
+                .await;
         }
         match ended {
-            Ok(applied) => Ok(Ok(applied)),
-            Err(Ended::Failed(failure)) => self.failed(job, order, failure).await.map(Err),
-            Err(Ended::PutOff(why)) => Ok(Err(Outcome::Snooze {
+            Ok(applied) => Ok(applied),
+            Err(Ended::Failed(failure)) => Err(self.failed(job, order, failure).await),
+            Err(Ended::PutOff(why)) => Err(Outcome::Snooze {
                 why: format!("shard {}: {why}", order.shard),
                 delay: SNOOZE,
-            })),
+            }),
         }
     }
 
     /// Tells the ledger of a failure, and the frame what is to become of the order. The ledger hears of one that goes
     /// to quarantine by [`Worker::quarantined`].
-    async fn failed(
-        &self,
-        job: &mut Job,
-        order: &Order,
-        failure: Failure,
-    ) -> Result<Outcome, Lost> {
+    async fn failed(&self, job: &mut Job, order: &Order, failure: Failure) -> Outcome {
         let failure = self.dated(failure, first_failure(&job.message().headers));
-        let outcome = job.patiently(failure.outcome(order.shard));
-        let given_up = match outcome {
-            Outcome::Quarantine(_) => return Ok(outcome),
+        let outcome = failure.outcome(order.shard);
+        let given_up = match &outcome {
+            // The loop tries it again, as long as there are tries left.
+            Outcome::Quarantine(invalid) if invalid.reason == Reason::UnexpectedAnswer => false,
+            Outcome::Quarantine(_) => return outcome,
             Outcome::Discard { .. } => true,
             _ => false,
         };
@@ -290,8 +287,8 @@ impl DictRefresher {
             given_up,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())
-            .await?;
-        Ok(outcome)
+            .await;
+        outcome
     }
 
     /// Says how long the order has been failing, and gives a sync up that fails for too long. With it no two failures
@@ -324,25 +321,25 @@ enum Ended {
 impl Worker for DictRefresher {
     /// The orders for the SERP nodes go out before the receipt, which names them; all of it goes out again when an
     /// order that was carried out comes again, and changes nothing then.
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         let order = match Order::from_message(job.message()) {
             Ok(order) => order,
-            Err(invalid) => return Ok(invalid.into()),
+            Err(invalid) => return invalid.into(),
         };
         if order.command != Command::RefreshDictionary {
             let what = format!(
                 "it orders {:?}, which is not for this program",
                 order.command
             );
-            return Ok(Invalid::new(Reason::NotReadable, what).into());
+            return Invalid::new(Reason::NotReadable, what).into();
         }
         let shard = match self.cluster.shard(order.shard) {
             Ok(shard) => shard,
-            Err(invalid) => return Ok(invalid.into()),
+            Err(invalid) => return invalid.into(),
         };
-        let applied = match self.follow(job, &order, shard).await? {
+        let applied = match self.follow(job, &order, shard).await {
             Ok(applied) => applied,
-            Err(outcome) => return Ok(outcome),
+            Err(outcome) => return outcome,
         };
         tracing::info!(
             run = %order.run,
@@ -358,11 +355,7 @@ impl Worker for DictRefresher {
                 command: Command::RestartSerp { node: node.clone() },
                 ..order.clone()
             };
-            let mut message = restart.to_message();
-            if let Some(trace) = job.message().headers.text(header::TRACEPARENT) {
-                message.headers.set(header::TRACEPARENT, trace);
-            }
-            job.send("orders", message).await?;
+            job.send("orders", restart.to_message()).await;
         }
         let fact = Fact::ShardApplied {
             shard: order.shard,
@@ -371,11 +364,11 @@ impl Worker for DictRefresher {
             nodes: applied.nodes,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())
-            .await?;
+            .await;
         self.app
             .stats
             .count("dictionaries", &[("status", "applied")], 1);
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {

@@ -8,7 +8,7 @@ use arrow_select::concat::concat_batches;
 use batch::arrow::{Limits, Stream};
 use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Rows, RunId, header};
 use bytes::Bytes;
-use pipeline::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight, receipt};
+use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
 use stores::Mapping;
 use stores::elasticsearch::{Client, IndexSettings};
 
@@ -88,25 +88,24 @@ impl EsWriter {
         item: &Admitted,
         rows: &RecordBatch,
         settled: Settled,
-    ) -> Result<Outcome, Lost> {
+    ) -> Outcome {
         if let Some(first) = settled.refused.values().next() {
             let body = match batch::arrow::body_of_refused(&item.stream, rows, &settled.refused) {
                 Ok(body) => body,
-                Err(invalid) => return Ok(invalid.into()),
+                Err(invalid) => return invalid.into(),
             };
             let (refused, all) = (settled.refused.len(), item.identity.rows);
             let why = format!("{refused} of {all} rows refused, the first with: {first}");
             let mut headers = job.message().headers.clone();
             headers.set(header::ROWS, refused as i64);
             let why = Invalid::new(Reason::RefusedRows, why);
-            job.quarantine_rows(Message::new(headers, body), &why)
-                .await?;
+            job.quarantine_rows(Message::new(headers, body), &why).await;
         }
         let fact = self.stored(&item.identity, settled.rows.clone(), settled.targets);
         let receipt = receipt(&item.identity.run, fact);
-        job.send(RECEIPTS, receipt.to_message()).await?;
+        job.send(RECEIPTS, receipt.to_message()).await;
         self.count(&settled.rows);
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
     fn stored(&self, of: &Identity, rows: Rows, targets: BTreeMap<String, Rows>) -> Fact {
@@ -175,7 +174,7 @@ impl BatchWorker for EsWriter {
         self.settings.group_limits()
     }
 
-    async fn process(&self, (): (), group: &mut [(Job, Admitted)]) -> Result<Vec<Outcome>, Lost> {
+    async fn process(&self, (): (), group: &mut [(Job, Admitted)]) -> Vec<Outcome> {
         let mut tables = Vec::with_capacity(group.len());
         let decoded: Vec<Result<RecordBatch, Invalid>> = group
             .iter()
@@ -191,13 +190,13 @@ impl BatchWorker for EsWriter {
             let outcome = match rows {
                 Err(invalid) => invalid.into(),
                 Ok(rows) => match verdicts.next().expect("every table has a verdict") {
-                    Verdict::Settled(settled) => self.settle(job, item, &rows, settled).await?,
-                    Verdict::Unfinished(outcome) => job.patiently(outcome),
+                    Verdict::Settled(settled) => self.settle(job, item, &rows, settled).await,
+                    Verdict::Unfinished(outcome) => outcome,
                 },
             };
             outcomes.push(outcome);
         }
-        Ok(outcomes)
+        outcomes
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {

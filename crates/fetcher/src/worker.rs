@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use app::App;
 use batch::{BatchId, Fact, Headers, Invalid, Message, Task, header};
-use pipeline::{Job, Lost, Outcome, Worker, receipt};
+use pipeline::{Job, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
 use crate::config::FetcherSettings;
@@ -55,19 +55,10 @@ impl Fetcher {
         task: &Task,
         attempt: u32,
         replica: &Replica,
-    ) -> Result<Result<Fetched, Broken>, Lost> {
+    ) -> Result<Fetched, Broken> {
         let mut fetched = Fetched::default();
-        let reading = Reading::begin(replica, &self.sources, task, &self.settings).await;
-        let mut reading = match reading {
-            Ok(reading) => reading,
-            Err(broken) => return Ok(Err(broken)),
-        };
-        loop {
-            let batch = match reading.next_batch().await {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return Ok(Ok(fetched)),
-                Err(broken) => return Ok(Err(broken)),
-            };
+        let mut reading = Reading::begin(replica, &self.sources, task, &self.settings).await?;
+        while let Some(batch) = reading.next_batch().await? {
             let id = BatchId {
                 task: task.task,
                 attempt,
@@ -76,18 +67,13 @@ impl Fetcher {
             fetched.batches += 1;
             fetched.rows += batch.rows;
             fetched.bytes += batch.body.len() as u64;
-            let message = batch_message(task, id, batch, &job.message().headers);
-            job.send("batches", message).await?;
+            let message = batch_message(task, id, batch);
+            job.send("batches", message).await;
         }
+        Ok(fetched)
     }
 
-    async fn fetched(
-        &self,
-        job: &mut Job,
-        task: &Task,
-        attempt: u32,
-        fetched: Fetched,
-    ) -> Result<(), Lost> {
+    async fn fetched(&self, job: &mut Job, task: &Task, attempt: u32, fetched: Fetched) {
         let stats = &self.app.stats;
         let status = [("status", "fetched")];
         stats.count("batches", &status, fetched.batches.into());
@@ -101,7 +87,7 @@ impl Fetcher {
             bytes: fetched.bytes,
         };
         job.send("receipts", receipt(&task.run, fact).to_message())
-            .await
+            .await;
     }
 }
 
@@ -109,28 +95,28 @@ impl Worker for Fetcher {
     /// Batches of a broken attempt may be out when it breaks, and stay so: the next replica's are of another
     /// attempt, the ledger counts the batches of the one attempt that has read its range to the end, and a row
     /// that is stored twice is stored once.
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         let task = match Task::from_message(job.message()) {
             Ok(task) => task,
-            Err(invalid) => return Ok(invalid.into()),
+            Err(invalid) => return invalid.into(),
         };
         let shard = match self.cluster.shard(task.shard) {
             Ok(shard) => shard,
-            Err(invalid) => return Ok(invalid.into()),
+            Err(invalid) => return invalid.into(),
         };
         let mut failures = Vec::new();
         for (attempt, replica) in attempts(job.attempt()).zip(shard.replicas()) {
             let started = Instant::now();
-            let broken = match self.fetch(job, &task, attempt, replica).await? {
+            let broken = match self.fetch(job, &task, attempt, replica).await {
                 Ok(fetched) => {
                     self.app.stats.time("read", &[], started.elapsed());
-                    self.fetched(job, &task, attempt, fetched).await?;
-                    return Ok(Outcome::Done);
+                    self.fetched(job, &task, attempt, fetched).await;
+                    return Outcome::Done;
                 }
                 Err(broken) => broken,
             };
             match broken {
-                Broken::Task(invalid) => return Ok(invalid.into()),
+                Broken::Task(invalid) => return invalid.into(),
                 Broken::Answer { .. } | Broken::Behind { .. } => replica.mark_down(),
                 // Done already, if it is the replica's fault.
                 Broken::Replica(_) => {}
@@ -142,10 +128,10 @@ impl Worker for Fetcher {
                 error: broken.to_string(),
             };
             job.send("receipts", receipt(&task.run, fact).to_message())
-                .await?;
+                .await;
             failures.push(broken);
         }
-        Ok(job.patiently(given_up(task.shard, &failures)))
+        given_up(task.shard, &failures)
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
@@ -181,11 +167,8 @@ fn given_up(shard: u32, failures: &[Broken]) -> Outcome {
     Outcome::retry(errors, format!("shard {shard}"))
 }
 
-fn batch_message(task: &Task, id: BatchId, batch: Cut, of_task: &Headers) -> Message {
-    let mut headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
-    if let Some(trace) = of_task.text(header::TRACEPARENT) {
-        headers.set(header::TRACEPARENT, trace);
-    }
+fn batch_message(task: &Task, id: BatchId, batch: Cut) -> Message {
+    let headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
     Message::new(headers, batch.body)
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use app::App;
 use batch::{BatchId, Fact, Invalid, Reason, RunId, header};
-use pipeline::{Job, Lost, Outcome, Worker, receipt};
+use pipeline::{Job, Outcome, Worker, receipt};
 use tokio::sync::watch;
 
 use crate::held::{Held, Way};
@@ -125,18 +125,12 @@ impl Release {
         }
     }
 
-    async fn release(
-        &self,
-        job: &mut Job,
-        run: RunId,
-        batch: BatchId,
-        rows: u32,
-    ) -> Result<Outcome, Lost> {
+    async fn release(&self, job: &mut Job, run: RunId, batch: BatchId, rows: u32) -> Outcome {
         let mut message = job.message().clone();
         // What failed on the way here is no failure of the writers; the history stays.
         message.headers.remove(header::FAILURES);
         message.headers.remove(header::TRIES);
-        job.send(BATCHES, message).await?;
+        job.send(BATCHES, message).await;
         self.count("released", rows);
         if let Some((attempt, batches)) = self.shared.released(&run, batch) {
             let fact = Fact::Released {
@@ -144,9 +138,9 @@ impl Release {
                 attempt,
                 batches,
             };
-            job.send(RECEIPTS, receipt(&run, fact).to_message()).await?;
+            job.send(RECEIPTS, receipt(&run, fact).to_message()).await;
         }
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
     fn count(&self, status: &str, rows: u32) {
@@ -157,19 +151,19 @@ impl Release {
 }
 
 impl Worker for Release {
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         let headers = &job.message().headers;
         if let Err(invalid) = headers.check_schema() {
-            return Ok(invalid.into());
+            return invalid.into();
         }
         let (run, batch, rows) = match (headers.run(), headers.batch_id(), headers.rows()) {
             (Ok(run), Ok(batch), Ok(rows)) => (run, batch, rows),
             (Err(invalid), ..) | (_, Err(invalid), _) | (.., Err(invalid)) => {
-                return Ok(invalid.into());
+                return invalid.into();
             }
         };
-        Ok(match self.shared.way(&run, batch) {
-            Way::Release => return self.release(job, run, batch, rows).await,
+        match self.shared.way(&run, batch) {
+            Way::Release => self.release(job, run, batch, rows).await,
             Way::Hold => Outcome::Return {
                 why: format!("run {run} is not judged yet"),
             },
@@ -184,6 +178,6 @@ impl Worker for Release {
                 Invalid::new(Reason::Rejected, cause).into()
             }
             Way::Unknown => Outcome::retry(format!("the ledger knows no run {run}"), "ledger"),
-        })
+        }
     }
 }

@@ -1,10 +1,13 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use batch::{Failure, Invalid, Message, Reason, header};
+use batch::{Failure, Invalid, Message, header};
+
+use tokio::sync::Notify;
 
 use crate::broker::{Publication, Publisher};
 use crate::unconfirmed::Unconfirmed;
-use crate::{Outcome, Program, names, now_ms};
+use crate::{Program, names, now_ms};
 
 /// The connection to the broker went away while a message was in work. It will be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +23,7 @@ pub struct Job {
     program: Program,
     publisher: Publisher,
     unconfirmed: Unconfirmed,
+    abandoned: Arc<Notify>,
 }
 
 impl Job {
@@ -35,6 +39,7 @@ impl Job {
             program,
             publisher,
             unconfirmed: Unconfirmed::default(),
+            abandoned: Arc::default(),
         }
     }
 
@@ -49,8 +54,21 @@ impl Job {
     }
 
     /// Publishes `message` to the named output, waiting while too many confirms are outstanding.
-    /// The job's own message is acknowledged only after the confirm.
-    pub async fn send(&mut self, output: &str, message: Message) -> Result<(), Lost> {
+    /// The job's own message is acknowledged only after the confirm. Never resolves once the connection is lost:
+    /// the loop cancels the job then.
+    pub async fn send(&mut self, output: &str, message: Message) {
+        let sent = self.try_send(output, message).await;
+        self.or_abandon(sent).await;
+    }
+
+    /// Keeps `part`, the rows of the job's message that can never be stored, in quarantine.
+    /// The history of the message comes first in it, `why` last. Never resolves once the connection is lost.
+    pub async fn quarantine_rows(&mut self, part: Message, why: &Invalid) {
+        let sent = self.try_quarantine(part, why).await;
+        self.or_abandon(sent).await;
+    }
+
+    pub(crate) async fn try_send(&mut self, output: &str, message: Message) -> Result<(), Lost> {
         self.program.count_sent("out");
         let exchange = names::output_exchange(self.program.name());
         self.publish(Publication {
@@ -61,34 +79,38 @@ impl Job {
         .await
     }
 
-    /// Keeps `part`, the rows of the job's message that can never be stored, in quarantine.
-    /// The history of the message comes first in it, `why` last.
-    pub async fn quarantine_rows(&mut self, part: Message, why: &Invalid) -> Result<(), Lost> {
+    pub(crate) async fn try_quarantine(
+        &mut self,
+        part: Message,
+        why: &Invalid,
+    ) -> Result<(), Lost> {
         self.program.count_sent("quar");
         let message = self.with_reason(part, why);
         let queue = names::quarantine_queue(self.program.name());
         self.publish(Publication::to_queue(queue, message)).await
     }
 
-    /// An answer of something before a store ([`Reason::UnexpectedAnswer`]) is mostly a proxy's that will be
-    /// set right: the message is tried again like any other, and only when its retries are used up does
-    /// the reason that names the answer decide.
-    pub fn patiently(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Quarantine(Invalid {
-                reason: Reason::UnexpectedAnswer,
-                detail,
-            }) if self.message.headers.failures() < self.program.options.max_retries => {
-                Outcome::retry(format!("{}: {detail}", Reason::UnexpectedAnswer), "")
-            }
-            outcome => outcome,
+    /// What cannot be sent any more ends the whole job: the role is not asked, and its message is delivered again.
+    async fn or_abandon(&self, sent: Result<(), Lost>) {
+        if let Err(Lost) = sent {
+            self.abandoned.notify_one();
+            std::future::pending().await
         }
+    }
+
+    /// Has `abandoned` notified when the job cannot be finished, so that its task ends at once.
+    pub(crate) fn abandon_through(&mut self, abandoned: &Arc<Notify>) {
+        self.abandoned = abandoned.clone();
     }
 
     /// Resolves when the program is told to stop: long waits should end then with
     /// [`Outcome::Snooze`].
     pub async fn stopping(&self) {
         self.program.app.shutdown.triggered().await;
+    }
+
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
     }
 
     pub(crate) fn with_reason(&self, mut message: Message, why: &Invalid) -> Message {

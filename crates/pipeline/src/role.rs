@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use batch::{Invalid, Message};
 
-use crate::{Job, Lost, Outcome};
+use crate::{Job, Outcome};
 
 /// What a role is to the topology: its name, its kind and the outputs that it may send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub enum RoleKind {
 
 /// A role that processes one message at a time; `concurrency` of them at once.
 pub trait Worker: Send + Sync + 'static {
-    /// Processes one message. Outputs go out through [`Job::send`] while it runs.
-    /// `Err(Lost)` when the connection went away under it: nothing is acknowledged, the message comes again.
-    fn process(&self, job: &mut Job) -> impl Future<Output = Result<Outcome, Lost>> + Send;
+    /// Processes one message. Outputs go out through [`Job::send`] while it runs. It is cancelled at its next
+    /// `await` when the connection is lost: nothing is acknowledged then, and the message is delivered again.
+    fn process(&self, job: &mut Job) -> impl Future<Output = Outcome> + Send;
 
     /// The message that tells the ledger of a quarantined message, sent to output `receipts`.
     fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {
@@ -54,12 +54,13 @@ pub trait BatchWorker: Send + Sync + 'static {
     /// When a group is full.
     fn limits(&self) -> GroupLimits;
 
-    /// Processes a group; answers with one outcome for each of its messages, in their order.
+    /// Processes a group and returns one outcome for each of its messages, in their order. It is cancelled as
+    /// [`Worker::process`] is.
     fn process(
         &self,
         key: Self::Key,
         group: &mut [(Job, Self::Item)],
-    ) -> impl Future<Output = Result<Vec<Outcome>, Lost>> + Send;
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
 
     /// As [`Worker::quarantined`].
     fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {

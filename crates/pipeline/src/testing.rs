@@ -6,7 +6,7 @@ use app::App;
 use batch::Message;
 
 use crate::broker::{Broker, Confirm, Memory, Publication, Publisher};
-use crate::{Job, Ladder, LoopOptions, Lost, Program};
+use crate::{Job, Ladder, LoopOptions, Outcome, Program};
 
 /// What a detached job sent: output (or queue) and message, in order.
 #[derive(Clone, Default)]
@@ -47,6 +47,12 @@ pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
 }
 
 /// Waits until everything that `job` sent is confirmed, and so in its [`Sent`].
-pub async fn confirmed(job: &mut Job) -> Result<(), Lost> {
-    job.confirmed().await
+pub async fn confirmed(job: &mut Job) {
+    let confirmed = job.confirmed().await;
+    confirmed.expect("the connection of a detached job is not lost");
+}
+
+/// What the loop makes of an outcome: tries that are used up end in quarantine.
+pub fn carried_out(job: &Job, outcome: Outcome) -> Outcome {
+    crate::worker::exhausted(job, outcome)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use app::App;
 use batch::{Command, Fact, Invalid, Message, Order, Reason, Stage};
 use pipeline::broker::Broker;
-use pipeline::{Job, Lost, Outcome, Worker, receipt};
+use pipeline::{Job, Outcome, Worker, receipt};
 use stores::serp::{Node, SerpSettings, Window};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -61,7 +61,7 @@ impl SerpRestarter {
     }
 
     /// Says what a roll would do; the ledger hears that nothing is done.
-    async fn only_say(&self, job: &mut Job, order: &Order, node: &Node) -> Result<Outcome, Lost> {
+    async fn only_say(&self, job: &mut Job, order: &Order, node: &Node) -> Outcome {
         for (port, look) in self.roller.survey(node).await {
             let port = node.address(port);
             match look {
@@ -82,8 +82,8 @@ impl SerpRestarter {
             given_up: true,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())
-            .await?;
-        Ok(Outcome::Discard { why })
+            .await;
+        Outcome::Discard { why }
     }
 
     async fn restarted(
@@ -92,7 +92,7 @@ impl SerpRestarter {
         order: &Order,
         node: &Node,
         rolled: Rolled,
-    ) -> Result<Outcome, Lost> {
+    ) -> Outcome {
         let Rolled { restarted, already } = rolled;
         let stats = &self.app.stats;
         stats.count("ports", &[("status", "already")], already.into());
@@ -104,8 +104,8 @@ impl SerpRestarter {
             already,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())
-            .await?;
-        Ok(Outcome::Done)
+            .await;
+        Outcome::Done
     }
 
     async fn failed(
@@ -114,7 +114,7 @@ impl SerpRestarter {
         order: &Order,
         node: &Node,
         error: &RollError,
-    ) -> Result<Outcome, Lost> {
+    ) -> Outcome {
         let step = error.step.as_str();
         self.app.stats.count("ports", &[("status", "failed")], 1);
         self.app.stats.count("failures", &[("step", step)], 1);
@@ -126,8 +126,8 @@ impl SerpRestarter {
             given_up: false,
         };
         job.send("receipts", receipt(&order.run, fact).to_message())
-            .await?;
-        Ok(Outcome::retry(error, format!("{}, {step}", node.name)))
+            .await;
+        Outcome::retry(error, format!("{}, {step}", node.name))
     }
 
     fn halted(&self, halt: Halt) -> Outcome {
@@ -159,10 +159,10 @@ impl SerpRestarter {
 
 impl Worker for SerpRestarter {
     /// Nothing is kept from one try to the next: ports that serve the version by then are left alone.
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         let (order, node) = match self.read(job.message()) {
             Ok(read) => read,
-            Err(invalid) => return Ok(invalid.into()),
+            Err(invalid) => return invalid.into(),
         };
         if self.dry_run {
             return self.only_say(job, &order, &node).await;
@@ -170,14 +170,14 @@ impl Worker for SerpRestarter {
         let Some(_taken) = self.take(&node) else {
             let why = format!("another order restarts {}", node.name);
             let delay = SHORTLY;
-            return Ok(Outcome::Snooze { why, delay });
+            return Outcome::Snooze { why, delay };
         };
         let _turn = self.turns.acquire().await;
         let watch = InHand::new(self, &node);
         let goal = Goal::Version(order.version);
         match self.roller.roll(&node, goal, &watch).await {
             Ok(rolled) => self.restarted(job, &order, &node, rolled).await,
-            Err(Stopped::Halted(halt)) => Ok(self.halted(halt)),
+            Err(Stopped::Halted(halt)) => self.halted(halt),
             Err(Stopped::Failed(error)) => self.failed(job, &order, &node, &error).await,
         }
     }

@@ -183,12 +183,19 @@ pub async fn write(app: &App, writer: &ChWriter, messages: &[Message]) -> Vec<Wr
         group.push((job, item));
         sent.push(of_job);
     }
-    let outcomes = writer.process(key.unwrap(), &mut group).await.unwrap();
+    let outcomes = writer.process(key.unwrap(), &mut group).await;
     for (job, _) in &mut group {
-        pipeline::testing::confirmed(job).await.unwrap();
+        pipeline::testing::confirmed(job).await;
     }
-    let written = |(outcome, sent)| Written { outcome, sent };
-    outcomes.into_iter().zip(sent).map(written).collect()
+    outcomes
+        .into_iter()
+        .zip(&group)
+        .zip(sent)
+        .map(|((outcome, (job, _)), sent)| Written {
+            outcome: pipeline::testing::carried_out(job, outcome),
+            sent,
+        })
+        .collect()
 }
 
 impl Written {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::broker::{Broker, Memory, Publication, QueueOptions, RabbitMq, Session};
 use crate::{
-    Job, Ladder, LoopOptions, Lost, Outcome, Program, Worker, names, run_worker, run_worker_while,
+    Job, Ladder, LoopOptions, Outcome, Program, Worker, names, run_worker, run_worker_while,
 };
 
 /// Nothing that is to happen takes longer on a loaded machine.
@@ -293,12 +293,12 @@ where
     F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = (bool, Outcome)> + Send,
 {
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         let (send, outcome) = (self.0)(job.message().clone(), job.attempt()).await;
         if send {
-            job.send("next", job.message().clone()).await?;
+            job.send("next", job.message().clone()).await;
         }
-        Ok(outcome)
+        outcome
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn finish<W: BatchWorker>(
     job: &mut Job,
     outcome: Outcome,
 ) -> Result<(), Lost> {
-    let outcome = exhausted(program, job, outcome);
+    let outcome = exhausted(job, outcome);
     program
         .app
         .stats
@@ -44,9 +44,9 @@ pub(super) async fn finish<W: BatchWorker>(
         }
         Outcome::Quarantine(why) => {
             if let Some(receipt) = worker.quarantined(job.message(), &why) {
-                job.send("receipts", receipt).await?;
+                job.try_send("receipts", receipt).await?;
             }
-            job.quarantine_rows(job.message().clone(), &why).await?;
+            job.try_quarantine(job.message().clone(), &why).await?;
         }
     }
     if program.acknowledges_before_confirm() || job.confirmed_within(PATIENCE).await? {
@@ -60,11 +60,17 @@ pub(super) async fn finish<W: BatchWorker>(
     job.confirmed().await
 }
 
-/// A retry becomes quarantine when its tries are used up.
-fn exhausted(program: &Program, job: &Job, outcome: Outcome) -> Outcome {
+/// A retry becomes quarantine when its tries are used up. Before that, an answer that no store gives
+/// ([`Reason::UnexpectedAnswer`]) is a failure like any other: it is mostly that of a proxy which will be set right.
+pub(crate) fn exhausted(job: &Job, outcome: Outcome) -> Outcome {
     let failures = job.message().headers.failures() + 1;
+    let used_up = failures > job.program().options.max_retries;
     match outcome {
-        Outcome::Retry { error, at } if failures > program.options.max_retries => {
+        Outcome::Quarantine(Invalid {
+            reason: reason @ Reason::UnexpectedAnswer,
+            detail,
+        }) if !used_up => Outcome::retry(format!("{reason}: {detail}"), ""),
+        Outcome::Retry { error, at } if used_up => {
             let at = if at.is_empty() {
                 at
             } else {

@@ -8,7 +8,7 @@ mod groups;
 mod serve;
 mod single;
 
-pub(crate) use finish::REDELIVERIES;
+pub(crate) use finish::{REDELIVERIES, exhausted};
 
 use std::time::Duration;
 

@@ -284,14 +284,22 @@ impl<'a, W: BatchWorker> Serving<'a, W> {
     fn begin(&mut self, group: Gathered<W>, slot: OwnedSemaphorePermit) {
         let (worker, program) = (self.worker.clone(), self.program.clone());
         let freed = self.slot_freed.clone();
+        let abandoned = Arc::new(Notify::new());
         self.running.spawn(async move {
             let (tags, mut members): (Vec<u64>, Vec<_>) = group
                 .members
                 .into_iter()
-                .map(|m| (m.tag, (m.job, m.item)))
+                .map(|mut m| {
+                    m.job.abandon_through(&abandoned);
+                    (m.tag, (m.job, m.item))
+                })
                 .unzip();
             let started = Instant::now();
-            let processed = process(&*worker, group.key, &mut members).await;
+            let processed = tokio::select! {
+                biased;
+                outcomes = process(&*worker, group.key, &mut members) => Ok(outcomes),
+                () = abandoned.notified() => Err(Lost),
+            };
             program.app.stats.time("main_loop", &[], started.elapsed());
             drop(slot);
             freed.notify_one();
@@ -396,24 +404,23 @@ async fn process<W: BatchWorker>(
     worker: &W,
     key: W::Key,
     members: &mut [(Job, W::Item)],
-) -> Result<Vec<Outcome>, Lost> {
+) -> Vec<Outcome> {
     let count = members.len();
     match AssertUnwindSafe(worker.process(key, members))
         .catch_unwind()
         .await
     {
-        Ok(Ok(outcomes)) if outcomes.len() == count => Ok(outcomes),
-        Ok(Ok(outcomes)) => {
+        Ok(outcomes) if outcomes.len() == count => outcomes,
+        Ok(outcomes) => {
             let error = format!(
                 "the role answered for {} messages of {count}",
                 outcomes.len()
             );
-            Ok(vec![Outcome::retry(error, "worker"); count])
+            vec![Outcome::retry(error, "worker"); count]
         }
-        Ok(Err(Lost)) => Err(Lost),
         Err(panic) => {
             let error = format!("the role panicked: {}", text_of(&*panic));
-            Ok(vec![Outcome::retry(error, "worker"); count])
+            vec![Outcome::retry(error, "worker"); count]
         }
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use batch::{Invalid, Message};
 
-use crate::{BatchWorker, GroupLimits, Job, Lost, Outcome, Weight, Worker};
+use crate::{BatchWorker, GroupLimits, Job, Outcome, Weight, Worker};
 
 /// A worker of single messages, as a batch worker whose groups are full with one.
 pub(super) struct Single<W>(pub W);
@@ -23,12 +23,12 @@ impl<W: Worker> BatchWorker for Single<W> {
         }
     }
 
-    async fn process(&self, (): (), group: &mut [(Job, ())]) -> Result<Vec<Outcome>, Lost> {
+    async fn process(&self, (): (), group: &mut [(Job, ())]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(group.len());
         for (job, ()) in group {
-            outcomes.push(self.0.process(job).await?);
+            outcomes.push(self.0.process(job).await);
         }
-        Ok(outcomes)
+        outcomes
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {

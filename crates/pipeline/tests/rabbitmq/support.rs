@@ -5,9 +5,7 @@ use app::App;
 use batch::{Headers, Message};
 use pipeline::broker::{Acknowledgement, Broker, BrokerError, Confirm, Publication, RabbitMq};
 use pipeline::topology::{Catalog, LEDGER, PipelineSettings, desired};
-use pipeline::{
-    Job, Ladder, LoopOptions, Lost, Outcome, Program, Role, RoleKind, Worker, run_worker,
-};
+use pipeline::{Job, Ladder, LoopOptions, Outcome, Program, Role, RoleKind, Worker, run_worker};
 use testkit::VirtualHost;
 use tokio::task::JoinHandle;
 
@@ -184,10 +182,10 @@ pub struct Relay {
 }
 
 impl Worker for Relay {
-    async fn process(&self, job: &mut Job) -> Result<Outcome, Lost> {
+    async fn process(&self, job: &mut Job) -> Outcome {
         tokio::time::sleep(self.delay).await;
-        job.send("next", job.message().clone()).await?;
-        Ok(Outcome::Done)
+        job.send("next", job.message().clone()).await;
+        Outcome::Done
     }
 }
 

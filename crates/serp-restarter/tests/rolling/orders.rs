@@ -37,8 +37,8 @@ impl Restarter {
 
     async fn process(&self, message: Message) -> Done {
         let (mut job, sent) = pipeline::testing::job(&self.app, message, 1);
-        let outcome = self.worker.process(&mut job).await.unwrap();
-        pipeline::testing::confirmed(&mut job).await.unwrap();
+        let outcome = self.worker.process(&mut job).await;
+        pipeline::testing::confirmed(&mut job).await;
         Done {
             outcome,
             facts: facts(&sent),
