@@ -64,6 +64,7 @@ impl App {
     }
 
     /// A program without logs, signals and sockets, whose stats can be read back: for tests.
+    #[cfg(any(test, feature = "testing"))]
     pub fn detached(name: &str) -> Self {
         Self {
             name: name.into(),

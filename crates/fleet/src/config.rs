@@ -8,7 +8,6 @@ use fetcher::FetcherSettings;
 use persister::{GateSettings, PersisterSettings};
 use pipeline::BrokerSettings;
 use pipeline::broker::RabbitMq;
-use pipeline::topology::{Catalog, PipelineSettings};
 use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use serp_restarter::SerpRestarterSettings;
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
 use stores::elasticsearch;
 use stores::serp::SerpSettings;
+use topology::{Catalog, PipelineSettings};
 
 /// Every setting that there is, by the crates that they belong to.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]

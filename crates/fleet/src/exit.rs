@@ -2,9 +2,9 @@ use app::SecretError;
 use app::config::Problems;
 use pipeline::ProducerError;
 use pipeline::broker::BrokerError;
-use pipeline::management::ManagementError;
-use pipeline::topology::TopologyError;
 use stores::{ConfigureError, clickhouse, elasticsearch};
+use topology::TopologyError;
+use topology::management::ManagementError;
 
 /// How a command ended, for the shell. A running program that a second signal ends at once exits with
 /// 128 and the signal's number: 130 or 143.
@@ -100,7 +100,12 @@ impl Exit {
             | Error::NotManagement { .. }
             | Error::Refused { .. }
             | Error::NoVirtualHost { .. } => Some(Self::Broker),
-            _ => None,
+            Error::ArgumentsChanged { .. } => Some(Self::Differs),
+            Error::Failed { .. }
+            | Error::NamesTaken { .. }
+            | Error::DiscardCount { .. }
+            | Error::DiscardNotRemoved { .. }
+            | Error::OtherPipeline { .. } => None,
         }
     }
 

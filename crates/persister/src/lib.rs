@@ -15,14 +15,14 @@ mod replay;
 mod work;
 
 pub use config::{GateSettings, PersisterSettings};
-pub use work::{Feed, run};
+pub use work::{PersisterInputs, run};
 
 use pipeline::{Role, RoleKind};
 
 /// The persister, to the topology.
 pub const ROLE: Role = Role {
     name: "persister",
-    kind: RoleKind::Judge,
+    kind: RoleKind::Controller,
     outputs: &[BATCHES, ORDERS, RECEIPTS, RECORDS],
     optional: &[BATCHES, ORDERS],
 };

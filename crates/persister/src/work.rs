@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use pipeline::broker::BrokerError;
-use pipeline::topology::Topology;
 use pipeline::{Program, history, lead, names, run_worker_while};
+use topology::Topology;
 
 use crate::BATCHES;
 use crate::config::{GateSettings, PersisterSettings};
@@ -15,19 +15,19 @@ const AFTER_LOSS: Duration = Duration::from_millis(500);
 
 /// What the persister knows of the pipeline that it judges.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Feed {
+pub struct PersisterInputs {
     /// Batches are sent to it, and wait there.
     pub holds: bool,
     /// Queues that released batches go to.
     pub release_queues: Vec<String>,
 }
 
-impl Feed {
+impl PersisterInputs {
     /// What the topology says to the persister named `program`.
-    pub fn of(topology: &Topology, program: &str) -> Self {
+    pub fn new(topology: &Topology, program: &str) -> Self {
         let readers = topology.readers(program, BATCHES);
         Self {
-            holds: topology.is_fed(program),
+            holds: topology.has_input(program),
             release_queues: readers.map(names::input_queue).collect(),
         }
     }
@@ -37,13 +37,13 @@ impl Feed {
 /// reached for longer than `broker.give_up_seconds`.
 pub async fn run(
     program: &Program,
-    feed: &Feed,
+    inputs: &PersisterInputs,
     gates: &GateSettings,
     settings: &PersisterSettings,
 ) -> Result<(), BrokerError> {
     let shared = Shared::new();
-    let judging = judging(program, feed, gates, settings, &shared);
-    if !feed.holds {
+    let judging = judging(program, inputs, gates, settings, &shared);
+    if !inputs.holds {
         return judging.await;
     }
     let release = Release::new(&program.app, &shared);
@@ -54,7 +54,7 @@ pub async fn run(
 /// Takes the lease, reads the ledger and judges, again whenever the lease is lost.
 async fn judging(
     program: &Program,
-    feed: &Feed,
+    inputs: &PersisterInputs,
     gates: &GateSettings,
     settings: &PersisterSettings,
     shared: &Shared,
@@ -68,8 +68,8 @@ async fn judging(
             Ok((ledger, follower)) => {
                 shared.begin(Held::new(ledger));
                 let mut judge = Judge::new(program, gates, shared, lead);
-                let queues = (&feed.release_queues[..], settings.max_queue_len);
-                let ended = judge.run(follower, queues, feed.holds).await;
+                let queues = (&inputs.release_queues[..], settings.max_queue_len);
+                let ended = judge.run(follower, queues, inputs.holds).await;
                 shared.end();
                 judge.close().await;
                 ended.err()

@@ -1,4 +1,4 @@
-//! How programs are joined and driven: topology, worker and producer loops, outcomes, retries, quarantine.
+//! How programs are driven: worker and producer loops, outcomes, retries, quarantine, and the broker as they see it.
 //!
 //! A role implements [`Worker`] or [`BatchWorker`], or sends through a [`Sender`], and knows neither who
 //! is before nor after it. This crate connects, prefetches, groups, publishes, confirms, acknowledges,
@@ -11,7 +11,6 @@ pub mod history;
 mod job;
 mod ladder;
 mod lead;
-pub mod management;
 pub mod names;
 mod options;
 mod outcome;
@@ -20,8 +19,8 @@ mod program;
 pub mod quarantine;
 mod receipts;
 mod role;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod topology;
 mod unconfirmed;
 mod worker;
 

@@ -83,7 +83,8 @@ pub struct BrokerSettings {
     /// this machine, as `guest`.
     pub url: app::Secret,
     /// Address of the management plugin, with user and password: `http://user:password@host:15672`.
-    /// Only `fleet pipeline` needs it.
+    /// Needed to configure and to show a pipeline, to run `queuer` and `persister`, and by commands that look at
+    /// queues or pause restarts. By default the broker's host and user, port 15672.
     pub management_url: Option<app::Secret>,
     /// Seconds after which a program that cannot reach the broker gives up, says why and exits.
     pub give_up_seconds: f64,

@@ -2,7 +2,7 @@
 //!
 //! The messages are taken as any consumer takes them and never answered for: when the reader goes, however it
 //! goes, the broker takes them back. Each look counts as a delivery, so the delivery limit of a quarantine queue
-//! is out of reach (see [`crate::topology`]).
+//! is out of reach (the crate `topology` declares it so).
 //!
 //! A quorum queue hands out what came back first, and puts what comes back again behind all that did so
 //! earlier: a look at a part of it would move that part. So a look goes on until it has everything that ever

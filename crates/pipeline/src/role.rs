@@ -24,7 +24,7 @@ pub enum RoleKind {
     /// Reads nothing.
     Producer,
     /// Follows the ledger, one process at a time; a type may have it read a queue too.
-    Judge,
+    Controller,
     /// No program at all: an append-only stream that others read.
     Stream,
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use batch::{Fact, RunId, RunPlan, Stage};
 use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
-use pipeline::topology::{Edge, Topology};
 use pipeline::{ProducerError, Program, RoleKind, Sender, history, names, now_ms, receipt};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
+use topology::{Edge, Topology};
 
 use crate::admission::{Refused, admit};
 use crate::clock::{Cycles, wait_until};
@@ -79,7 +79,7 @@ pub struct Pipeline {
     /// Queues that batches of these tasks wait in, on their way into the stores. Not that of a program which holds
     /// them until the run is read: it has to take them all.
     pub batch_queues: Vec<String>,
-    /// What a run must pass beyond the stores; absent where nobody judges it.
+    /// What a run must pass beyond the stores; absent where no program decides its gates.
     pub run_plan: Option<RunPlan>,
 }
 
@@ -114,7 +114,7 @@ impl Pipeline {
         let judge = topology
             .programs
             .iter()
-            .find(|program| program.role.kind == RoleKind::Judge);
+            .find(|program| program.role.kind == RoleKind::Controller);
         batches.retain(|program| judge.is_none_or(|judge| judge.name != *program));
         Self {
             name: topology.name.clone(),
@@ -152,7 +152,7 @@ impl Pipeline {
 fn run_plan<'a>(
     topology: &'a Topology,
     judge: &str,
-    mut stores: impl Iterator<Item = &'a pipeline::topology::Program>,
+    mut stores: impl Iterator<Item = &'a topology::Program>,
 ) -> RunPlan {
     let refreshers: Vec<&str> = topology
         .edges

@@ -52,14 +52,17 @@ impl Gathered {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn counter(&self, series: &Series) -> u64 {
         self.counters.get(series).copied().unwrap_or_default()
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn gauge_value(&self, series: &Series) -> Option<f64> {
         self.gauges.get(series).copied()
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn observations(&self, series: &Series) -> u64 {
         self.timers.get(series).map_or(0, |timer| timer.seen)
     }

@@ -75,6 +75,7 @@ impl Stats {
     }
 
     /// Sends nothing and forgets nothing, to be read back by a test.
+    #[cfg(any(test, feature = "testing"))]
     pub fn in_memory() -> Self {
         Self(Some(Arc::new(Inner {
             style: StatsStyle::Equals,
@@ -111,17 +112,20 @@ impl Stats {
     }
 
     /// What a counter has counted and not yet sent: all of it for [`Stats::in_memory`].
+    #[cfg(any(test, feature = "testing"))]
     pub fn counter(&self, name: &str, labels: &Labels<'_>) -> u64 {
         self.read(name, labels, Gathered::counter)
             .unwrap_or_default()
     }
 
     /// The last value of a gauge that was not yet sent.
+    #[cfg(any(test, feature = "testing"))]
     pub fn gauge_value(&self, name: &str, labels: &Labels<'_>) -> Option<f64> {
         self.read(name, labels, Gathered::gauge_value).flatten()
     }
 
     /// How many observations of a timer were not yet sent.
+    #[cfg(any(test, feature = "testing"))]
     pub fn observations(&self, name: &str, labels: &Labels<'_>) -> u64 {
         self.read(name, labels, Gathered::observations)
             .unwrap_or_default()
@@ -134,6 +138,7 @@ impl Stats {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     fn read<T>(
         &self,
         name: &str,

@@ -7,9 +7,9 @@ use comfy_table::Cell;
 use dict_refresher::{
     DictionaryStatus, ReplicaStatus, RollbackError, RollbackStep, plan_rollback, rollback, status,
 };
-use pipeline::management::Management;
 use serde_json::json;
 use stores::clickhouse::Cluster;
+use topology::management::Management;
 
 use crate::commands::block_on;
 use crate::config::Config;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::builder::PossibleValue;
 use pipeline::Role;
-use pipeline::management::{Management, parse_discard};
-use pipeline::topology::{Catalog, Desired, LEDGER, RUNS, Topology, TopologyError, desired};
+use topology::management::{Management, parse_discard};
+use topology::{Catalog, Desired, LEDGER, RUNS, Topology, TopologyError, desired};
 
 use crate::commands::block_on;
 use crate::config::Config;
@@ -36,7 +36,8 @@ pub enum Action {
     ///
     /// Done again it changes nothing. A queue that holds messages is never removed: it is named in the
     /// answer, with what its program still needs to finish its work. When something has to go it takes up
-    /// to half a minute, because the broker's counts are some seconds old.
+    /// to half a minute, because the broker's counts are some seconds old. The broker cannot change the
+    /// arguments of a queue (the number of its replicas): then nothing is changed, and the exit code is 6.
     Configure {
         #[command(flatten)]
         file: File,

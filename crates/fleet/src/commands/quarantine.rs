@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail};
 use batch::{Reason, RunId, TaskHash};
 use clap::builder::PossibleValuesParser;
 use pipeline::broker::{Broker, RabbitMq};
-use pipeline::management::Management;
 use pipeline::quarantine::{Quarantined, look};
-use pipeline::topology::QueueClass;
+use topology::QueueClass;
+use topology::management::Management;
 
 use crate::commands::block_on;
 use crate::config::Config;

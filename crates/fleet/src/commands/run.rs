@@ -9,12 +9,12 @@ use clap::Subcommand;
 use dict_refresher::DictRefresher;
 use es_writer::EsWriter;
 use fetcher::Fetcher;
-use pipeline::management::Management;
-use pipeline::topology::{Catalog, Topology};
 use pipeline::{LoopOptions, Program, run_batch_worker, run_worker};
 use queuer::{Finished, Published};
 use serde_json::json;
 use serp_restarter::SerpRestarter;
+use topology::management::Management;
+use topology::{Catalog, Topology};
 
 use super::pipeline::ROLES;
 use crate::config::Config;
@@ -152,9 +152,9 @@ async fn run_role(role: Role, app: &App, config: &Config, output: Output) -> any
             let Some(topology) = topology_of(app, config).await? else {
                 return Ok(Exit::Ok);
             };
-            let feed = persister::Feed::of(&topology, &app.name);
+            let inputs = persister::PersisterInputs::new(&topology, &app.name);
             let program = program(&config.persister.options)?;
-            persister::run(&program, &feed, &config.gates, &config.persister).await?;
+            persister::run(&program, &inputs, &config.gates, &config.persister).await?;
         }
         Role::ChWriter => {
             let writer = ChWriter::new(app, &config.clickhouse, &config.ch_writer)?;

@@ -3,9 +3,9 @@
 mod restart;
 mod status;
 
-use pipeline::management::{Management, Pause};
 use serde_json::json;
 use stores::clickhouse::Cluster;
+use topology::management::{Management, Pause};
 
 use crate::commands::{block_on, user};
 use crate::config::Config;

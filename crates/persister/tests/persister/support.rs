@@ -8,7 +8,7 @@ use batch::{
     RunPlan, Stage, TaskHash,
 };
 use ledger::{Ledger, Record};
-use persister::{Feed, GateSettings, PersisterSettings};
+use persister::{GateSettings, PersisterInputs, PersisterSettings};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
 use pipeline::{Ladder, LoopOptions, Program, names};
 use tokio::task::JoinHandle;
@@ -101,13 +101,13 @@ impl Scene {
         let broker = Broker::Memory(self.memory.clone());
         let options: &LoopOptions = &settings.options;
         let program = Program::with_broker(&app, broker, options, ladder);
-        let feed = Feed {
+        let inputs = PersisterInputs {
             holds: self.holds,
             release_queues: vec!["stores".to_owned()],
         };
         let gates = self.gates.clone();
         let task = tokio::spawn(async move {
-            let ended = persister::run(&program, &feed, &gates, &settings).await;
+            let ended = persister::run(&program, &inputs, &gates, &settings).await;
             ended.unwrap();
         });
         Running { task, app }

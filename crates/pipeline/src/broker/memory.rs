@@ -173,8 +173,19 @@ impl Memory {
             .map_or(0, |queue| queue.unanswered.len())
     }
 
-    pub(super) fn read_stream(&self, stream: &str) -> Vec<Message> {
-        self.ready(stream)
+    /// As [`super::Broker::read_stream_from`]; returns the number of messages in the stream.
+    pub(super) fn read_stream_from(
+        &self,
+        stream: &str,
+        from: u64,
+        mut take: impl FnMut(u64, Message),
+    ) -> usize {
+        let messages = self.ready(stream);
+        let read = messages.len();
+        let from = if from > read as u64 { 0 } else { from };
+        let wanted = (0..).zip(messages).filter(|(place, _)| *place >= from);
+        wanted.for_each(|(place, message)| take(place, message));
+        read
     }
 
     /// The message at place `n` of a stream, once there is one.

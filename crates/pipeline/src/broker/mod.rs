@@ -3,12 +3,14 @@
 //! what was delivered and not acknowledged comes again.
 
 mod ackbook;
+#[cfg(any(test, feature = "testing"))]
 mod memory;
 mod rabbitmq;
 mod session;
 mod stream;
 
 pub use ackbook::AckBook;
+#[cfg(any(test, feature = "testing"))]
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
 pub use session::{
@@ -43,17 +45,15 @@ impl BrokerError {
         let Self::Object { detail, .. } = self else {
             return false;
         };
-        detail.contains("NOT_FOUND - no ") || detail == MISSING
+        detail.contains("NOT_FOUND - no ")
     }
 }
 
-/// What the broker in memory says of what is not there.
-const MISSING: &str = "it does not exist";
-
-/// A broker: RabbitMQ, or one in memory with the same behaviour, for tests of the loops.
+/// A broker: RabbitMQ, or, with the feature `testing`, one in memory with the same behaviour.
 #[derive(Clone, Debug)]
 pub enum Broker {
     RabbitMq(RabbitMq),
+    #[cfg(any(test, feature = "testing"))]
     Memory(Memory),
 }
 
@@ -62,6 +62,7 @@ impl Broker {
     pub async fn connect(&self, program: &str) -> Result<Session, BrokerError> {
         match self {
             Self::RabbitMq(broker) => broker.connect(program).await,
+            #[cfg(any(test, feature = "testing"))]
             Self::Memory(broker) => broker.connect().await,
         }
     }
@@ -82,20 +83,13 @@ impl Broker {
         &self,
         stream: &str,
         from: u64,
-        mut take: impl FnMut(u64, Message),
+        take: impl FnMut(u64, Message),
     ) -> Result<(), BrokerError> {
         match self {
             Self::RabbitMq(broker) => broker.read_stream(stream, from, take).await,
+            #[cfg(any(test, feature = "testing"))]
             Self::Memory(broker) => {
-                let messages = broker.read_stream(stream);
-                let from = if from > messages.len() as u64 {
-                    0
-                } else {
-                    from
-                };
-                let places = (0..).zip(messages);
-                let wanted = places.filter(|(place, _)| *place >= from);
-                wanted.for_each(|(place, message)| take(place, message));
+                broker.read_stream_from(stream, from, take);
                 Ok(())
             }
         }
@@ -106,21 +100,14 @@ impl Broker {
         &self,
         stream: &str,
         from: u64,
-        mut take: impl FnMut(u64, Message),
+        take: impl FnMut(u64, Message),
     ) -> Result<Follower, BrokerError> {
         match self {
             Self::RabbitMq(broker) => broker.follow_stream(stream, from, take).await,
+            #[cfg(any(test, feature = "testing"))]
             Self::Memory(broker) => {
-                let messages = broker.read_stream(stream);
-                let follower = Follower::of_memory(broker, stream, messages.len());
-                let from = if from > messages.len() as u64 {
-                    0
-                } else {
-                    from
-                };
-                let wanted = (0..).zip(messages).filter(|(place, _)| *place >= from);
-                wanted.for_each(|(place, message)| take(place, message));
-                Ok(follower)
+                let read = broker.read_stream_from(stream, from, take);
+                Ok(Follower::of_memory(broker, stream, read))
             }
         }
     }

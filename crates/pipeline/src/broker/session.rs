@@ -224,6 +224,7 @@ pub struct Session {
 #[derive(Clone)]
 pub(crate) enum Backend {
     RabbitMq(Arc<super::rabbitmq::Connected>),
+    #[cfg(any(test, feature = "testing"))]
     Memory(super::memory::Connected),
 }
 
@@ -251,6 +252,7 @@ impl Session {
     ) -> Result<Subscription, super::BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.subscribe(queue, prefetch, &self.link).await,
+            #[cfg(any(test, feature = "testing"))]
             Backend::Memory(connected) => connected.subscribe(queue, prefetch, &self.link),
         }
     }
@@ -260,6 +262,7 @@ impl Session {
     pub async fn lease(&self, queue: &str) -> Result<Option<Lease>, super::BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.lease(queue, &self.link).await,
+            #[cfg(any(test, feature = "testing"))]
             Backend::Memory(connected) => connected.lease(queue, &self.link),
         }
     }
@@ -268,6 +271,7 @@ impl Session {
     pub async fn exchange_exists(&self, name: &str) -> Result<bool, super::BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.exchange_exists(name).await,
+            #[cfg(any(test, feature = "testing"))]
             Backend::Memory(connected) => Ok(connected.exchange_exists(name)),
         }
     }
@@ -276,6 +280,7 @@ impl Session {
     pub async fn queue_length(&self, name: &str) -> Result<u64, super::BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.queue_length(name).await,
+            #[cfg(any(test, feature = "testing"))]
             Backend::Memory(connected) => connected.queue_length(name),
         }
     }
@@ -283,8 +288,12 @@ impl Session {
     /// Ends the session in good order.
     pub async fn close(&self) {
         self.link.lose("closed");
-        if let Backend::RabbitMq(connected) = &self.backend {
-            let _ = tokio::time::timeout(FAREWELL, connected.close()).await;
+        match &self.backend {
+            Backend::RabbitMq(connected) => {
+                let _ = tokio::time::timeout(FAREWELL, connected.close()).await;
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Backend::Memory(_) => {}
         }
     }
 }

@@ -22,8 +22,10 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, Event};
 
+use super::BrokerError;
+#[cfg(any(test, feature = "testing"))]
+use super::Memory;
 use super::rabbitmq::{ACCESS_REFUSED, RabbitMq, is_reply, receive, stream_offset, to_table};
-use super::{BrokerError, Memory};
 
 /// Header of a reader's mark; its value is the reader's own.
 pub(super) const MARK: &str = "fleet-reader-mark";
@@ -44,6 +46,7 @@ pub struct Follower(Source);
 
 enum Source {
     RabbitMq(Box<Reading>),
+    #[cfg(any(test, feature = "testing"))]
     Memory {
         broker: Memory,
         stream: String,
@@ -52,6 +55,7 @@ enum Source {
 }
 
 impl Follower {
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn of_memory(broker: &Memory, stream: &str, read: usize) -> Self {
         Self(Source::Memory {
             broker: broker.clone(),
@@ -65,6 +69,7 @@ impl Follower {
     pub async fn next(&mut self) -> Result<(u64, Message), BrokerError> {
         match &mut self.0 {
             Source::RabbitMq(reading) => reading.next_added().await,
+            #[cfg(any(test, feature = "testing"))]
             Source::Memory {
                 broker,
                 stream,

@@ -4,10 +4,10 @@ use std::time::Duration;
 use app::App;
 use batch::{Headers, Message};
 use pipeline::broker::{Acknowledgement, Broker, BrokerError, Confirm, Publication, RabbitMq};
-use pipeline::topology::{Catalog, LEDGER, PipelineSettings, desired};
 use pipeline::{Job, Ladder, LoopOptions, Outcome, Program, Role, RoleKind, Worker, run_worker};
 use testkit::VirtualHost;
 use tokio::task::JoinHandle;
+use topology::{Catalog, LEDGER, PipelineSettings, desired};
 
 /// Nothing that is to happen takes longer on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

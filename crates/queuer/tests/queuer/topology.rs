@@ -1,8 +1,8 @@
 //! What the queuer makes of a topology.
 
-use pipeline::topology::{Catalog, LEDGER, RUNS};
 use pipeline::{Role, RoleKind};
 use queuer::Pipeline;
+use topology::{Catalog, LEDGER, RUNS};
 
 const fn worker(name: &'static str, outputs: &'static [&'static str]) -> Role {
     Role {
@@ -15,7 +15,7 @@ const fn worker(name: &'static str, outputs: &'static [&'static str]) -> Role {
 
 const JUDGE: Role = Role {
     name: "persister",
-    kind: RoleKind::Judge,
+    kind: RoleKind::Controller,
     outputs: &["batches", "orders", "receipts", "records"],
     optional: &["batches", "orders"],
 };

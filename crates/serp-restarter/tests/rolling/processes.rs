@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use app::{App, Settings};
 use batch::{Command, Fact, Message, Order, Receipt};
 use pipeline::broker::{Broker, Publication, RabbitMq};
-use pipeline::management::{Discards, Management};
-use pipeline::topology::{Catalog, LEDGER, PipelineSettings, desired};
 use pipeline::{BrokerSettings, LoopOptions, Role, RoleKind, names, run_worker};
 use serde::{Deserialize, Serialize};
 use serp_restarter::{SerpRestarter, SerpRestarterSettings};
 use stores::serp::SerpSettings;
 use testkit::VirtualHost;
 use testkit::serp::{Fault, Prober};
+use topology::management::{Discards, Management};
+use topology::{Catalog, LEDGER, PipelineSettings, desired};
 
 use crate::support::{READ, TestNode, name};
 

@@ -1,5 +1,5 @@
-use pipeline::management::{Action, Change, Discards, Management, Object};
 use serde_json::json;
+use topology::management::{Action, Change, Discards, Management, Object};
 
 use super::{Choice, Discard, Pipelines, not_configured};
 use crate::context::Context;
@@ -60,16 +60,18 @@ pub async fn delete(
     }
     let discards = Discards::from_iter(discard.discard);
     let changes = management.delete_pipeline(pipeline, &discards).await?;
-    let kept = changes.iter().any(|change| change.action == Action::Keep);
+    let blocked = changes
+        .iter()
+        .any(|change| change.action == Action::Blocked);
     let vhost = management.vhost();
-    let done = match kept {
+    let done = match blocked {
         true => format!(
             "Pipeline {pipeline} is removed from virtual host {vhost:?}, but for what holds messages"
         ),
         false => format!("Pipeline {pipeline} is removed from virtual host {vhost:?}"),
     };
     report(context, &done, Tense::Done, pipeline, vhost, &changes)?;
-    Ok(match kept {
+    Ok(match blocked {
         true => Exit::Differs,
         false => Exit::Ok,
     })
@@ -77,7 +79,7 @@ pub async fn delete(
 
 /// Whether queues are to go, for which the broker has to count their messages first.
 fn removes(changes: &[Change]) -> bool {
-    let goes = |change: &Change| matches!(change.action, Action::Remove | Action::Replace);
+    let goes = |change: &Change| change.action == Action::Remove;
     changes
         .iter()
         .any(|change| change.object == Object::Queue && goes(change))
@@ -114,9 +116,8 @@ fn report(
         let (tone, action) = match change.action {
             Action::Create => (Tone::Good, "create"),
             Action::Update => (Tone::Good, "update"),
-            Action::Replace => (Tone::Bad, "replace"),
             Action::Remove => (Tone::Bad, "remove"),
-            Action::Keep => (Tone::Warning, "keep"),
+            Action::Blocked => (Tone::Warning, "blocked"),
         };
         let object = format!("{:?}", change.object).to_lowercase();
         [
@@ -130,14 +131,13 @@ fn report(
     Ok(output.text(&format!("{rows}\n{title}: {}.\n", summary(changes, tense)))?)
 }
 
-/// `12 created, 3 kept`, or `12 to create, 3 to keep`.
+/// `12 created, 3 blocked`, or `12 to create, 3 blocked`.
 fn summary(changes: &[Change], tense: Tense) -> String {
     let actions = [
         (Action::Create, "created", "to create"),
         (Action::Update, "updated", "to update"),
-        (Action::Replace, "replaced", "to replace"),
         (Action::Remove, "removed", "to remove"),
-        (Action::Keep, "kept", "to keep"),
+        (Action::Blocked, "blocked", "blocked"),
     ];
     let parts = actions.into_iter().filter_map(|(action, done, to_do)| {
         let count = changes

@@ -1,9 +1,9 @@
 use std::fmt::Write;
 
-use pipeline::management::QueueFigures;
-use pipeline::topology::{Problem, Program, QueueClass, Topology, TopologyError, dot, mermaid};
 use pipeline::{Role, RoleKind};
 use serde_json::{Value, json};
+use topology::management::QueueFigures;
+use topology::{Problem, Program, QueueClass, Topology, TopologyError, dot, mermaid};
 
 use super::{Choice, Format, Pipelines, ROLES, not_configured};
 use crate::context::Context;
@@ -145,7 +145,7 @@ impl Live {
         let plain = |n: Option<u64>| n.map_or_else(none, |n| number(n).into());
         let worker = match program.role.kind {
             RoleKind::Worker => true,
-            RoleKind::Judge => topology.is_fed(&program.name),
+            RoleKind::Controller => topology.has_input(&program.name),
             RoleKind::Producer | RoleKind::Stream => false,
         };
         vec![
@@ -198,7 +198,7 @@ fn structure(topology: &Topology) -> Value {
     let kind = |role: Role| match role.kind {
         RoleKind::Worker => "worker",
         RoleKind::Producer => "producer",
-        RoleKind::Judge => "controller",
+        RoleKind::Controller => "controller",
         RoleKind::Stream => "stream",
     };
     let programs = topology.programs.iter().map(|program| {

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use pipeline::management::{Management, ManagementError, QueueFigures};
 use serde_json::json;
 use tokio::time::Instant;
+use topology::management::{Management, ManagementError, QueueFigures};
 
 use crate::context::Context;
 use crate::exit::Exit;

@@ -2,9 +2,9 @@ use std::time::SystemTime;
 
 use comfy_table::Cell;
 use futures_util::future::join_all;
-use pipeline::management::{Management, ManagementError, Pause};
 use serde_json::{Value, json};
 use serp_restarter::{Roller, Serving, Trouble};
+use topology::management::{Management, ManagementError, Pause};
 
 use super::{nodes, paused};
 use crate::config::Config;

@@ -72,7 +72,7 @@ fn missing(object: &'static str, name: &str) -> BrokerError {
     BrokerError::Object {
         object,
         name: name.to_owned(),
-        detail: crate::broker::MISSING.into(),
+        detail: "NOT_FOUND - no such object".into(),
     }
 }
 

@@ -1,0 +1,49 @@
+//! Which programs a pipeline type has and which outputs they read, and the broker objects that follow from it.
+//!
+//! A [`Catalog`] is the declarative file, or the one built in with a user's on top. A [`Topology`] is one type
+//! of it, resolved against the known roles; [`Topology::check`] says whether it is complete, and [`desired`]
+//! gives every object that the broker must have for it. [`management`] declares these objects. The loops that
+//! use them are in the crate `pipeline`, which knows nothing of this one.
+
+mod catalog;
+mod check;
+mod desired;
+mod edge;
+mod error;
+mod graph;
+pub mod management;
+mod names;
+mod resolve;
+mod settings;
+
+pub use catalog::{Catalog, FlowLine, TypeEntry};
+pub use desired::{Arguments, Binding, Desired, Exchange, Policy, Queue, desired};
+pub use error::{Problem, ProblemKind, TopologyError};
+pub use graph::{dot, mermaid};
+pub use names::{
+    PIPELINE_ARGUMENT, POLICY_PRIORITY, PROGRAM_ARGUMENT, QueueClass, class_of, policy_name,
+    policy_pattern,
+};
+pub use resolve::{Edge, Program, Topology};
+pub use settings::{PipelineSettings, QueueSettings};
+
+use pipeline::{Role, RoleKind};
+
+/// The stream of receipts: a part of the pipeline that belongs to no program.
+pub const LEDGER: Role = Role {
+    name: pipeline::names::LEDGER,
+    kind: RoleKind::Stream,
+    outputs: &[],
+    optional: &[],
+};
+
+/// The stream of the records of runs that have ended.
+pub const RUNS: Role = Role {
+    name: pipeline::names::RUNS,
+    kind: RoleKind::Stream,
+    outputs: &[],
+    optional: &[],
+};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,157 @@
+use serde::Deserialize;
+
+use crate::{
+    Arguments, Binding, PIPELINE_ARGUMENT, PROGRAM_ARGUMENT, QueueClass, class_of, policy_pattern,
+};
+use pipeline::names;
+
+/// The objects of a virtual host: the fleet's and foreign ones.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Actual {
+    pub vhost: String,
+    pub queues: Vec<ActualQueue>,
+    pub exchanges: Vec<ActualExchange>,
+    pub bindings: Vec<ActualBinding>,
+    pub policies: Vec<ActualPolicy>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct ActualQueue {
+    pub name: String,
+    pub arguments: Arguments,
+    /// The figures are missing during the first seconds of a queue's life.
+    pub messages: Option<u64>,
+    pub messages_ready: Option<u64>,
+    pub messages_unacknowledged: Option<u64>,
+    /// Dead letters that their target has not confirmed.
+    pub messages_dlx: Option<u64>,
+    pub message_bytes: Option<u64>,
+    pub consumers: Option<u64>,
+    /// Name of the one policy that the broker applies.
+    pub policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct ActualExchange {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub arguments: Arguments,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct ActualBinding {
+    pub source: String,
+    pub destination: String,
+    pub destination_type: String,
+    pub routing_key: String,
+    /// What the API calls this binding; the routing key itself for one without arguments.
+    pub properties_key: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct ActualPolicy {
+    pub name: String,
+    pub pattern: String,
+    #[serde(rename = "apply-to")]
+    pub apply_to: String,
+    pub priority: i64,
+    pub definition: Arguments,
+}
+
+impl Actual {
+    pub fn queue(&self, name: &str) -> Option<&ActualQueue> {
+        self.queues.iter().find(|queue| queue.name == name)
+    }
+
+    pub fn exchange(&self, name: &str) -> Option<&ActualExchange> {
+        self.exchanges.iter().find(|exchange| exchange.name == name)
+    }
+
+    /// Messages in `queue`; none when there is no such queue.
+    pub fn held(&self, queue: &str) -> u64 {
+        self.queue(queue).map_or(0, ActualQueue::held)
+    }
+
+    pub fn consumers(&self, queue: &str) -> u64 {
+        self.queue(queue)
+            .and_then(|queue| queue.consumers)
+            .unwrap_or(0)
+    }
+
+    /// The pipeline type that is configured.
+    pub fn pipeline(&self) -> Option<&str> {
+        self.exchange(names::CONFIGURED)?.pipeline()
+    }
+}
+
+impl ActualQueue {
+    /// Its program and its class; `None` for a foreign queue.
+    pub fn owner(&self) -> Option<(&str, QueueClass)> {
+        let program = self.arguments.get(PROGRAM_ARGUMENT)?.as_str()?;
+        Some((program, class_of(program, &self.name)?))
+    }
+
+    /// All messages in it, whatever their state.
+    pub fn held(&self) -> u64 {
+        let states = [
+            self.messages_ready,
+            self.messages_unacknowledged,
+            self.messages_dlx,
+        ];
+        let sum: u64 = states.into_iter().flatten().sum();
+        sum.max(self.messages.unwrap_or(0))
+    }
+}
+
+impl ActualExchange {
+    /// The program that publishes to it; `None` for a foreign exchange.
+    pub fn owner(&self) -> Option<&str> {
+        let program = self.arguments.get(PROGRAM_ARGUMENT)?.as_str()?;
+        let own = self.kind == "direct" && self.name == names::output_exchange(program);
+        own.then_some(program)
+    }
+
+    pub fn pipeline(&self) -> Option<&str> {
+        let pipeline = self.arguments.get(PIPELINE_ARGUMENT)?.as_str()?;
+        (self.name == names::CONFIGURED).then_some(pipeline)
+    }
+}
+
+impl ActualBinding {
+    /// The binding in the form that the fleet makes: of a queue, by an output's name alone.
+    pub fn plain(&self) -> Option<Binding> {
+        let plain = self.destination_type == "queue" && self.properties_key == self.routing_key;
+        plain.then(|| Binding {
+            exchange: self.source.clone(),
+            output: self.routing_key.clone(),
+            queue: self.destination.clone(),
+        })
+    }
+}
+
+impl ActualPolicy {
+    /// Whether it is the fleet's: its name and its pattern belong together.
+    pub fn is_own(&self) -> bool {
+        let Some(rest) = self.name.strip_prefix("fleet-") else {
+            return false;
+        };
+        let pattern = if let Some(program) = rest.strip_suffix("-in") {
+            policy_pattern(program, QueueClass::Input)
+        } else if let Some(program) = rest.strip_suffix("-quar") {
+            policy_pattern(program, QueueClass::Quarantine)
+        } else if let Some(program) = rest.strip_suffix("-lease") {
+            policy_pattern(program, QueueClass::Lease)
+        } else if let Some(program) = rest.strip_suffix("-delay") {
+            // All delays have one pattern.
+            policy_pattern(program, QueueClass::Delay(std::time::Duration::ZERO))
+        } else {
+            policy_pattern(rest, QueueClass::Stream)
+        };
+        self.apply_to == "queues" && self.pattern == pattern
+    }
+}

@@ -1,0 +1,64 @@
+use serde::Serialize;
+
+use super::actual::{ActualExchange, ActualQueue};
+use super::{Management, ManagementError};
+use crate::QueueClass;
+
+/// The broker's figures of one queue of the fleet, up to some ten seconds old.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueFigures {
+    pub queue: String,
+    pub program: String,
+    #[serde(serialize_with = "label")]
+    pub class: QueueClass,
+    /// Messages that wait.
+    pub ready: u64,
+    /// Messages that a program has and has not acknowledged.
+    pub unacked: u64,
+    /// Bytes of all bodies.
+    pub bytes: u64,
+    pub consumers: u64,
+}
+
+impl QueueFigures {
+    /// Whether it is a queue of a worker: its messages are work to do.
+    pub fn is_work(&self) -> bool {
+        matches!(self.class, QueueClass::Input | QueueClass::Delay(_))
+    }
+}
+
+fn label<S: serde::Serializer>(class: &QueueClass, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(class.label())
+}
+
+impl Management {
+    /// The pipeline type that is configured, if one is.
+    pub async fn configured(&self) -> Result<Option<String>, ManagementError> {
+        let exchanges: Vec<ActualExchange> = self.list("exchanges").await?;
+        let mut pipelines = exchanges.iter().filter_map(ActualExchange::pipeline);
+        Ok(pipelines.next().map(str::to_owned))
+    }
+
+    /// Figures of the fleet's queues, by program, inputs first.
+    pub async fn figures(&self) -> Result<Vec<QueueFigures>, ManagementError> {
+        let queues: Vec<ActualQueue> = self.list("queues").await?;
+        let mut figures: Vec<QueueFigures> = queues.iter().filter_map(figures_of).collect();
+        figures.sort_by(|a, b| (&a.program, a.class).cmp(&(&b.program, b.class)));
+        Ok(figures)
+    }
+}
+
+fn figures_of(queue: &ActualQueue) -> Option<QueueFigures> {
+    let (program, class) = queue.owner()?;
+    let unacked = queue.messages_unacknowledged.unwrap_or(0);
+    Some(QueueFigures {
+        queue: queue.name.clone(),
+        program: program.to_owned(),
+        class,
+        // Dead letters on their way wait as well.
+        ready: queue.held() - unacked,
+        unacked,
+        bytes: queue.message_bytes.unwrap_or(0),
+        consumers: queue.consumers.unwrap_or(0),
+    })
+}

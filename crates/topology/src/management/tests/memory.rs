@@ -1,0 +1,204 @@
+use std::cell::RefCell;
+use std::time::Duration;
+
+use crate::management::ManagementError;
+use crate::management::actual::{Actual, ActualBinding, ActualExchange, ActualPolicy, ActualQueue};
+use crate::management::objects::Objects;
+use crate::{Binding, Exchange, Policy, Queue};
+
+/// A virtual host in memory, whose figures may be as old as a broker's.
+#[derive(Default)]
+pub struct Host {
+    actual: RefCell<Actual>,
+    /// What the figures say; the actual objects while they are fresh.
+    figures: RefCell<Option<Actual>>,
+    age: Duration,
+    /// Every change made, in its order.
+    pub log: RefCell<Vec<String>>,
+}
+
+impl Host {
+    /// Figures become right only after this time.
+    pub fn with_old_figures(age: Duration) -> Self {
+        Self {
+            age,
+            ..Self::default()
+        }
+    }
+
+    /// From now on the figures are those of now, until `refresh`.
+    pub fn freeze_figures(&self) {
+        *self.figures.borrow_mut() = Some(self.actual.borrow().clone());
+    }
+
+    pub fn refresh_figures(&self) {
+        *self.figures.borrow_mut() = None;
+    }
+
+    pub fn state(&self) -> Actual {
+        self.actual.borrow().clone()
+    }
+
+    pub fn change<T>(&self, change: impl FnOnce(&mut Actual) -> T) -> T {
+        change(&mut self.actual.borrow_mut())
+    }
+
+    pub fn put_messages(&self, queue: &str, messages: u64) {
+        self.change(|actual| {
+            let queue = actual.queues.iter_mut().find(|found| found.name == queue);
+            let queue = queue.expect("the queue exists");
+            queue.messages = Some(messages);
+            queue.messages_ready = Some(messages);
+        });
+    }
+
+    pub fn put_consumers(&self, queue: &str, consumers: u64) {
+        self.change(|actual| {
+            let queue = actual.queues.iter_mut().find(|found| found.name == queue);
+            queue.expect("the queue exists").consumers = Some(consumers);
+        });
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.actual
+            .borrow()
+            .queues
+            .iter()
+            .map(ActualQueue::held)
+            .sum()
+    }
+
+    fn did(&self, what: String) -> Result<(), ManagementError> {
+        self.log.borrow_mut().push(what);
+        Ok(())
+    }
+}
+
+impl Objects for Host {
+    fn figures_age(&self) -> Duration {
+        self.age
+    }
+
+    /// Objects are listed as they are now, with counts as old as the figures.
+    async fn actual(&self) -> Result<Actual, ManagementError> {
+        let mut actual = self.actual.borrow().clone();
+        if let Some(figures) = &*self.figures.borrow() {
+            for queue in &mut actual.queues {
+                let old = figures.queue(&queue.name).cloned().unwrap_or_default();
+                queue.messages = old.messages;
+                queue.messages_ready = old.messages_ready;
+                queue.consumers = old.consumers;
+            }
+        }
+        Ok(actual)
+    }
+
+    async fn put_policy(&self, policy: &Policy) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            actual.policies.retain(|found| found.name != policy.name);
+            actual.policies.push(ActualPolicy {
+                name: policy.name.clone(),
+                pattern: policy.pattern.clone(),
+                apply_to: "queues".to_owned(),
+                priority: policy.priority,
+                definition: policy.definition.clone(),
+            });
+        });
+        self.did(format!("put policy {}", policy.name))
+    }
+
+    async fn put_queue(&self, queue: &Queue) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            assert!(actual.queue(&queue.name).is_none(), "{} exists", queue.name);
+            actual.queues.push(ActualQueue {
+                name: queue.name.clone(),
+                arguments: queue.arguments.clone(),
+                ..ActualQueue::default()
+            });
+        });
+        self.did(format!("put queue {}", queue.name))
+    }
+
+    async fn put_exchange(&self, exchange: &Exchange) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            assert!(
+                actual.exchange(&exchange.name).is_none(),
+                "{} exists",
+                exchange.name
+            );
+            actual.exchanges.push(ActualExchange {
+                name: exchange.name.clone(),
+                kind: exchange.kind.to_owned(),
+                arguments: exchange.arguments.clone(),
+            });
+        });
+        self.did(format!("put exchange {}", exchange.name))
+    }
+
+    async fn bind(&self, binding: &Binding) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            assert!(
+                actual.exchange(&binding.exchange).is_some(),
+                "{}",
+                binding.exchange
+            );
+            assert!(actual.queue(&binding.queue).is_some(), "{}", binding.queue);
+            if !actual
+                .bindings
+                .iter()
+                .any(|found| found.plain().as_ref() == Some(binding))
+            {
+                actual.bindings.push(ActualBinding {
+                    source: binding.exchange.clone(),
+                    destination: binding.queue.clone(),
+                    destination_type: "queue".to_owned(),
+                    routing_key: binding.output.clone(),
+                    properties_key: binding.output.clone(),
+                });
+            }
+        });
+        self.did(format!("bind {} -> {}", binding.exchange, binding.queue))
+    }
+
+    async fn unbind(&self, binding: &Binding) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            actual
+                .bindings
+                .retain(|found| found.plain().as_ref() != Some(binding));
+        });
+        self.did(format!("unbind {} -> {}", binding.exchange, binding.queue))
+    }
+
+    async fn delete_policy(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|actual| actual.policies.retain(|policy| policy.name != name));
+        self.did(format!("delete policy {name}"))
+    }
+
+    async fn delete_queue(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            actual.queues.retain(|queue| queue.name != name);
+            actual
+                .bindings
+                .retain(|binding| binding.destination != name);
+        });
+        self.did(format!("delete queue {name}"))
+    }
+
+    async fn delete_exchange(&self, name: &str) -> Result<(), ManagementError> {
+        self.change(|actual| {
+            actual.exchanges.retain(|exchange| exchange.name != name);
+            actual.bindings.retain(|binding| binding.source != name);
+        });
+        self.did(format!("delete exchange {name}"))
+    }
+
+    async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError> {
+        let actual = self.actual.borrow();
+        let queue = actual.queue(queue);
+        let stream = queue.is_some_and(|queue| queue.arguments["x-queue-type"] == "stream");
+        assert!(!stream, "a broker cannot look into a stream");
+        let shared = queue.is_none_or(|q| !q.arguments.contains_key("x-single-active-consumer"));
+        assert!(shared, "nor into a queue with a single active consumer");
+        Ok(queue.and_then(|queue| queue.messages_ready).unwrap_or(0) > 0)
+    }
+}

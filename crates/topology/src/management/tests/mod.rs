@@ -1,0 +1,69 @@
+mod controller;
+mod foreign;
+mod http;
+mod memory;
+mod protection;
+mod rabbitmq;
+mod refusal;
+mod repetition;
+
+use memory::Host;
+
+use super::apply::apply;
+use super::{Action, Change, Discards, ManagementError};
+use crate::tests::built_in;
+use crate::{Desired, PipelineSettings, desired};
+use pipeline::Ladder;
+
+fn objects_of(pipeline: &str) -> Desired {
+    desired(
+        &built_in(pipeline),
+        &PipelineSettings::default(),
+        &Ladder::default(),
+    )
+}
+
+fn on_ladder(pipeline: &str, seconds: &[u64]) -> Desired {
+    let delays = seconds.iter().copied().map(std::time::Duration::from_secs);
+    let ladder = Ladder::new(delays.collect()).unwrap();
+    desired(&built_in(pipeline), &PipelineSettings::default(), &ladder)
+}
+
+fn shown(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(Change::to_string).collect()
+}
+
+async fn configure(host: &Host, desired: &Desired) -> Vec<Change> {
+    apply(host, desired, &Discards::none()).await.unwrap()
+}
+
+async fn discarding(
+    host: &Host,
+    desired: &Desired,
+    queue: &str,
+    count: u64,
+) -> Result<Vec<Change>, ManagementError> {
+    apply(
+        host,
+        desired,
+        &Discards::from_iter([(queue.to_owned(), count)]),
+    )
+    .await
+}
+
+async fn direct() -> Host {
+    let host = Host::default();
+    configure(&host, &objects_of("direct")).await;
+    host
+}
+
+fn has(host: &Host, queue: &str) -> bool {
+    host.state().queue(queue).is_some()
+}
+
+fn blocked(changes: &[Change]) -> Vec<&str> {
+    let blocked = changes
+        .iter()
+        .filter(|change| change.action == Action::Blocked);
+    blocked.map(|change| change.name.as_str()).collect()
+}
