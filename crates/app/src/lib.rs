@@ -1,24 +1,21 @@
-//! The frame of every program: its settings, logs, stats, health and shutdown.
+//! The runtime of every program: its logs, stats, health and shutdown, and their settings.
 //!
 //! [`App::start`] is the first thing a program calls; what it returns is cheap to clone and is
-//! handed to everything that logs, counts, waits or can fail. [`config`] reads and checks the
-//! settings of all programs.
+//! handed to everything that logs, counts, waits or can fail.
 
-pub mod config;
-mod gates;
+mod causes;
 mod health;
 mod logs;
-mod secret;
 mod settings;
 mod shutdown;
 mod stats;
 
-pub use gates::{Gates, Leave};
+pub use causes::{root_cause, with_causes};
 pub use health::Health;
 pub use logs::start as start_logs;
-pub use secret::{Secret, SecretError};
 pub use settings::{
-    DeploymentSettings, HealthSettings, LogFormat, LogSettings, Settings, StatsSettings, StatsStyle,
+    AppSettings, DeploymentSettings, HealthSettings, LogFormat, LogSettings, StatsSettings,
+    StatsStyle,
 };
 pub use shutdown::Shutdown;
 pub use stats::Stats;
@@ -47,7 +44,7 @@ impl App {
     /// Starts the logs, the stats, the health page and the listening for SIGTERM and SIGINT.
     /// To be called once, inside a tokio runtime. Fails when a setting is invalid or the health
     /// address cannot be bound.
-    pub fn start(name: &str, settings: &Settings) -> anyhow::Result<Self> {
+    pub fn start(name: &str, settings: &AppSettings) -> anyhow::Result<Self> {
         logs::start(&settings.log)?;
         let app = Self {
             name: name.into(),

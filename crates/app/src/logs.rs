@@ -2,8 +2,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Problems;
 use crate::{LogFormat, LogSettings};
+use settings::InvalidSettings;
 
 /// Libraries that log their errors and return them too: here an error is logged once, where it is handled.
 /// A filter that names one of them shows what it has to say.
@@ -11,7 +11,7 @@ const SAYS_TWICE: [&str; 1] = ["lapin"];
 
 /// Starts logging to the standard error; does nothing when logging was started before.
 /// Fails when `RUST_LOG` or `log.level` is not a filter.
-pub fn start(settings: &LogSettings) -> Result<(), Problems> {
+pub fn start(settings: &LogSettings) -> Result<(), InvalidSettings> {
     let from_environment = std::env::var("RUST_LOG").ok().filter(|f| !f.is_empty());
     let filter = match &from_environment {
         Some(filter) => parse("RUST_LOG", filter)?,
@@ -34,7 +34,7 @@ pub fn start(settings: &LogSettings) -> Result<(), Problems> {
 
 impl LogSettings {
     /// Refuses a level that is none.
-    pub fn check(&self) -> Result<(), Problems> {
+    pub fn check(&self) -> Result<(), InvalidSettings> {
         parse("log.level", &self.level).map(drop)
     }
 }
@@ -48,7 +48,7 @@ fn without_repetition(level: &str) -> String {
     })
 }
 
-fn parse(source: &str, filter: &str) -> Result<EnvFilter, Problems> {
+fn parse(source: &str, filter: &str) -> Result<EnvFilter, InvalidSettings> {
     let level_known = |directive: &str| {
         let level = directive.rsplit('=').next().unwrap_or_default().trim();
         level.parse::<tracing::level_filters::LevelFilter>().is_ok()
@@ -60,10 +60,11 @@ fn parse(source: &str, filter: &str) -> Result<EnvFilter, Problems> {
         let message = format!(
             "{word:?} is no level; use off, error, warn, info, debug or trace, or module=level"
         );
-        return Err(Problems::one(source, message));
+        return Err(InvalidSettings::one(source, message));
     }
-    EnvFilter::try_new(filter)
-        .map_err(|error| Problems::one(source, format!("{filter:?} is not a log filter: {error}")))
+    EnvFilter::try_new(filter).map_err(|error| {
+        InvalidSettings::one(source, format!("{filter:?} is not a log filter: {error}"))
+    })
 }
 
 fn colours() -> bool {
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {
-        let Problems(problems) = parse("log.level", "verbose").unwrap_err();
+        let InvalidSettings(problems) = parse("log.level", "verbose").unwrap_err();
         let problem = problems[0].to_string();
         assert!(
             problem.starts_with(r#"log.level: "verbose" is no level"#),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The settings that every program has.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct AppSettings {
     pub deployment: DeploymentSettings,
     pub log: LogSettings,
     pub stats: StatsSettings,

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use app::{App, Gates};
+use app::App;
 use batch::arrow::Frame;
 use batch::{BatchId, Invalid};
 use bytes::Bytes;
 use pipeline::Outcome;
 use sha2::{Digest, Sha256};
-use stores::Class;
 use stores::clickhouse::{Cluster, Error, Query, Shard, classify};
+use stores::{CircuitBreakers, Class};
 
 use crate::layout::Layout;
 use crate::search::{Store, Verdict};
@@ -38,7 +38,7 @@ pub(crate) struct Target {
     pub cluster: Cluster,
     pub database: String,
     pub table: String,
-    pub gates: Gates,
+    pub breakers: CircuitBreakers,
 }
 
 /// The inserts of one group: batches of one shard and one layout.
@@ -136,14 +136,14 @@ impl<'a> Inserter<'a> {
 
 impl Store for Inserter<'_> {
     async fn insert(&self, frames: Vec<Frame>) -> Verdict {
-        let gates = &self.target.gates;
+        let breakers = &self.target.breakers;
         let place = format!("shard {}", self.shard.number());
         let query = self.query(&self.token(&frames));
         let pieces = batch::arrow::join(&self.schema, &frames);
-        let mut shut_since = None;
+        let mut tripped_since = None;
         loop {
-            let leave = match gates.pass(&place, &mut shut_since).await {
-                Ok(leave) => leave,
+            let permit = match breakers.acquire(&place, &mut tripped_since).await {
+                Ok(permit) => permit,
                 Err(why) => return Verdict::Failed(Outcome::Snooze { why, delay: SNOOZE }),
             };
             let started = Instant::now();
@@ -154,14 +154,14 @@ impl Store for Inserter<'_> {
                 Err(error) => match classify(&error) {
                     Class::Refused => Verdict::Refused(reason(&error)),
                     Class::Pause => {
-                        gates.shut(&place, &error.to_string());
-                        drop(leave);
+                        breakers.trip(&place, &error.to_string());
+                        drop(permit);
                         continue;
                     }
                     _ => return Verdict::Failed(self.failed(&error)),
                 },
             };
-            gates.open(&place);
+            breakers.reset(&place);
             return verdict;
         }
     }

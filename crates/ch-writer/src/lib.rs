@@ -2,7 +2,7 @@
 //!
 //! The flow of a group is [`worker`]: batches of one shard and one schema are gathered, go into one INSERT
 //! without being decoded ([`inserter`]), and are halved if the table refuses them until the refused rows
-//! stand alone ([`search`]). A shard that takes nothing from anyone is waited for ([`app::Gates`]).
+//! stand alone ([`search`]). A shard that takes nothing from anyone is waited for ([`stores::CircuitBreakers`]).
 
 mod config;
 mod inserter;

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use app::{App, Gates};
+use app::App;
 use batch::arrow::{Limits, Stream};
 use batch::{Fact, Headers, Invalid, Message, Reason, Receipt, Rows, header};
 use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
-use stores::Mapping;
 use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
+use stores::{CircuitBreakers, Mapping};
 
 use crate::config::ChWriterSettings;
 use crate::inserter::Target;
@@ -39,7 +39,7 @@ impl ChWriter {
         settings: &ChWriterSettings,
     ) -> Result<Self, ConfigError> {
         let cluster = Cluster::new(&target.connection())?;
-        let gates = Gates::new(
+        let breakers = CircuitBreakers::new(
             app,
             "clickhouse",
             "paused-shards",
@@ -51,7 +51,7 @@ impl ChWriter {
             cluster,
             database: target.database.clone(),
             table: target.table.clone(),
-            gates,
+            breakers,
         };
         Ok(Self {
             app: app.clone(),

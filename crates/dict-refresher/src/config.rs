@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use app::Secret;
 use pipeline::LoopOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use settings::Secret;
 
 /// The dictionary that the SERP service reads, on every replica of `[clickhouse]`. The user of `[clickhouse]` needs
 /// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it and on the one beside it; SELECT, INSERT, CREATE TABLE and

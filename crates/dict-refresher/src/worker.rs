@@ -2,10 +2,10 @@ use app::App;
 use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason};
 use futures_util::future::{join_all, try_join_all};
 use pipeline::{Job, Outcome, Worker, now_ms, receipt};
+use serp::SerpSettings;
 use stores::clickhouse::{
     Cluster, ConfigError, ConnectionSettings, Replica, Shard, TargetSettings,
 };
-use stores::serp::SerpSettings;
 use tokio::sync::Mutex as Turn;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};

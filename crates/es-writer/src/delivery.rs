@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use app::Leave;
 use backon::ExponentialBackoff;
 use batch::Reason;
 use pipeline::Outcome;
-use stores::Class;
 use stores::elasticsearch::{Error, ItemVerdict, classify};
+use stores::{Class, Permit};
 use tokio::time::Instant;
 
 use crate::encode::Bulk;
@@ -63,8 +62,8 @@ impl<'a> Delivery<'a> {
 
     /// Sends one request; answers with what is still to be sent, or with what is to become of the pending rows.
     async fn send(&mut self, bulk: Bulk) -> Result<Vec<Bulk>, Outcome> {
-        let leave = self.patience.pass().await?;
-        if leave.is_trial() && self.is_write_blocked().await {
+        let permit = self.patience.acquire().await?;
+        if permit.is_probe() && self.is_write_blocked().await {
             return Ok(vec![bulk]);
         }
         let rest = match self.sink.bulk(self.index, &bulk).await {
@@ -76,7 +75,7 @@ impl<'a> Delivery<'a> {
             }
             Err(error) => self.judge(bulk, &error)?,
         };
-        drop(leave);
+        drop(permit);
         if let Some(error) = rest.again {
             let place = &self.place;
             self.patience.wait(|| error.outcome(place)).await?;
@@ -84,12 +83,12 @@ impl<'a> Delivery<'a> {
         Ok(rest.bulks)
     }
 
-    /// Asks before the documents are sent: a trial with all of them would cost the network megabytes.
+    /// Asks before the documents are sent: a probe with all of them would cost the network megabytes.
     async fn is_write_blocked(&self) -> bool {
         match self.sink.client.write_block(self.index).await {
             Ok(Some(block)) => {
                 let why = format!("it has the block {block:?}");
-                self.sink.gates.shut(&self.place, &why);
+                self.sink.breakers.trip(&self.place, &why);
                 true
             }
             // Who may write need not be allowed to see the settings: the documents will tell.
@@ -120,8 +119,8 @@ impl<'a> Delivery<'a> {
             }
         }
         match &blocked {
-            Some(why) => self.sink.gates.shut(&self.place, why),
-            None => self.sink.gates.open(&self.place),
+            Some(why) => self.sink.breakers.trip(&self.place, why),
+            None => self.sink.breakers.reset(&self.place),
         }
         if left.len() < bulk.rows.len() {
             self.patience.renew();
@@ -132,7 +131,7 @@ impl<'a> Delivery<'a> {
         }
         Ok(Rest {
             bulks: (count > 0).then(|| bulk.only(&left)).into_iter().collect(),
-            // What is blocked waits at the gate.
+            // What is blocked waits at the circuit breaker.
             again: again.filter(|_| blocked.is_none()).map(Again::Busy),
         })
     }
@@ -141,7 +140,7 @@ impl<'a> Delivery<'a> {
     fn judge(&mut self, bulk: Bulk, error: &Error) -> Result<Rest, Outcome> {
         match classify(error) {
             Class::Refused => {
-                self.sink.gates.open(&self.place);
+                self.sink.breakers.reset(&self.place);
                 let halves = bulk.halves().map(Vec::from);
                 if halves.is_none() {
                     self.answers
@@ -153,7 +152,7 @@ impl<'a> Delivery<'a> {
                 })
             }
             Class::Pause => {
-                self.sink.gates.shut(&self.place, &error.to_string());
+                self.sink.breakers.trip(&self.place, &error.to_string());
                 Ok(Rest {
                     bulks: vec![bulk],
                     again: None,
@@ -242,8 +241,8 @@ pub(crate) struct Patience<'a> {
     sink: &'a Sink,
     place: String,
     pauses: ExponentialBackoff,
-    /// Since when its gate is shut.
-    shut_since: Option<Instant>,
+    /// Since when its circuit breaker is tripped.
+    tripped_since: Option<Instant>,
 }
 
 impl<'a> Patience<'a> {
@@ -252,18 +251,18 @@ impl<'a> Patience<'a> {
             sink,
             place: place.to_owned(),
             pauses: sink.settings.pauses(),
-            shut_since: None,
+            tripped_since: None,
         }
     }
 
-    /// Waits at the gate of the place.
-    pub async fn pass(&mut self) -> Result<Leave, Outcome> {
-        let passed = self
+    /// Waits at the circuit breaker of the place.
+    pub async fn acquire(&mut self) -> Result<Permit, Outcome> {
+        let permit = self
             .sink
-            .gates
-            .pass(&self.place, &mut self.shut_since)
+            .breakers
+            .acquire(&self.place, &mut self.tripped_since)
             .await;
-        passed.map_err(|why| Outcome::Snooze { why, delay: SNOOZE })
+        permit.map_err(|why| Outcome::Snooze { why, delay: SNOOZE })
     }
 
     /// Pauses before another try; the error is what is to happen when the tries are used up, or that the

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use app::{App, Gates};
+use app::App;
 use batch::{Invalid, Reason};
 use futures_util::future::join_all;
 use pipeline::Outcome;
-use stores::Class;
 use stores::elasticsearch::{Client, Error, Followers, IndexSettings, ItemVerdict, classify};
+use stores::{CircuitBreakers, Class};
 use tokio::sync::Semaphore;
 
 use crate::config::Settings;
@@ -24,7 +24,7 @@ const CONFIGURE: &str = "run `fleet elasticsearch configure`, then send the batc
 pub(crate) struct Sink {
     pub app: App,
     pub client: Client,
-    pub gates: Gates,
+    pub breakers: CircuitBreakers,
     pub settings: Settings,
     indices: Vec<IndexSettings>,
     followers: Followers,
@@ -41,12 +41,12 @@ impl Sink {
     ) -> Self {
         let every = Duration::from_secs(elasticsearch.followers_seconds);
         let poll = Duration::from_secs(settings.pause_poll_seconds);
-        let patience = Duration::from_secs(settings.pause_limit_seconds);
+        let limit = Duration::from_secs(settings.pause_limit_seconds);
         Self {
             app: app.clone(),
             followers: Followers::new(client.clone(), every),
             client,
-            gates: Gates::new(app, "elasticsearch", "paused-indices", poll, patience),
+            breakers: CircuitBreakers::new(app, "elasticsearch", "paused-indices", poll, limit),
             settings: settings.clone(),
             indices: elasticsearch.indices.clone(),
             permits: Semaphore::new(settings.options.concurrency),
@@ -93,20 +93,20 @@ impl Sink {
         let place = format!("the look-up of the followers of {leader}");
         let mut patience = Patience::new(self, &place);
         loop {
-            let leave = patience.pass().await?;
+            let permit = patience.acquire().await?;
             let error = match self.followers.of(leader).await {
                 Ok(followers) => {
-                    self.gates.open(&place);
+                    self.breakers.reset(&place);
                     return Ok(followers);
                 }
                 Err(error) => error,
             };
             match classify(&error) {
-                Class::Pause => self.gates.shut(&place, &error.to_string()),
+                Class::Pause => self.breakers.trip(&place, &error.to_string()),
                 Class::Quarantine(Reason::MissingTarget) => return Err(missing(leader, &error)),
                 _ => patience.wait(|| failed(&error, leader)).await?,
             }
-            drop(leave);
+            drop(permit);
         }
     }
 

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
-use app::config::{Problems, Process};
-use app::{DeploymentSettings, HealthSettings, LogSettings, Secret, Settings, StatsSettings};
+use app::{AppSettings, DeploymentSettings, HealthSettings, LogSettings, StatsSettings};
 use ch_writer::ChWriterSettings;
 use dict_refresher::{DictRefresherSettings, DictionarySettings};
 use fetcher::FetcherSettings;
@@ -11,10 +10,11 @@ use pipeline::broker::RabbitMq;
 use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serp::SerpSettings;
 use serp_restarter::SerpRestarterSettings;
+use settings::{InvalidSettings, Process, Secret};
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
 use stores::elasticsearch;
-use stores::serp::SerpSettings;
 use topology::{Catalog, PipelineSettings};
 
 /// Every setting that there is, by the crates that they belong to.
@@ -46,8 +46,8 @@ pub struct Config {
 
 impl Config {
     /// What the frame of a program needs.
-    pub fn app(&self) -> Settings {
-        Settings {
+    pub fn app(&self) -> AppSettings {
+        AppSettings {
             deployment: self.deployment.clone(),
             log: self.log.clone(),
             stats: self.stats.clone(),
@@ -56,7 +56,7 @@ impl Config {
     }
 
     /// Refuses what each value alone allows but what cannot work. Reads no file and connects to nothing.
-    pub fn check(&self) -> Result<(), Problems> {
+    pub fn check(&self) -> Result<(), InvalidSettings> {
         let others = all([
             self.broker.ladder().map(drop),
             self.pipeline.check(),
@@ -71,12 +71,12 @@ impl Config {
             self.serp.check(),
             self.serp_restarter.check("serp_restarter", &self.serp),
         ]);
-        Problems::join([self.log.check(), others])
+        InvalidSettings::join([self.log.check(), others])
     }
 
     /// Reads the broker's address, which may be in a file, and checks it. An address of another scheme
     /// would be tried for as long as a broker that is down.
-    pub fn try_broker(&self) -> Result<(), Problems> {
+    pub fn try_broker(&self) -> Result<(), InvalidSettings> {
         let address = self.broker.url.reveal().map_err(message);
         all([address.and_then(|url| {
             let of_amqp = ["amqp://", "amqps://"]
@@ -92,7 +92,7 @@ impl Config {
 
     /// Reads the files that the settings name, those of secrets and the pipelines', and builds the
     /// clients of broker and stores, connecting to nothing: what a program of any role would fail at.
-    pub fn try_out(&self) -> Result<(), Problems> {
+    pub fn try_out(&self) -> Result<(), InvalidSettings> {
         let broker = self.try_broker();
         let others = all([
             readable(self.broker.management_url.as_ref()),
@@ -112,7 +112,7 @@ impl Config {
                 .map(drop)
                 .map_err(message),
         ]);
-        Problems::join([broker, others])
+        InvalidSettings::join([broker, others])
     }
 
     /// Refuses rules for a pipeline type that there is not: nothing would ever be judged by them.
@@ -143,6 +143,8 @@ fn message(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn all<const N: usize>(checks: [Result<(), String>; N]) -> Result<(), Problems> {
-    Problems::join(checks.map(|check| check.map_err(|message| Problems::one("", message))))
+fn all<const N: usize>(checks: [Result<(), String>; N]) -> Result<(), InvalidSettings> {
+    InvalidSettings::join(
+        checks.map(|check| check.map_err(|message| InvalidSettings::one("", message))),
+    )
 }

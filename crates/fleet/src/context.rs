@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use app::config::{Loaded, Loader, Problems, default_files};
+use settings::{InvalidSettings, Loaded, Loader, default_files};
 
 use crate::cli::Globals;
 use crate::config::Config;
@@ -46,12 +46,12 @@ impl Context {
     }
 
     /// The settings without those of any process, read and checked.
-    pub fn config(&self) -> Result<Config, Problems> {
+    pub fn config(&self) -> Result<Config, InvalidSettings> {
         self.load(None).map(|loaded| loaded.settings)
     }
 
     /// The settings of one process, or the general ones, with their origins.
-    pub fn load(&self, process: Option<&str>) -> Result<Loaded<Config>, Problems> {
+    pub fn load(&self, process: Option<&str>) -> Result<Loaded<Config>, InvalidSettings> {
         let loader = self.loader.clone();
         let loader = match process {
             Some(name) => loader.process(name),

@@ -1,7 +1,7 @@
-use app::SecretError;
-use app::config::Problems;
 use pipeline::ProducerError;
 use pipeline::broker::BrokerError;
+use settings::InvalidSettings;
+use settings::SecretError;
 use stores::{ConfigureError, clickhouse, elasticsearch};
 use topology::TopologyError;
 use topology::management::ManagementError;
@@ -49,7 +49,7 @@ impl Exit {
     }
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        if cause.is::<Problems>()
+        if cause.is::<InvalidSettings>()
             || cause.is::<SecretError>()
             || cause.is::<TopologyError>()
             || cause.is::<clickhouse::ConfigError>()
@@ -149,7 +149,8 @@ mod tests {
         assert_eq!(Exit::of(&error), Exit::Broker);
         let error = anyhow::Error::from(ProducerError::Broker(unreachable()));
         assert_eq!(Exit::of(&error), Exit::Broker);
-        let error = anyhow::Error::from(Problems::one("a.b", "is wrong")).context("cannot start");
+        let error =
+            anyhow::Error::from(InvalidSettings::one("a.b", "is wrong")).context("cannot start");
         assert_eq!(Exit::of(&error), Exit::Configuration);
         assert_eq!(Exit::of(&anyhow::anyhow!("whatever")), Exit::Failed);
     }

@@ -1,6 +1,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use app::with_causes;
 use chrono::{DateTime, Utc};
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle,
@@ -65,7 +66,7 @@ impl Output {
 
     /// Writes the error and its causes to the standard error.
     pub fn error(self, error: &anyhow::Error, exit: Exit) {
-        let text = causes(error);
+        let text = with_causes(error.as_ref());
         match self.json {
             true => eprintln!("{}", json!({ "error": text, "exit_code": exit as u8 })),
             false => eprintln!("error: {text}"),
@@ -180,21 +181,6 @@ pub fn time(ms: i64) -> String {
     )
 }
 
-/// The error and its causes in one text. A cause whose text the error before it already has is left out.
-fn causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    let mut last = String::new();
-    for cause in error.chain() {
-        let own = cause.to_string();
-        if !last.contains(&own) {
-            let between = if text.is_empty() { "" } else { ": " };
-            text += &format!("{between}{own}");
-        }
-        last = own;
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,13 +248,5 @@ mod tests {
             "\x1b[31mx\x1b[0m"
         );
         assert_eq!(Output::new(true, true).paint(Tone::Bad, "x"), "x");
-    }
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let error = anyhow::anyhow!("refused")
-            .context("no connection: refused")
-            .context("cannot start");
-        assert_eq!(causes(&error), "cannot start: no connection: refused");
     }
 }

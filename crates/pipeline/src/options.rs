@@ -81,11 +81,11 @@ pub struct BrokerSettings {
     /// AMQP address with user, password and virtual host: `amqp://user:password@host:5672/%2f`, or
     /// `amqps://…` for TLS. One virtual host holds one deployment of one pipeline. By default the broker on
     /// this machine, as `guest`.
-    pub url: app::Secret,
+    pub url: settings::Secret,
     /// Address of the management plugin, with user and password: `http://user:password@host:15672`.
     /// Needed to configure and to show a pipeline, to run `queuer` and `persister`, and by commands that look at
     /// queues or pause restarts. By default the broker's host and user, port 15672.
-    pub management_url: Option<app::Secret>,
+    pub management_url: Option<settings::Secret>,
     /// Seconds after which a program that cannot reach the broker gives up, says why and exits.
     pub give_up_seconds: f64,
     /// Seconds that a failed message waits before it comes again, by the number of its failures; the last

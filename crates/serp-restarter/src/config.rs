@@ -1,7 +1,7 @@
 use pipeline::LoopOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stores::serp::SerpSettings;
+use serp::SerpSettings;
 
 /// How orders to restart the SERP service are taken; the service itself stands in `[serp]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

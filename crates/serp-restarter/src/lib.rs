@@ -6,7 +6,6 @@
 //! what already serves the version.
 
 mod config;
-mod port;
 mod roll;
 mod switch;
 mod watch;
@@ -15,8 +14,7 @@ mod worker;
 use pipeline::{Role, RoleKind};
 
 pub use config::SerpRestarterSettings;
-pub use port::{Serving, Trouble};
-pub use roll::{ClientError, Goal, RollError, Rolled, Roller, Step, Stopped};
+pub use roll::{Goal, RollError, Rolled, Roller, Step, Stopped};
 pub use watch::{Event, Halt, Watch};
 pub use worker::SerpRestarter;
 

@@ -7,12 +7,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use stores::serp::{Node, SerpSettings};
+use serp::{ClientError, Held, Node, Ports, SerpSettings, Serving, Trouble};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::port::{Held, Ports};
 use crate::watch::{Event, Halt, Watch};
-use crate::{Serving, Trouble};
 
 /// How often a port that was told to exit is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -83,11 +81,6 @@ pub enum Stopped {
     #[error(transparent)]
     Failed(#[from] RollError),
 }
-
-/// The HTTP client could not be built.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot build the client for the SERP service: {0}")]
-pub struct ClientError(#[from] reqwest::Error);
 
 /// Restarts nodes, port by port.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::{Serving, Trouble};
+use serp::{Serving, Trouble};
 
 /// What happens in a roll, told to its [`Watch`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use app::App;
 use batch::{Command, Fact, Invalid, Message, Order, Reason, Stage};
 use pipeline::broker::Broker;
 use pipeline::{Job, Outcome, Worker, receipt};
-use stores::serp::{Node, SerpSettings, Window};
+use serp::{ClientError, Node, SerpSettings, Window};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config::SerpRestarterSettings;
-use crate::roll::{ClientError, Goal, RollError, Rolled, Roller, Stopped};
+use crate::roll::{Goal, RollError, Rolled, Roller, Stopped};
 use crate::switch::Switch;
 use crate::watch::{Event, Halt, Watch};
 

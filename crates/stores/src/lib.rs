@@ -3,14 +3,15 @@
 //! Each store has one client type and one function that judges its every error: [`clickhouse::classify`]
 //! and [`elasticsearch::classify`]. Programs ask for the [`Class`] and never look at a code themselves.
 
+mod circuit_breakers;
 mod class;
 pub mod clickhouse;
 mod configured;
 pub mod elasticsearch;
 mod health;
 mod mapping;
-pub mod serp;
 
+pub use circuit_breakers::{CircuitBreakers, Permit};
 pub use class::Class;
 pub use configured::{Change, ConfigureError};
 pub use mapping::{Mapping, MappingError};

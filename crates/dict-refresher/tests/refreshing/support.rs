@@ -7,8 +7,8 @@ use batch::{Command, Fact, Message, Order, Receipt};
 use dict_refresher::{DictRefresher, DictRefresherSettings, DictionarySettings};
 use pipeline::testing::Sent;
 use pipeline::{Outcome, Worker};
+use serp::SerpSettings;
 use stores::clickhouse::{Cluster, TargetSettings};
-use stores::serp::SerpSettings;
 use testkit::Database;
 
 pub const KEYS: u64 = 3000;

@@ -1,6 +1,6 @@
 //! `fleet clickhouse …`: the tables that ch-writer writes to.
 
-use app::config::Problems;
+use settings::InvalidSettings;
 use stores::clickhouse::Cluster;
 use stores::clickhouse::ddl::{TargetTable, configure_target, diff_target};
 
@@ -45,12 +45,12 @@ async fn configure(config: &Config, dry_run: bool, context: &Context) -> anyhow:
 }
 
 /// Rows of a shard of the source go to the target's shard of the same number: there must be one.
-fn same_shards(source: &Cluster, target: &Cluster) -> Result<(), Problems> {
+fn same_shards(source: &Cluster, target: &Cluster) -> Result<(), InvalidSettings> {
     let (source, target) = (source.shard_count(), target.shard_count());
     if source == target {
         return Ok(());
     }
-    Err(Problems::one(
+    Err(InvalidSettings::one(
         "clickhouse.cluster",
         format!(
             "the number of its shards is {target}, that of source.cluster {source}: they must be the same"

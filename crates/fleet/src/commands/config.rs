@@ -1,5 +1,5 @@
-use app::config::{Loaded, Problems, reference};
 use serde_json::json;
+use settings::{InvalidSettings, Loaded, reference};
 
 use crate::config::Config;
 use crate::context::Context;
@@ -40,7 +40,7 @@ fn check(context: &Context) -> anyhow::Result<Exit> {
         };
         let problems = checked
             .err()
-            .map_or(Vec::new(), |Problems(problems)| problems);
+            .map_or(Vec::new(), |InvalidSettings(problems)| problems);
         let answer = json!({ "ok": ok, "files": files, "problems": problems });
         context.output.json(&answer)?;
         return Ok(exit);
@@ -57,7 +57,7 @@ fn check(context: &Context) -> anyhow::Result<Exit> {
 }
 
 /// The general settings, then those of each process.
-fn check_all(context: &Context) -> Result<(), Problems> {
+fn check_all(context: &Context) -> Result<(), InvalidSettings> {
     let general = context.load(None)?.settings;
     general.try_out()?;
     for name in general.processes.keys() {

@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use app::App;
-use app::config::Problems;
 use ch_writer::ChWriter;
 use clap::Subcommand;
 use dict_refresher::DictRefresher;
@@ -13,6 +12,7 @@ use pipeline::{LoopOptions, Program, run_batch_worker, run_worker};
 use queuer::{Finished, Published};
 use serde_json::json;
 use serp_restarter::SerpRestarter;
+use settings::InvalidSettings;
 use topology::management::Management;
 use topology::{Catalog, Topology};
 
@@ -94,14 +94,14 @@ pub fn is_role(name: &OsStr) -> bool {
 }
 
 /// The role that the process `name` runs, as `[processes.NAME]` says or by its own name.
-pub fn role_of(config: &Config, name: &str) -> Result<String, Problems> {
+pub fn role_of(config: &Config, name: &str) -> Result<String, InvalidSettings> {
     let role = config.processes.get(name);
     let role = role.and_then(|own| own.role.as_deref()).unwrap_or(name);
     let roles = roles();
     if roles.iter().any(|known| known == role) {
         return Ok(role.to_owned());
     }
-    Err(Problems::one(
+    Err(InvalidSettings::one(
         format!("processes.{name}.role"),
         format!("must be one of {}, not {role:?}", roles.join(", ")),
     ))
@@ -126,13 +126,13 @@ pub fn run(arguments: Arguments, context: &Context) -> anyhow::Result<Exit> {
 }
 
 /// Refuses to run a process as another role than it is configured for.
-fn same_role(config: &Config, name: &str, role: &str) -> Result<(), Problems> {
+fn same_role(config: &Config, name: &str, role: &str) -> Result<(), InvalidSettings> {
     let configured = config
         .processes
         .get(name)
         .and_then(|own| own.role.as_deref());
     match configured {
-        Some(other) if other != role => Err(Problems::one(
+        Some(other) if other != role => Err(InvalidSettings::one(
             format!("processes.{name}.role"),
             format!("is {other:?}, so that {name} cannot be run as {role}"),
         )),
@@ -282,7 +282,7 @@ fn fed_by(app: &App, topology: &Topology) -> anyhow::Result<queuer::Pipeline> {
     if fed.task_queues.is_empty() {
         let (pipeline, name) = (&topology.name, &app.name);
         let problem = format!("nothing in pipeline type {pipeline} reads what {name} sends");
-        return Err(Problems::one("", problem).into());
+        return Err(InvalidSettings::one("", problem).into());
     }
     Ok(fed)
 }

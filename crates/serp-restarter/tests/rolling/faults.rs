@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serp_restarter::{Goal, Serving, Step, Trouble};
+use serp::{Serving, Trouble};
+use serp_restarter::{Goal, Step};
 use testkit::serp::{Fault, Prober};
 
 use crate::support::{Log, READ, TestNode, failed};

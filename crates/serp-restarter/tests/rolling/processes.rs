@@ -3,13 +3,13 @@
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
-use app::{App, Settings};
+use app::{App, AppSettings};
 use batch::{Command, Fact, Message, Order, Receipt};
 use pipeline::broker::{Broker, Publication, RabbitMq};
 use pipeline::{BrokerSettings, LoopOptions, Role, RoleKind, names, run_worker};
 use serde::{Deserialize, Serialize};
+use serp::SerpSettings;
 use serp_restarter::{SerpRestarter, SerpRestarterSettings};
-use stores::serp::SerpSettings;
 use testkit::VirtualHost;
 use testkit::serp::{Fault, Prober};
 use topology::management::{Discards, Management};
@@ -52,7 +52,7 @@ fn restarter_process() {
     } = serde_json::from_str(&configuration).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let app = App::start("serp-restarter", &Settings::default()).unwrap();
+        let app = App::start("serp-restarter", &AppSettings::default()).unwrap();
         let options = restarter.loop_options(&serp);
         let program = pipeline::Program::new(&app, &broker, &options).unwrap();
         let broker = program.broker.clone();

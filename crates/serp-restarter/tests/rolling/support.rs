@@ -3,8 +3,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serp::{Node, SerpSettings};
 use serp_restarter::{Event, Goal, Halt, RollError, Rolled, Roller, Stopped, Watch};
-use stores::serp::{Node, SerpSettings};
 use testkit::serp::{Supervisor, free_ports};
 use testkit::{repository, unique};
 

@@ -4,11 +4,12 @@
 //! nor its body: rows that a proxy's page swallowed would count as stored, and the number of rows
 //! written could not be known. So inserts go through `reqwest`, which shows the whole answer.
 
+use app::with_causes;
 use bytes::Bytes;
 use futures_util::stream;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap};
 
-use super::replica::{POOL_IDLE, Replica, with_causes};
+use super::replica::{POOL_IDLE, Replica};
 use super::{ConnectionSettings, Error, Query, Summary};
 
 pub(super) fn client(settings: &ConnectionSettings) -> Result<reqwest::Client, reqwest::Error> {

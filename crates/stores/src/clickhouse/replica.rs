@@ -2,13 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::clickhouse::error::Error as TransportError;
-use app::Secret;
+use app::with_causes;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
+use settings::Secret;
 use url::Url;
 
 use super::error::excerpt;
@@ -242,21 +243,6 @@ impl Origin {
             },
         }
     }
-}
-
-/// An error with what caused it, where it does not say so itself.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The connection pools that all replicas of a cluster share.

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use app::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use settings::Secret;
 
 use super::Mapping;
 

@@ -7,6 +7,7 @@ use ::elasticsearch::auth::Credentials;
 use ::elasticsearch::http::Method;
 use ::elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
+use app::with_causes;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -276,15 +277,7 @@ impl Node {
                 after: timeout,
             };
         }
-        let mut detail = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            let part = error.to_string();
-            if !detail.contains(&part) {
-                detail = format!("{detail}: {part}");
-            }
-            cause = error.source();
-        }
+        let detail = with_causes(error);
         Error::Connection { node, detail }
     }
 

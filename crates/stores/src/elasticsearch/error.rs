@@ -10,7 +10,7 @@ pub enum ConfigError {
     #[error("elasticsearch.urls: {0}")]
     Urls(String),
     #[error(transparent)]
-    Secret(#[from] app::SecretError),
+    Secret(#[from] settings::SecretError),
     #[error("elasticsearch: the HTTP client cannot be built: {0}")]
     Client(String),
 }

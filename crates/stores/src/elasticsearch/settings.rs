@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
-use app::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use settings::Secret;
 
 use crate::Mapping;
 

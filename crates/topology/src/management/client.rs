@@ -41,7 +41,10 @@ impl Management {
     /// From `broker.url`, which names the virtual host, and `broker.management_url`. Nothing is connected yet.
     pub fn from_settings(settings: &BrokerSettings) -> Result<Self, ManagementError> {
         let url = settings.url.reveal()?;
-        let management = settings.management_url.as_ref().map(app::Secret::reveal);
+        let management = settings
+            .management_url
+            .as_ref()
+            .map(settings::Secret::reveal);
         Self::new(&url, management.transpose()?.as_deref())
     }
 
@@ -186,7 +189,7 @@ impl Management {
 
     /// Distinguishes a broker without its management plugin from no broker at all.
     async fn unreachable(&self, error: &reqwest::Error) -> ManagementError {
-        let (url, detail) = (self.base.to_string(), root_cause(error));
+        let (url, detail) = (self.base.to_string(), app::root_cause(error));
         let (host, port) = &self.amqp;
         let knock =
             tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
@@ -199,15 +202,6 @@ impl Management {
             _ => ManagementError::Unreachable { url, detail },
         }
     }
-}
-
-/// The innermost cause says what happened ("Connection refused"); the outer ones repeat the URL.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// User and password of a URL, decoded: by the parser that reads those of `broker.url`.

@@ -4,7 +4,7 @@ pub enum ManagementError {
     #[error("{key} is not usable: {detail}")]
     Address { key: &'static str, detail: String },
     #[error(transparent)]
-    Secret(#[from] app::SecretError),
+    Secret(#[from] settings::SecretError),
     #[error(
         "cannot reach RabbitMQ's management API at {url}: {detail}. Is the broker up, and is broker.management_url right?"
     )]

@@ -2,10 +2,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use app::config::Problems;
 use serde_json::json;
-use serp_restarter::{Event, Goal, Halt, Rolled, Roller, Serving, Watch};
-use stores::serp::Node;
+use serp::{Node, Serving};
+use serp_restarter::{Event, Goal, Halt, Rolled, Roller, Watch};
+use settings::InvalidSettings;
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -46,7 +46,7 @@ pub async fn restart(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let node = config.serp.node(&arguments.node);
-    let node = node.map_err(|refusal| Problems::one("serp", refusal))?;
+    let node = node.map_err(|refusal| InvalidSettings::one("serp", refusal))?;
     let roller = Roller::new(&config.serp)?;
     match arguments.confirmed() {
         Some(confirmed) => roll(confirmed, &roller, &node, arguments.goal(), output).await,

@@ -3,7 +3,8 @@ use std::time::SystemTime;
 use comfy_table::Cell;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use serp_restarter::{Roller, Serving, Trouble};
+use serp::{Serving, Trouble};
+use serp_restarter::Roller;
 use topology::management::{Management, ManagementError, Pause};
 
 use super::{nodes, paused};

@@ -1,12 +1,12 @@
 //! What a configuration may be, and what is said of one that it may not be.
 
+mod example;
 mod files;
-mod settings;
 
-use app::config::{Loader, reference};
+use settings::{Loader, reference};
 
+use example::{Order, Root, Target};
 use files::{Files, load, problems, variables};
-use settings::{Order, Root, Target};
 
 #[test]
 fn without_any_source_everything_has_its_default() {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use app::Secret;
-use app::config::Process;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use settings::Process;
+use settings::Secret;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]

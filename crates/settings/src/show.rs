@@ -4,9 +4,9 @@ use config::{Value, ValueKind};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::Loaded;
-use super::adopt::{FILE_SUFFIX, join};
-use super::reference::literal;
+use crate::Loaded;
+use crate::reference::literal;
+use crate::validate::{FILE_SUFFIX, join};
 
 impl<C: Serialize> Loaded<C> {
     /// The settings in effect as TOML; what is not a default says where it comes from. Secrets are

@@ -14,7 +14,7 @@ pub struct Window {
 
 impl Window {
     /// `02:00-05:00`; `None` when `text` is empty.
-    pub(super) fn parse(text: &str) -> Result<Option<Self>, String> {
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
         if text.is_empty() {
             return Ok(None);
         }

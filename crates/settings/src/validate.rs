@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Value, ValueKind};
 
-use super::model::{Key, Shape};
-use super::problem::Problem;
-use super::source;
+use crate::invalid::InvalidSetting;
+use crate::model::{Key, Shape};
+use crate::source;
 
 /// What the key that names a secret's file ends with.
-pub(super) const FILE_SUFFIX: &str = "_file";
+pub(crate) const FILE_SUFFIX: &str = "_file";
 
 /// Names less alike than this are not worth suggesting: `batch_rowz` is 0.9 of `batch_rows`, `host`
 /// 0.5 of `port`.
@@ -20,7 +20,7 @@ const ALIKE: f64 = 0.6;
 const SHORTEST_BEGINNING: usize = 4;
 
 /// The values of one source: one file, the whole environment, all `--set`.
-pub(super) struct Adopter<'m> {
+pub(crate) struct Validator<'m> {
     root: &'m Key,
     /// Values are text, to be read as what the key wants.
     raw: bool,
@@ -28,11 +28,11 @@ pub(super) struct Adopter<'m> {
     folder: PathBuf,
     /// Secrets seen so far, with the key that set each.
     secrets: BTreeMap<String, String>,
-    problems: Vec<Problem>,
+    problems: Vec<InvalidSetting>,
 }
 
-impl<'m> Adopter<'m> {
-    pub(super) fn of_file(root: &'m Key, path: &Path) -> Self {
+impl<'m> Validator<'m> {
+    pub(crate) fn for_file(root: &'m Key, path: &Path) -> Self {
         Self {
             root,
             raw: false,
@@ -42,7 +42,7 @@ impl<'m> Adopter<'m> {
         }
     }
 
-    pub(super) fn of_text(root: &'m Key) -> Self {
+    pub(crate) fn for_text(root: &'m Key) -> Self {
         Self {
             root,
             raw: true,
@@ -53,7 +53,7 @@ impl<'m> Adopter<'m> {
     }
 
     /// The value without what is wrong in it; that is among the problems.
-    pub(super) fn adopt(&mut self, value: Value) -> Map<String, Value> {
+    pub(crate) fn validate(&mut self, value: Value) -> Map<String, Value> {
         let root = self.root;
         match self.value(value, root, "").map(|value| value.kind) {
             Some(ValueKind::Table(entries)) => entries,
@@ -62,7 +62,7 @@ impl<'m> Adopter<'m> {
     }
 
     /// In the order of the lines, where they have some.
-    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+    pub(crate) fn into_problems(mut self) -> Vec<InvalidSetting> {
         self.problems.sort_by_key(|problem| {
             let origin = problem.origin.as_deref().unwrap_or_default();
             let line = origin
@@ -84,11 +84,11 @@ impl<'m> Adopter<'m> {
                 ValueKind::Table(self.section(entries, keys, path))
             }
             (Shape::Map(item), ValueKind::Table(entries)) => {
-                let adopted = entries.into_iter().filter_map(|(name, value)| {
+                let valid = entries.into_iter().filter_map(|(name, value)| {
                     let value = self.value(value, item, &join(path, &name))?;
                     Some((name, value))
                 });
-                ValueKind::Table(adopted.collect())
+                ValueKind::Table(valid.collect())
             }
             (Shape::List(item), kind) => self.list(kind, item, path, origin.as_ref())?,
             (shape, kind) => match typed(shape, kind, self.raw) {
@@ -112,7 +112,7 @@ impl<'m> Adopter<'m> {
         keys: &BTreeMap<String, Key>,
         path: &str,
     ) -> Map<String, Value> {
-        let mut adopted = Map::new();
+        let mut valid = Map::new();
         // In an order that is the same each time, for people and tests that compare.
         for (name, value) in entries.into_iter().collect::<BTreeMap<_, _>>() {
             let own_path = join(path, &name);
@@ -125,13 +125,13 @@ impl<'m> Adopter<'m> {
                         self.only_one(&own_path, &own_path, value.origin());
                     }
                     if let Some(value) = self.value(value, key, &own_path) {
-                        adopted.insert(name, value);
+                        valid.insert(name, value);
                     }
                 }
                 (None, Some(secret)) => {
                     self.only_one(&join(path, secret), &own_path, value.origin());
                     if let Some(value) = self.secret_file(value, &own_path) {
-                        adopted.insert(secret.to_owned(), value);
+                        valid.insert(secret.to_owned(), value);
                     }
                 }
                 (None, None) => {
@@ -140,7 +140,7 @@ impl<'m> Adopter<'m> {
                 }
             }
         }
-        adopted
+        valid
     }
 
     /// `NAME_file = "path"` becomes what [`crate::Secret`] reads a file from.
@@ -190,23 +190,23 @@ impl<'m> Adopter<'m> {
             }
         };
         let raw = std::mem::replace(&mut self.raw, !written_as_toml);
-        let adopted = items
+        let valid = items
             .into_iter()
             .enumerate()
             .filter_map(|(n, value)| self.value(value, item, &format!("{path}[{n}]")))
             .collect();
         self.raw = raw;
-        Some(ValueKind::Array(adopted))
+        Some(ValueKind::Array(valid))
     }
 
     fn unknown(&self, name: &str, keys: &BTreeMap<String, Key>, path: &str) -> String {
-        let place = match path {
+        let section = match path {
             "" => "at the top".to_owned(),
             path => format!("in [{path}]"),
         };
         let hint = match (nearest(name, keys.keys()), self.elsewhere(name)) {
             (Some(near), _) => format!("; did you mean {near}?"),
-            (None, Some(section)) => format!("; there is one in [{section}]."),
+            (None, Some(other)) => format!("; there is one in [{other}]."),
             (None, None) => ".".to_owned(),
         };
         let names: Vec<_> = keys
@@ -214,7 +214,7 @@ impl<'m> Adopter<'m> {
             .flat_map(|(name, key)| spellings(name, key))
             .collect();
         let names = names.join(", ");
-        format!("there is no such key {place}{hint} Valid keys {place}: {names}")
+        format!("there is no such key {section}{hint} Valid keys {section}: {names}")
     }
 
     /// The section that has a key of this name: it was likely put into the wrong one.
@@ -226,7 +226,7 @@ impl<'m> Adopter<'m> {
     }
 
     fn report(&mut self, origin: Option<String>, path: &str, message: String) {
-        self.problems.push(Problem {
+        self.problems.push(InvalidSetting {
             origin,
             path: path.to_owned(),
             message,
@@ -318,7 +318,7 @@ fn is_secret(key: &Key) -> bool {
 }
 
 /// The names under which a key can be set.
-pub(super) fn spellings(name: &str, key: &Key) -> Vec<String> {
+pub(crate) fn spellings(name: &str, key: &Key) -> Vec<String> {
     match key.shape {
         Shape::Secret => vec![name.to_owned(), format!("{name}{FILE_SUFFIX}")],
         _ => vec![name.to_owned()],
@@ -327,7 +327,7 @@ pub(super) fn spellings(name: &str, key: &Key) -> Vec<String> {
 
 /// The name most like `name`, if any is alike. One that begins with the other is: `give_up` is meant as
 /// `give_up_seconds`.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     name: &str,
     names: impl IntoIterator<Item = &'a String>,
 ) -> Option<&'a str> {
@@ -349,7 +349,7 @@ pub(super) fn nearest<'a>(
         .map(|(_, other)| other.as_str())
 }
 
-pub(super) fn join(path: &str, name: &str) -> String {
+pub(crate) fn join(path: &str, name: &str) -> String {
     match path {
         "" => name.to_owned(),
         path => format!("{path}.{name}"),

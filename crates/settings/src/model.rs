@@ -6,22 +6,22 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 /// The section whose entries may hold every other section again, for one process alone.
-pub(super) const PROCESSES: &str = "processes";
+pub(crate) const PROCESSES: &str = "processes";
 
 /// What may be configured, taken from the JSON schema of the settings: the one source of the checks
 /// and of the reference page.
 #[derive(Debug, Clone)]
-pub(super) struct Key {
-    pub(super) doc: String,
+pub(crate) struct Key {
+    pub(crate) doc: String,
     /// It may be left unset although it has no default.
-    pub(super) nullable: bool,
+    pub(crate) nullable: bool,
     /// As the schema has it: of the type alone, where a struct that holds it may have another.
-    pub(super) default: Value,
-    pub(super) shape: Shape,
+    pub(crate) default: Value,
+    pub(crate) shape: Shape,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// A table with known keys.
     Section(BTreeMap<String, Key>),
     /// A table whose keys are the user's.
@@ -48,7 +48,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// The model of a whole configuration.
-    pub(super) fn root<C: JsonSchema>() -> Self {
+    pub(crate) fn root<C: JsonSchema>() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
         let schema = settings.into_generator().into_root_schema_for::<C>();
         let mut root = Self::read(schema.as_value());
@@ -56,7 +56,7 @@ impl Key {
         root
     }
 
-    pub(super) fn section(&self) -> Option<&BTreeMap<String, Key>> {
+    pub(crate) fn section(&self) -> Option<&BTreeMap<String, Key>> {
         match &self.shape {
             Shape::Section(keys) => Some(keys),
             _ => None,

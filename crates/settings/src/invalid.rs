@@ -3,9 +3,9 @@ use std::fmt;
 use config::{ConfigError, Value, ValueKind};
 use serde::Serialize;
 
-/// Something wrong with one key, or with one place that keys come from.
+/// Something wrong with one key, or with one source of keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub struct InvalidSetting {
     /// Where it was set: `fleet.toml:12`, `environment variable FLEET__STATS__PORT`, `--set …`.
     pub origin: Option<String>,
     /// The key's full path, such as `stats.port`; empty if it is not about a key.
@@ -14,7 +14,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for InvalidSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
@@ -28,11 +28,11 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with a configuration: all of it, so that it can be mended at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct InvalidSettings(pub Vec<InvalidSetting>);
 
-impl Problems {
+impl InvalidSettings {
     pub fn one(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(vec![Problem {
+        Self(vec![InvalidSetting {
             origin: None,
             path: path.into(),
             message: message.into(),
@@ -40,7 +40,7 @@ impl Problems {
     }
 
     /// What serde found wrong with values of the right shape; `set` are the values with their origins.
-    pub(super) fn of(error: ConfigError, set: Option<&Value>) -> Self {
+    pub(crate) fn from_config(error: ConfigError, set: Option<&Value>) -> Self {
         let (key, message) = match error {
             ConfigError::At {
                 error,
@@ -53,7 +53,7 @@ impl Problems {
         // The config crate leaves the dot after an index out.
         let path = key.replace(']', "].").replace("..", ".");
         let path = path.trim_end_matches('.').to_owned();
-        Self(vec![Problem {
+        Self(vec![InvalidSetting {
             origin: set.and_then(|set| origin(set, &path)),
             path,
             message,
@@ -64,14 +64,15 @@ impl Problems {
     pub fn join(checks: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
         let found = checks.into_iter().filter_map(Result::err);
         let problems: Vec<_> = found.flat_map(|Self(problems)| problems).collect();
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Self(problems)),
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(problems))
         }
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for InvalidSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {
             [one] => write!(f, "the configuration has a problem\n  {one}"),
@@ -84,7 +85,7 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for InvalidSettings {}
 
 /// Where the value at `path` was set; for one that is missing, where that around it was.
 fn origin(set: &Value, path: &str) -> Option<String> {

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use app::root_cause;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response};
 use serde::{Deserialize, Serialize};
-use stores::serp::{Node, SerpSettings};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::{Node, SerpSettings};
+
 /// Bytes of an answer, at most: a version takes a hundred.
 const MOST_BYTES: usize = 64 << 10;
+
 /// What a port that is up has loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Serving {
@@ -37,10 +40,15 @@ pub enum Trouble {
     TooLong { path: String },
 }
 
+/// The HTTP client could not be built.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot build the client for the SERP service: {0}")]
+pub struct ClientError(#[from] reqwest::Error);
+
 /// Asks and tells ports. Follows no redirects and takes no proxy from the environment: it talks to nobody but
 /// the hosts of the settings.
 #[derive(Debug, Clone)]
-pub(crate) struct Ports {
+pub struct Ports {
     http: Client,
     scheme: String,
     exit_path: String,
@@ -51,7 +59,8 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    pub fn new(settings: &SerpSettings) -> Result<Self, reqwest::Error> {
+    /// Connects to nothing yet.
+    pub fn new(settings: &SerpSettings) -> Result<Self, ClientError> {
         let http = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -154,7 +163,7 @@ impl Ports {
 
 /// A connection to a process that is to end.
 #[derive(Debug)]
-pub(crate) struct Held(TcpStream);
+pub struct Held(TcpStream);
 
 impl Held {
     /// Resolves when the other side has closed. Safe to be dropped and called again.
@@ -184,15 +193,6 @@ fn serving(text: &str) -> Serving {
     };
     let run = run.filter(|run| !run.is_empty());
     Serving { version, run }
-}
-
-/// The innermost cause says what happened; the outer ones repeat the URL.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! `[processes.NAME]` may hold every section again, for the process of that name alone; it wins over
 //! the general section of the same kind of source (files; environment; options).
 
-mod adopt;
+mod invalid;
 mod model;
-mod problem;
+mod pattern;
 mod reference;
+mod secret;
 mod show;
 mod source;
+mod validate;
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +21,13 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use problem::{Problem, Problems};
+pub use invalid::{InvalidSetting, InvalidSettings};
+pub use pattern::matches_pattern;
 pub use reference::reference;
+pub use secret::{Secret, SecretError};
 
-use adopt::Adopter;
 use model::{Key, PROCESSES, Shape};
+use validate::Validator;
 
 /// Beside its role it may hold any other section.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -80,7 +84,7 @@ impl Loader {
     }
 
     /// Reads and checks everything; fails with all the problems there are.
-    pub fn load<C>(&self) -> Result<Loaded<C>, Problems>
+    pub fn load<C>(&self) -> Result<Loaded<C>, InvalidSettings>
     where
         C: Default + Serialize + DeserializeOwned + JsonSchema,
     {
@@ -88,7 +92,7 @@ impl Loader {
         let mut problems = Vec::new();
         let kinds = [
             self.read_files(&root, &mut problems),
-            adopt_all(
+            validate_all(
                 &root,
                 source::read_environment(self.environment.clone()),
                 &mut problems,
@@ -96,7 +100,7 @@ impl Loader {
             self.read_overrides(&root, &mut problems),
         ];
         if !problems.is_empty() {
-            return Err(Problems(problems));
+            return Err(InvalidSettings(problems));
         }
         // The defaults are a layer as well: where one struct is flattened into several others, it is
         // those that say what its defaults are there.
@@ -112,23 +116,23 @@ impl Loader {
         }
         let tree = set
             .build()
-            .map_err(|error| Problems::of(error, None))?
+            .map_err(|error| InvalidSettings::from_config(error, None))?
             .cache;
         let settings = builder.build().and_then(|merged| merged.try_deserialize());
         Ok(Loaded {
-            settings: settings.map_err(|error| Problems::of(error, Some(&tree)))?,
+            settings: settings.map_err(|error| InvalidSettings::from_config(error, Some(&tree)))?,
             tree,
         })
     }
 
-    fn read_files(&self, root: &Key, problems: &mut Vec<Problem>) -> Vec<Layer> {
+    fn read_files(&self, root: &Key, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
         let mut layers = Vec::new();
         for path in &self.files {
             match source::read_file(path) {
                 Ok(value) => {
-                    let mut adopter = Adopter::of_file(root, path);
-                    layers.push(Layer(adopter.adopt(value)));
-                    problems.extend(adopter.into_problems());
+                    let mut validator = Validator::for_file(root, path);
+                    layers.push(Layer(validator.validate(value)));
+                    problems.extend(validator.into_problems());
                 }
                 Err(problem) => problems.push(problem),
             }
@@ -136,7 +140,7 @@ impl Loader {
         layers
     }
 
-    fn read_overrides(&self, root: &Key, problems: &mut Vec<Problem>) -> Vec<Layer> {
+    fn read_overrides(&self, root: &Key, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
         let mut values = Vec::new();
         for option in &self.overrides {
             match source::read_override(option) {
@@ -144,7 +148,7 @@ impl Loader {
                 Err(problem) => problems.push(problem),
             }
         }
-        adopt_all(root, values, problems)
+        validate_all(root, values, problems)
     }
 
     /// The layers of one kind of source: all that is general, then what is this process's own.
@@ -189,11 +193,13 @@ pub fn default_files(fleet_config: Option<&str>) -> Vec<PathBuf> {
     }
 }
 
-fn adopt_all(root: &Key, values: Vec<Value>, problems: &mut Vec<Problem>) -> Vec<Layer> {
-    let mut adopter = Adopter::of_text(root);
-    let layers = values.into_iter().map(|value| Layer(adopter.adopt(value)));
+fn validate_all(root: &Key, values: Vec<Value>, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
+    let mut validator = Validator::for_text(root);
+    let layers = values
+        .into_iter()
+        .map(|value| Layer(validator.validate(value)));
     let layers = layers.collect();
-    problems.extend(adopter.into_problems());
+    problems.extend(validator.into_problems());
     layers
 }
 

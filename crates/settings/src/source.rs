@@ -6,49 +6,49 @@ use config::{Map, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::model::PROCESSES;
-use super::problem::Problem;
+use crate::invalid::InvalidSetting;
+use crate::model::PROCESSES;
 
 /// What the name of an environment variable begins with.
-pub(super) const PREFIX: &str = "FLEET__";
+pub(crate) const PREFIX: &str = "FLEET__";
 
 /// Between the parts of a variable's name; one underscore is part of many keys.
-pub(super) const SEPARATOR: &str = "__";
+pub(crate) const SEPARATOR: &str = "__";
 
-/// Reads a TOML file. An error tells the place but does not quote the line, which may hold a secret.
-pub(super) fn read_file(path: &Path) -> Result<Value, Problem> {
+/// Reads a TOML file. An error tells the line but does not quote the line, which may hold a secret.
+pub(crate) fn read_file(path: &Path) -> Result<Value, InvalidSetting> {
     let name = path.display().to_string();
-    let problem = |origin: String, message: String| Problem {
+    let problem = |origin: String, message: String| InvalidSetting {
         origin: Some(origin),
         path: String::new(),
         message,
     };
     let text = std::fs::read_to_string(path)
         .map_err(|error| problem(name.clone(), format!("cannot be read: {error}")))?;
-    let file = Place::File { name, text: &text };
+    let file = Origin::File { name, text: &text };
     let table = DeTable::parse(&text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
         let message = format!("is not TOML: {}", error.message().replace('\n', ", "));
-        problem(file.origin(offset), message)
+        problem(file.text(offset), message)
     })?;
     Ok(file.table(table.get_ref(), 0))
 }
 
 /// A TOML array out of one line of text, if it is one: for items that are tables or hold a comma.
-pub(super) fn read_list(text: &str, origin: Option<&String>) -> Option<Vec<Value>> {
+pub(crate) fn read_list(text: &str, origin: Option<&String>) -> Option<Vec<Value>> {
     if !text.trim_start().starts_with('[') {
         return None;
     }
     let value = DeValue::parse(text).ok()?;
-    let place = Place::Option(origin.cloned().unwrap_or_default());
-    match place.value(&value, 0).kind {
+    let origin = Origin::Option(origin.cloned().unwrap_or_default());
+    match origin.value(&value, 0).kind {
         ValueKind::Array(items) => Some(items),
         _ => None,
     }
 }
 
 /// What a piece of TOML was read from.
-enum Place<'t> {
+enum Origin<'t> {
     File {
         name: String,
         text: &'t str,
@@ -57,8 +57,9 @@ enum Place<'t> {
     Option(String),
 }
 
-impl Place<'_> {
-    fn origin(&self, offset: usize) -> String {
+impl Origin<'_> {
+    /// As a reader finds it.
+    fn text(&self, offset: usize) -> String {
         match self {
             Self::File { name, text } => {
                 let before = &text.as_bytes()[..offset.min(text.len())];
@@ -75,7 +76,7 @@ impl Place<'_> {
             (key.get_ref().to_string(), value)
         });
         let entries: Map<String, Value> = entries.collect();
-        Value::new(Some(&self.origin(offset)), entries)
+        Value::new(Some(&self.text(offset)), entries)
     }
 
     /// `offset` is where the key stands, which is where a reader looks for it.
@@ -95,7 +96,7 @@ impl Place<'_> {
             }
             DeValue::Table(table) => return self.table(table, offset),
         };
-        Value::new(Some(&self.origin(offset)), kind)
+        Value::new(Some(&self.text(offset)), kind)
     }
 }
 
@@ -107,7 +108,7 @@ fn integer(digits: &str, radix: u32) -> ValueKind {
 }
 
 /// The variables that configure something, each as a table that leads to its text.
-pub(super) fn read_environment(
+pub(crate) fn read_environment(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Vec<Value> {
     let mut ours: Vec<_> = variables
@@ -133,9 +134,9 @@ pub(super) fn read_environment(
 }
 
 /// One `--set a.b=text`, as a table that leads to the text.
-pub(super) fn read_override(option: &str) -> Result<Value, Problem> {
+pub(crate) fn read_override(option: &str) -> Result<Value, InvalidSetting> {
     let Some((path, text)) = option.split_once('=') else {
-        return Err(Problem {
+        return Err(InvalidSetting {
             origin: Some(format!("--set {option}")),
             path: String::new(),
             message: "must be a key's path and its value, such as stats.port=8125".to_owned(),

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use app::config::{Loaded, Loader, Problems};
+use settings::{InvalidSettings, Loaded, Loader};
 use tempfile::TempDir;
 
-use crate::settings::Root;
+use crate::example::Root;
 
 pub struct Files(TempDir);
 
@@ -40,7 +40,7 @@ pub fn load(loader: &Loader) -> Loaded<Root> {
 
 /// The problems, with the names of files in place of their paths.
 pub fn problems(loader: &Loader, files: &Files) -> Vec<String> {
-    let Problems(problems) = loader.load::<Root>().expect_err("no problem was found");
+    let InvalidSettings(problems) = loader.load::<Root>().expect_err("no problem was found");
     let folder = format!("{}/", files.path().display());
     let lines = problems.iter().map(|p| p.to_string().replace(&folder, ""));
     lines.collect()

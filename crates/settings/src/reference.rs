@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::adopt::{FILE_SUFFIX, join};
-use super::model::{Key, PROCESSES, Shape};
-use super::source::{PREFIX, SEPARATOR};
+use crate::model::{Key, PROCESSES, Shape};
+use crate::source::{PREFIX, SEPARATOR};
+use crate::validate::{FILE_SUFFIX, join};
 
 /// What stands where there is nothing.
 const NONE: &str = "–";
@@ -15,7 +15,7 @@ const NONE: &str = "–";
 /// Stands for a name that the user chooses.
 const CHOSEN: &str = "NAME";
 
-/// Stands for an item's place in a list.
+/// Stands for an item's number in a list.
 const LISTED: &str = "N";
 
 /// The reference of all settings in Markdown: for each section a table of its keys, with type,
@@ -75,9 +75,11 @@ fn entries(page: &mut String, key: &Key, item: &Key, path: &str) {
 fn heading(path: &str) -> String {
     let of_item = path.split('.').next_back() == Some(LISTED);
     let parts: Vec<_> = path.split('.').filter(|part| *part != LISTED).collect();
-    match of_item {
-        true => format!("[[{}]]", parts.join(".")),
-        false => format!("[{}]", parts.join(".")),
+    let path = parts.join(".");
+    if of_item {
+        format!("[[{path}]]")
+    } else {
+        format!("[{path}]")
     }
 }
 
@@ -124,9 +126,10 @@ fn row(page: &mut String, path: &str, name: &str, key: &Key, default: &Value) {
         (_, Some(text)) => format!("`{text}`"),
     };
     let in_list = path.split('.').any(|part| part == LISTED);
-    let variable = match in_list {
-        true => NONE.to_owned(),
-        false => variable(&join(path, name), key),
+    let variable = if in_list {
+        NONE.to_owned()
+    } else {
+        variable(&join(path, name), key)
     };
     let _ = writeln!(
         page,
@@ -165,9 +168,10 @@ fn meaning(key: &Key) -> String {
         .filter(|(_, doc)| !doc.is_empty())
         .map(|(word, doc)| format!("`{word}`: {}", lower_first(doc.trim_end_matches('.'))))
         .collect();
-    match words.is_empty() {
-        true => key.doc.clone(),
-        false => format!("{} {}.", key.doc, words.join("; ")),
+    if words.is_empty() {
+        key.doc.clone()
+    } else {
+        format!("{} {}.", key.doc, words.join("; "))
     }
 }
 
@@ -196,7 +200,7 @@ fn cell(text: &str) -> String {
 }
 
 /// A value as TOML writes it in one line; none for null.
-pub(super) fn literal(value: &Value) -> Option<String> {
+pub(crate) fn literal(value: &Value) -> Option<String> {
     Some(match value {
         Value::Null => return None,
         Value::Array(items) => {
