@@ -34,22 +34,15 @@ pub(crate) async fn key_columns(
     database: &str,
     table: &str,
 ) -> Result<Vec<String>, LookupError> {
-    #[derive(Deserialize)]
-    struct Row {
-        name: String,
-    }
-    let query = Query::new(
-        "SELECT name FROM system.columns WHERE database = {database:String} \
-         AND table = {table:String} AND is_in_sorting_key ORDER BY position",
-    )
-    .param("database", database)
-    .param("table", table);
-    let rows: Vec<Row> = shard.rows(&query).await?;
-    if rows.is_empty() {
+    let found = shard.describe(database, table).await?;
+    let columns = found.map_or_else(Vec::new, |table| table.columns);
+    let key = columns.into_iter().filter(|column| column.in_sorting_key);
+    let key: Vec<String> = key.map(|column| column.name).collect();
+    if key.is_empty() {
         let detail = format!("there is no table {database}.{table}, or it has no key");
         return Err(Invalid::new(Reason::MissingTarget, detail).into());
     }
-    Ok(rows.into_iter().map(|row| row.name).collect())
+    Ok(key)
 }
 
 /// How many rows of each batch the table already has in their version or a newer one.

@@ -1,8 +1,10 @@
-//! The dictionary as it is to be: its columns, and the statements that make it and compare it with its table.
+//! The wanted dictionary: its columns, and the statements that create it and compare it with its table.
 
 use batch::{Column, Reason, VERSION_COLUMN};
 use serde::Deserialize;
-use stores::clickhouse::{Query, Replica, TargetSettings, quote_identifier, quote_string};
+use stores::clickhouse::{
+    Query, Replica, TableDescription, TargetSettings, quote_identifier, quote_string,
+};
 
 use crate::DictionarySettings;
 use crate::failure::{Failure, Step};
@@ -31,11 +33,6 @@ pub(crate) struct Blueprint {
     credentials: String,
 }
 
-#[derive(Deserialize)]
-struct Table {
-    sorting_key: String,
-}
-
 impl Blueprint {
     /// Reads the table's columns from a replica. Shard `shard` of `shards`.
     pub async fn draw(
@@ -45,17 +42,16 @@ impl Blueprint {
         (shard, shards): (u32, u32),
     ) -> Result<Self, Failure> {
         atomic(replica, &settings.database).await?;
-        let (table, columns) = read_table(replica, target).await?;
+        let table = describe(replica, target).await?;
         let place = format!(
             "{}: {}.{}",
             replica.address(),
             target.database,
             target.table
         );
-        let (key, attributes) = choose(&table.sorting_key, &columns, &settings.attributes)
-            .map_err(|what| {
-                Failure::lasting(STEP, Reason::WrongSchema, format!("{place}: {what}"))
-            })?;
+        let Chosen { key, attributes } = choose(&table, &settings.attributes).map_err(|what| {
+            Failure::lasting(STEP, Reason::WrongSchema, format!("{place}: {what}"))
+        })?;
         let next = next_name(settings);
         let own_rows = (!settings.shard_expression.trim().is_empty())
             .then(|| format!("modulo({}, {shards}) = {shard}", settings.shard_expression));
@@ -157,15 +153,15 @@ impl Blueprint {
     }
 }
 
-/// Refuses a database in which dictionaries are not exchanged in one step, or not on one replica alone.
+/// Refuses a database in which dictionaries cannot be exchanged atomically, or not on one replica alone.
 async fn atomic(replica: &Replica, database: &str) -> Result<(), Failure> {
     #[derive(Deserialize)]
-    struct Row {
+    struct DatabaseEngine {
         engine: String,
     }
     let query = Query::new("SELECT engine FROM system.databases WHERE name = {database:String}")
         .param("database", database);
-    let rows: Vec<Row> = replica
+    let rows: Vec<DatabaseEngine> = replica
         .rows(&query)
         .await
         .map_err(|e| Failure::of(STEP, &e))?;
@@ -187,32 +183,10 @@ async fn atomic(replica: &Replica, database: &str) -> Result<(), Failure> {
     }
 }
 
-async fn read_table(
-    replica: &Replica,
-    target: &TargetSettings,
-) -> Result<(Table, Vec<Column>), Failure> {
-    let about = |sql: &str| {
-        Query::new(sql)
-            .param("database", &target.database)
-            .param("table", &target.table)
-    };
-    let failed = |error| Failure::of(STEP, &error);
-    let tables: Vec<Table> = replica
-        .rows(&about(
-            "SELECT sorting_key FROM system.tables \
-             WHERE database = {database:String} AND name = {table:String}",
-        ))
-        .await
-        .map_err(failed)?;
-    let columns = replica
-        .rows(&about(
-            // A column that is not stored cannot be read: it only feeds others on INSERT.
-            "SELECT name, type FROM system.columns WHERE database = {database:String} \
-             AND table = {table:String} AND default_kind != 'EPHEMERAL' ORDER BY position",
-        ))
-        .await
-        .map_err(failed)?;
-    let table = tables.into_iter().next().ok_or_else(|| {
+async fn describe(replica: &Replica, target: &TargetSettings) -> Result<TableDescription, Failure> {
+    let found = replica.describe(&target.database, &target.table).await;
+    let found = found.map_err(|error| Failure::of(STEP, &error))?;
+    found.ok_or_else(|| {
         Failure::lasting(
             STEP,
             Reason::MissingTarget,
@@ -223,8 +197,7 @@ async fn read_table(
                 target.table
             ),
         )
-    })?;
-    Ok((table, columns))
+    })
 }
 
 /// The key of a dictionary is a tuple, also if it is of one column.
@@ -240,22 +213,25 @@ fn names<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
     names.join(", ")
 }
 
-/// The key, in the order of the table, and the attributes, as a dictionary has them.
-fn choose(
-    sorting_key: &str,
-    columns: &[Column],
-    wanted: &[String],
-) -> Result<(Vec<Column>, Vec<Column>), String> {
+/// The columns that a dictionary has, with their types in it.
+struct Chosen {
+    /// In the order of the table's sorting key.
+    key: Vec<Column>,
+    attributes: Vec<Column>,
+}
+
+fn choose(table: &TableDescription, wanted: &[String]) -> Result<Chosen, String> {
+    let columns = table.readable_columns();
     let find = |name: &str| columns.iter().find(|column| column.name == name);
-    let mut key = Vec::new();
-    for name in sorting_key.split(", ").filter(|name| !name.is_empty()) {
-        let column = find(&plain(name)).ok_or_else(|| {
-            format!(
-                "it is ordered by {name}, which is no column: a dictionary has columns as its key"
-            )
-        })?;
-        key.push(column);
-    }
+    let no_column = |name: &dyn std::fmt::Display| {
+        format!("it is ordered by {name}, which is no column: a dictionary has columns as its key")
+    };
+    let names = table.sorting_key.columns();
+    let names = names.ok_or_else(|| no_column(&table.sorting_key))?;
+    let key = names
+        .iter()
+        .map(|name| find(name).ok_or_else(|| no_column(name)));
+    let key: Vec<&Column> = key.collect::<Result<_, _>>()?;
     if key.is_empty() {
         return Err(
             "it is not ordered by any column, so that the dictionary has no key".to_owned(),
@@ -277,7 +253,10 @@ fn choose(
     if attributes.is_empty() {
         return Err("it has no columns besides its key: a dictionary needs one".to_owned());
     }
-    Ok((typed_all(key)?, typed_all(attributes)?))
+    Ok(Chosen {
+        key: typed_all(key)?,
+        attributes: typed_all(attributes)?,
+    })
 }
 
 fn typed_all(columns: Vec<&Column>) -> Result<Vec<Column>, String> {
@@ -296,14 +275,6 @@ fn holdable(column: &Column) -> Result<Column, String> {
         name: column.name.clone(),
         r#type,
     })
-}
-
-fn plain(name: &str) -> String {
-    let inner = name.strip_prefix('`').and_then(|n| n.strip_suffix('`'));
-    inner
-        .unwrap_or(name)
-        .replace("\\`", "`")
-        .replace("\\\\", "\\")
 }
 
 fn credentials(settings: &DictionarySettings) -> Result<String, Failure> {

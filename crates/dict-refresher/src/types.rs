@@ -1,109 +1,60 @@
 //! Types of columns as a dictionary has them.
 
-/// Types that a dictionary holds as they are, by their names without arguments.
-const PLAIN: &[&str] = &[
-    "Bool",
-    "Date",
-    "Date32",
-    "DateTime",
-    "DateTime64",
-    "Decimal",
-    "Decimal128",
-    "Decimal256",
-    "Decimal32",
-    "Decimal64",
-    "Float32",
-    "Float64",
-    "IPv4",
-    "IPv6",
-    "Int128",
-    "Int16",
-    "Int256",
-    "Int32",
-    "Int64",
-    "Int8",
-    "String",
-    "UInt128",
-    "UInt16",
-    "UInt256",
-    "UInt32",
-    "UInt64",
-    "UInt8",
-    "UUID",
-];
+use stores::clickhouse::{DataType, TypeFamily};
+
+/// Types that a dictionary holds as they are, whatever their arguments.
+const PLAIN: &[TypeFamily] = {
+    use TypeFamily as F;
+    &[
+        F::Bool,
+        F::Date,
+        F::Date32,
+        F::DateTime,
+        F::DateTime64,
+        F::Decimal,
+        F::Decimal128,
+        F::Decimal256,
+        F::Decimal32,
+        F::Decimal64,
+        F::Float32,
+        F::Float64,
+        F::IPv4,
+        F::IPv6,
+        F::Int128,
+        F::Int16,
+        F::Int256,
+        F::Int32,
+        F::Int64,
+        F::Int8,
+        F::String,
+        F::UInt128,
+        F::UInt16,
+        F::UInt256,
+        F::UInt32,
+        F::UInt64,
+        F::UInt8,
+        F::UUID,
+    ]
+};
 
 /// The type that an attribute or a key column has in a dictionary: that of the table without `LowCardinality`, which
 /// dictionaries do not know. `None` where a dictionary cannot hold such values at all, such as those of an Enum.
 pub(crate) fn in_dictionary(table_type: &str) -> Option<String> {
-    let full = without_low_cardinality(table_type);
-    let holdable = match name_and_inner(&full) {
-        ("Nullable", Some(inner)) => is_plain(inner),
+    let full = table_type
+        .parse::<DataType>()
+        .ok()?
+        .without_low_cardinality();
+    let holdable = match full.family {
+        TypeFamily::Nullable => is_plain(full.inner()?),
         // What is inside is the server's own column: it takes any.
-        ("Array" | "Map", Some(_)) => true,
+        TypeFamily::Array | TypeFamily::Map => true,
         _ => is_plain(&full),
     };
-    holdable.then_some(full)
+    holdable.then(|| full.to_string())
 }
 
-fn is_plain(r#type: &str) -> bool {
-    let (name, _) = name_and_inner(r#type);
-    PLAIN.contains(&name)
-}
-
-fn name_and_inner(r#type: &str) -> (&str, Option<&str>) {
-    match r#type.split_once('(') {
-        Some((name, rest)) => (name, rest.strip_suffix(')')),
-        None => (r#type, None),
-    }
-}
-
-/// `LowCardinality(T)` becomes `T`, also inside of other types; text in quotes is left alone.
-fn without_low_cardinality(r#type: &str) -> String {
-    const WRAPPER: &str = "LowCardinality(";
-    let mut result = String::with_capacity(r#type.len());
-    // For each open bracket whether it belongs to the wrapper.
-    let mut brackets = Vec::new();
-    let mut rest = r#type;
-    while let Some(c) = rest.chars().next() {
-        if let Some(inner) = rest.strip_prefix(WRAPPER) {
-            brackets.push(true);
-            rest = inner;
-            continue;
-        }
-        if c == '\'' {
-            let end = end_of_quoted(rest);
-            result.push_str(&rest[..end]);
-            rest = &rest[end..];
-            continue;
-        }
-        let dropped = match c {
-            '(' => {
-                brackets.push(false);
-                false
-            }
-            ')' => brackets.pop().unwrap_or(false),
-            _ => false,
-        };
-        if !dropped {
-            result.push(c);
-        }
-        rest = &rest[c.len_utf8()..];
-    }
-    result
-}
-
-/// Where the quoted text ends that `text` begins with.
-fn end_of_quoted(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '\'' => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
+fn is_plain(r#type: &DataType) -> bool {
+    PLAIN.contains(&r#type.family)
 }
 
 #[cfg(test)]
@@ -160,8 +111,8 @@ mod tests {
             );
             testkit::clickhouse::query(&database.shards()[0], &sql).0
         };
-        for &name in PLAIN {
-            let full = match name {
+        for family in PLAIN {
+            let full = match family.to_string().as_str() {
                 "Decimal" => "Decimal(18, 4)".to_owned(),
                 "DateTime64" => "DateTime64(3)".to_owned(),
                 name if name.starts_with("Decimal") => format!("{name}(2)"),

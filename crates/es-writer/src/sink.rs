@@ -7,7 +7,9 @@ use app::App;
 use batch::{Invalid, Reason};
 use futures_util::future::join_all;
 use pipeline::Outcome;
-use stores::elasticsearch::{Client, Error, Followers, IndexSettings, ItemVerdict, classify};
+use stores::elasticsearch::{
+    Client, ElasticsearchSettings, Error, Followers, IndexSettings, ItemVerdict, classify,
+};
 use stores::{CircuitBreakers, Class};
 use tokio::sync::Semaphore;
 
@@ -36,7 +38,7 @@ impl Sink {
     pub fn new(
         app: &App,
         client: Client,
-        elasticsearch: &stores::elasticsearch::Settings,
+        elasticsearch: &ElasticsearchSettings,
         settings: &Settings,
     ) -> Self {
         let every = Duration::from_secs(elasticsearch.followers_seconds);
@@ -94,7 +96,7 @@ impl Sink {
         let mut patience = Patience::new(self, &place);
         loop {
             let permit = patience.acquire().await?;
-            let error = match self.followers.of(leader).await {
+            let error = match self.followers.get(leader).await {
                 Ok(followers) => {
                     self.breakers.reset(&place);
                     return Ok(followers);

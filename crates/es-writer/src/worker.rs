@@ -10,7 +10,7 @@ use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Rows, RunId, heade
 use bytes::Bytes;
 use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
 use stores::Mapping;
-use stores::elasticsearch::{Client, IndexSettings};
+use stores::elasticsearch::{Client, ElasticsearchSettings, IndexSettings};
 
 use crate::RECEIPTS;
 use crate::config::Settings;
@@ -49,11 +49,11 @@ impl EsWriter {
     /// Connects to nothing yet. Fails when a setting cannot work, or a secret's file cannot be read.
     pub fn new(
         app: &App,
-        elasticsearch: &stores::elasticsearch::Settings,
+        elasticsearch: &ElasticsearchSettings,
         settings: &Settings,
     ) -> anyhow::Result<Self> {
         settings.check("es_writer").map_err(anyhow::Error::msg)?;
-        check_indices(&elasticsearch.indices).map_err(anyhow::Error::msg)?;
+        elasticsearch.check().map_err(anyhow::Error::msg)?;
         let client = Client::new(elasticsearch)?;
         Ok(Self {
             app: app.clone(),
@@ -242,20 +242,4 @@ fn decode(stream: &Stream) -> Result<RecordBatch, Invalid> {
         let detail = format!("the batch's parts do not go together: {error}");
         Invalid::new(Reason::NotReadable, detail)
     })
-}
-
-fn check_indices(indices: &[IndexSettings]) -> Result<(), String> {
-    if indices.is_empty() {
-        return Err("elasticsearch.indices names no index to write to".to_owned());
-    }
-    for (n, index) in indices.iter().enumerate() {
-        if index.name.is_empty() {
-            return Err(format!("elasticsearch.indices[{n}] has no name"));
-        }
-        if indices[..n].iter().any(|other| other.name == index.name) {
-            let name = &index.name;
-            return Err(format!("elasticsearch.indices names {name} twice"));
-        }
-    }
-    Ok(())
 }

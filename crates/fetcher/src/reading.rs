@@ -9,7 +9,7 @@ use stores::clickhouse::{ByteStream, Error, Replica, classify};
 
 use crate::config::FetcherSettings;
 use crate::cutter::{Cut, Cutter};
-use crate::source::Sources;
+use crate::source::ReplicaChecks;
 
 /// A range that is being read.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Reading {
     /// Returns when the answer has begun.
     pub async fn begin(
         replica: &Replica,
-        sources: &Sources,
+        sources: &ReplicaChecks,
         task: &Task,
         settings: &FetcherSettings,
     ) -> Result<Self, Broken> {
@@ -76,7 +76,7 @@ impl Reading {
 impl From<Error> for Broken {
     fn from(error: Error) -> Self {
         match classify(&error) {
-            _ if error.another_replica_may_do() => Self::Replica(error),
+            _ if error.allows_failover() => Self::Replica(error),
             // It is the source that lacks a table or a column, after the plan was made.
             Class::Quarantine(Reason::MissingTarget | Reason::WrongSchema) => {
                 Self::Task(Invalid::new(Reason::SourceChanged, error.to_string()))

@@ -1,9 +1,9 @@
-//! What a replica of the source must have before a run is read from it.
+//! The checks of a replica of the source before a run is read from it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use batch::{Column, RunId, Task};
+use batch::{RunId, Task};
 use serde::Deserialize;
 use stores::clickhouse::read::compare_columns;
 use stores::clickhouse::{Error, Query, Replica};
@@ -13,14 +13,14 @@ use crate::delays::Delays;
 use crate::reading::Broken;
 
 /// Replicas that were checked, by their addresses.
-pub(crate) struct Sources {
+pub(crate) struct ReplicaChecks {
     delays: Delays,
-    checked: Mutex<HashMap<String, Arc<Source>>>,
+    checked: Mutex<HashMap<String, Arc<CheckedReplica>>>,
 }
 
 /// A replica that has all columns of a run's plan.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct CheckedReplica {
     run: RunId,
     /// Of [`OPTIONAL`], the settings that this server knows.
     known_settings: Vec<String>,
@@ -35,8 +35,8 @@ const OPTIONAL: [&str; 2] = [
     "output_format_arrow_record_batch_size",
 ];
 
-impl Sources {
-    /// Replicas that are behind by more than `max_replica_delay_seconds` are not fit to be read from.
+impl ReplicaChecks {
+    /// Replicas that are behind by more than `max_replica_delay_seconds` are not read from.
     pub fn new(max_replica_delay_seconds: u64) -> Self {
         Self {
             delays: Delays::new(max_replica_delay_seconds),
@@ -44,9 +44,14 @@ impl Sources {
         }
     }
 
-    /// Checks that the replica is not too far behind its shard's others, and once for each run and replica that the replica has every column of the plan, with the
-    /// plan's type. Tasks that come in while the first check is under way check as well.
-    pub async fn check(&self, replica: &Replica, task: &Task) -> Result<Arc<Source>, Broken> {
+    /// Checks that the replica is not too far behind its shard's others and, once for each run and replica, that it
+    /// has every column of the plan with the plan's type. Tasks that come in while the first check is under way check
+    /// as well.
+    pub async fn check(
+        &self,
+        replica: &Replica,
+        task: &Task,
+    ) -> Result<Arc<CheckedReplica>, Broken> {
         if let Some(what) = self.delays.too_long(replica, task).await? {
             let replica = replica.address().to_owned();
             return Err(Broken::Behind { replica, what });
@@ -56,9 +61,12 @@ impl Sources {
         {
             return Ok(source.clone());
         }
-        let found = columns(replica, task).await?;
+        let found = replica
+            .describe(&task.plan.database, &task.plan.table)
+            .await?;
+        let found = found.map_or_else(Vec::new, |table| table.readable_columns());
         compare_columns(task.shard, &task.plan, &found).map_err(Broken::Task)?;
-        let source = Arc::new(Source {
+        let source = Arc::new(CheckedReplica {
             run: task.run.clone(),
             known_settings: known_settings(replica).await?,
         });
@@ -67,12 +75,12 @@ impl Sources {
         Ok(source)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Source>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<CheckedReplica>>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Source {
+impl CheckedReplica {
     /// `select`, with what makes the answer a stream of small, compressed record batches in the order of the key.
     pub fn tuned(&self, select: Query, settings: &FetcherSettings) -> Query {
         let query = select
@@ -103,23 +111,13 @@ impl Source {
     }
 }
 
-async fn columns(replica: &Replica, task: &Task) -> Result<Vec<Column>, Error> {
-    let query = Query::new(
-        "SELECT name, type FROM system.columns \
-         WHERE database = {database:String} AND table = {table:String}",
-    )
-    .param("database", &task.plan.database)
-    .param("table", &task.plan.table);
-    replica.rows(&query).await
-}
-
 async fn known_settings(replica: &Replica) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
-    struct Row {
+    struct SettingName {
         name: String,
     }
     let names = OPTIONAL.map(|name| format!("'{name}'")).join(", ");
     let sql = format!("SELECT name FROM system.settings WHERE name IN ({names})");
-    let rows: Vec<Row> = replica.rows(&Query::new(sql)).await?;
+    let rows: Vec<SettingName> = replica.rows(&Query::new(sql)).await?;
     Ok(rows.into_iter().map(|row| row.name).collect())
 }

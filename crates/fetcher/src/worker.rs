@@ -8,7 +8,7 @@ use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 use crate::config::FetcherSettings;
 use crate::cutter::Cut;
 use crate::reading::{Broken, Reading};
-use crate::source::Sources;
+use crate::source::ReplicaChecks;
 
 /// Replicas that one delivery of a task tries at most, and so the attempts that it may count.
 const MOST_TRIES: u32 = 8;
@@ -22,7 +22,7 @@ pub struct Fetcher {
     app: App,
     cluster: Cluster,
     settings: FetcherSettings,
-    sources: Sources,
+    sources: ReplicaChecks,
 }
 
 /// What one attempt has read.
@@ -44,7 +44,7 @@ impl Fetcher {
             app: app.clone(),
             cluster: Cluster::new(&source.connection())?,
             settings: settings.clone(),
-            sources: Sources::new(source.max_replica_delay_seconds),
+            sources: ReplicaChecks::new(source.max_replica_delay_seconds),
         })
     }
 

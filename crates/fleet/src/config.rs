@@ -14,7 +14,7 @@ use serp::SerpSettings;
 use serp_restarter::SerpRestarterSettings;
 use settings::{InvalidSettings, Process, Secret};
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
-use stores::elasticsearch;
+use stores::elasticsearch::{self, ElasticsearchSettings};
 use topology::{Catalog, PipelineSettings};
 
 /// Every setting that there is, by the crates that they belong to.
@@ -29,7 +29,7 @@ pub struct Config {
     pub pipeline: PipelineSettings,
     pub source: SourceSettings,
     pub clickhouse: TargetSettings,
-    pub elasticsearch: elasticsearch::Settings,
+    pub elasticsearch: ElasticsearchSettings,
     pub queuer: QueuerSettings,
     pub fetcher: FetcherSettings,
     pub gates: GateSettings,

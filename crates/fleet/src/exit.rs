@@ -53,7 +53,7 @@ impl Exit {
             || cause.is::<SecretError>()
             || cause.is::<TopologyError>()
             || cause.is::<clickhouse::ConfigError>()
-            || cause.is::<elasticsearch::ConfigError>()
+            || cause.is::<elasticsearch::ElasticsearchConfigError>()
         {
             return Some(Self::Configuration);
         }

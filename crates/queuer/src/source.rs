@@ -1,79 +1,80 @@
-//! What the planner asks the source: its tables, its clock, its primary indices. No row is read.
+//! The planner's queries to the source: tables, clocks, primary indices. No row is read.
 
 use batch::{KeyValue, ReadPlan};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use stores::clickhouse::{Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read};
 
-use crate::columns::Table;
+use crate::columns::ShardTable;
 use crate::cut::Mark;
 use crate::plan::PlanError;
 
 /// Shards that are asked at once: the answers are small, so this bounds connections, not memory.
 const SHARDS_AT_ONCE: usize = 16;
 
-/// What a look at the shards told.
+/// The tables and the clocks of all shards.
 pub(crate) struct Survey {
-    pub tables: Vec<Table>,
+    pub tables: Vec<ShardTable>,
     /// The earliest of the shards' clocks, in milliseconds since the epoch.
     pub now_ms: i64,
 }
 
-/// Looks at the table of each shard, and at its clock.
+/// The table and the clock of one shard.
+struct ShardSurvey {
+    table: ShardTable,
+    now_ms: i64,
+}
+
+/// Reads the table description and the clock of each shard.
 pub(crate) async fn survey(
     shards: &[&Shard],
     settings: &SourceSettings,
 ) -> Result<Survey, PlanError> {
-    let answers: Vec<(Table, i64)> = stream::iter(shards)
-        .map(|shard| look(shard, settings))
+    let answers: Vec<ShardSurvey> = stream::iter(shards)
+        .map(|shard| survey_shard(shard, settings))
         .buffered(SHARDS_AT_ONCE)
         .try_collect()
         .await?;
     // A row that a slow clock stamps later than a fast clock's "now" must still come before the end.
-    let now_ms = answers.iter().map(|(_, now_ms)| *now_ms).min();
+    let now_ms = answers.iter().map(|answer| answer.now_ms).min();
     Ok(Survey {
         now_ms: now_ms.ok_or_else(|| PlanError::Source("the source has no shard".to_owned()))?,
-        tables: answers.into_iter().map(|(table, _)| table).collect(),
+        tables: answers.into_iter().map(|answer| answer.table).collect(),
     })
 }
 
-async fn look(shard: &Shard, settings: &SourceSettings) -> Result<(Table, i64), PlanError> {
+async fn survey_shard(shard: &Shard, settings: &SourceSettings) -> Result<ShardSurvey, PlanError> {
     #[derive(Deserialize)]
-    struct Row {
+    struct Clock {
         now_ms: i64,
-        engine: String,
-        sorting_key: String,
-        primary_key: String,
     }
-    let query = Query::new(
-        "SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms, engine, sorting_key, primary_key \
-         FROM system.tables WHERE database = {database:String} AND name = {table:String}",
-    )
-    .param("database", &settings.database)
-    .param("table", &settings.table);
     let name = format!("{}.{}", settings.database, settings.table);
-    let rows: Vec<Row> = shard.rows(&query).await?;
-    let Some(row) = rows.into_iter().next() else {
-        return Err(PlanError::Source(format!(
+    let found = shard.describe(&settings.database, &settings.table).await?;
+    let found = found.ok_or_else(|| {
+        PlanError::Source(format!(
             "there is no table {name} on shard {}; source.database and source.table name it",
             shard.number()
-        )));
-    };
-    if !row.engine.ends_with("MergeTree") {
+        ))
+    })?;
+    if !found.engine.ends_with("MergeTree") {
         return Err(PlanError::Source(format!(
             "{name} of shard {} has engine {}; only a table of the MergeTree family has a primary index to plan from: name the shards' own table, not one over it",
             shard.number(),
-            row.engine
+            found.engine
         )));
     }
-    let columns = read::columns(shard, &settings.database, &settings.table).await?;
-    let table = Table {
+    let clock = Query::new("SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms");
+    let clock: Vec<Clock> = shard.rows(&clock).await?;
+    let now_ms = clock.first().map(|clock| clock.now_ms).ok_or_else(|| {
+        PlanError::Source(format!("shard {} does not tell its time", shard.number()))
+    })?;
+    let table = ShardTable {
         shard: shard.number(),
-        sorting_key: row.sorting_key,
-        primary_key: row.primary_key,
-        columns,
+        columns: found.readable_columns(),
+        sorting_key: found.sorting_key,
+        primary_key: found.primary_key,
     };
-    Ok((table, row.now_ms))
+    Ok(ShardSurvey { table, now_ms })
 }
 
 /// The marks of each shard's primary index, in the order of their keys, and what was read for them.
@@ -84,13 +85,16 @@ pub(crate) async fn marks(
     indexed: usize,
 ) -> Result<(Vec<Vec<Mark>>, Summary), PlanError> {
     let query = marks_query(plan, indexed)?;
-    let answers: Vec<(Vec<Mark>, Summary)> = stream::iter(shards)
+    let answers: Vec<ShardMarks> = stream::iter(shards)
         .map(|shard| marks_of(shard, &query, plan))
         .buffered(SHARDS_AT_ONCE)
         .try_collect()
         .await?;
-    let read = sum(answers.iter().map(|(_, read)| read));
-    Ok((answers.into_iter().map(|(marks, _)| marks).collect(), read))
+    let read = sum(answers.iter().map(|answer| &answer.read));
+    Ok((
+        answers.into_iter().map(|answer| answer.marks).collect(),
+        read,
+    ))
 }
 
 /// The server sorts: it alone knows the order of each type as the index has it.
@@ -110,18 +114,20 @@ fn marks_query(plan: &ReadPlan, indexed: usize) -> Result<Query, PlanError> {
     .param("table", &plan.table))
 }
 
-async fn marks_of(
-    shard: &Shard,
-    query: &Query,
-    plan: &ReadPlan,
-) -> Result<(Vec<Mark>, Summary), PlanError> {
+/// The marks of one shard, and what was read for them.
+struct ShardMarks {
+    marks: Vec<Mark>,
+    read: Summary,
+}
+
+async fn marks_of(shard: &Shard, query: &Query, plan: &ReadPlan) -> Result<ShardMarks, PlanError> {
     #[derive(Deserialize)]
-    struct Row {
+    struct MarkRow {
         bound: Vec<String>,
         rows: u64,
     }
-    let (rows, read) = shard.counted_rows::<Row>(query).await?;
-    let mark = |row: Row| {
+    let (rows, read) = shard.counted_rows::<MarkRow>(query).await?;
+    let mark = |row: MarkRow| {
         let values = plan.key.iter().zip(row.bound);
         let key: Vec<KeyValue> = values
             .map(|(column, text)| read::bound_value(column, text))
@@ -132,7 +138,10 @@ async fn marks_of(
         })
     };
     let marks: Result<Vec<Mark>, PlanError> = rows.into_iter().map(mark).collect();
-    Ok((marks?, read))
+    Ok(ShardMarks {
+        marks: marks?,
+        read,
+    })
 }
 
 /// The shards of these numbers, each once and in order; all of them for none.

@@ -5,7 +5,7 @@ use std::fmt;
 pub struct Change {
     /// Where: the address of a replica, or the name of an index.
     pub place: String,
-    /// What was done there, for a person.
+    /// What was done there, in words.
     pub what: String,
 }
 
@@ -15,7 +15,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// A store could not be configured. What was changed before stays changed: configuring again goes on from there.
+/// A store could not be configured. What was changed before stays changed: configuring again continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigureError {
     /// What is asked for cannot be built: nothing was changed.

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whether an endpoint failed lately.
+/// Whether an endpoint is in cooldown after a failure.
 #[derive(Debug)]
-pub(crate) struct Health {
-    quarantine: Duration,
+pub(crate) struct EndpointHealth {
+    cooldown: Duration,
     failed: Mutex<Option<Instant>>,
 }
 
-impl Health {
-    /// A failure counts for `quarantine`.
-    pub fn new(quarantine: Duration) -> Self {
+impl EndpointHealth {
+    /// A failure counts until `cooldown` is over.
+    pub fn new(cooldown: Duration) -> Self {
         Self {
-            quarantine,
+            cooldown,
             failed: Mutex::new(None),
         }
     }
@@ -33,7 +33,7 @@ impl Health {
     /// When it failed, if that still counts.
     fn down_since(&self) -> Option<Instant> {
         self.lock()
-            .filter(|failed| failed.elapsed() < self.quarantine)
+            .filter(|failed| failed.elapsed() < self.cooldown)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -41,12 +41,12 @@ impl Health {
     }
 }
 
-/// The order to try `endpoints` in: the healthy ones, beginning with another each time so that they
-/// share the load, then those that failed, the longest ago first.
+/// The order to try `endpoints` in: the healthy ones, starting at the next one for each request so that they
+/// share the load, then those in cooldown, the longest failed first.
 pub(crate) fn in_order_to_try<'a, T>(
     endpoints: &'a [T],
     turn: &AtomicUsize,
-    health: impl Fn(&T) -> &Health,
+    health: impl Fn(&T) -> &EndpointHealth,
 ) -> Vec<&'a T> {
     let first = turn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
     let (tail, head) = endpoints.split_at(first);
@@ -64,10 +64,10 @@ pub(crate) fn in_order_to_try<'a, T>(
 mod tests {
     use super::*;
 
-    struct Endpoint(&'static str, Health);
+    struct Endpoint(&'static str, EndpointHealth);
 
     fn endpoints() -> [Endpoint; 3] {
-        ["a", "b", "c"].map(|name| Endpoint(name, Health::new(Duration::from_secs(30))))
+        ["a", "b", "c"].map(|name| Endpoint(name, EndpointHealth::new(Duration::from_secs(30))))
     }
 
     fn order(endpoints: &[Endpoint], turn: &AtomicUsize) -> String {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failed_endpoints_come_last_the_longest_failed_first_until_their_quarantine_is_over() {
+    async fn failed_endpoints_come_last_the_longest_failed_first_until_their_cooldown_is_over() {
         let (endpoints, turn) = (endpoints(), AtomicUsize::new(0));
         endpoints[1].1.mark_down();
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -1,8 +1,9 @@
 //! Access to the two stores: endpoints, failover, error classes, and the tables and indices themselves.
 //!
-//! Each store has one client type and one function that judges its every error: [`clickhouse::classify`]
+//! Each store has one client type and one function that classifies its errors: [`clickhouse::classify`]
 //! and [`elasticsearch::classify`]. Programs ask for the [`Class`] and never look at a code themselves.
 
+mod answer;
 mod circuit_breakers;
 mod class;
 pub mod clickhouse;

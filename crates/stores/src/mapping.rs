@@ -6,7 +6,7 @@ use batch::VERSION_COLUMN;
 /// look like one of ClickHouse's virtual columns.
 const VERSION_TARGET: &str = "version";
 
-/// How the columns of the source are called in a store.
+/// The names that the source's columns have in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     strip_prefix: String,
@@ -25,7 +25,7 @@ pub struct MappingError {
 }
 
 impl Mapping {
-    /// `rename` (source name to target name) wins over taking `strip_prefix` off.
+    /// `rename` (source name to target name) takes precedence over `strip_prefix`.
     pub fn new(strip_prefix: impl Into<String>, rename: BTreeMap<String, String>) -> Self {
         Self {
             strip_prefix: strip_prefix.into(),

@@ -10,7 +10,7 @@ use batch::{BatchId, Fact, Headers, Message, Receipt, RunId, TaskHash};
 use es_writer::{EsWriter, Settings};
 use pipeline::testing::{Sent, job};
 use pipeline::{BatchWorker, Outcome};
-use stores::elasticsearch::{IndexSettings, Minimum, Settings as Store};
+use stores::elasticsearch::{ElasticsearchSettings, IndexSettings, Minimum};
 
 /// A row of the hub.
 #[derive(Clone, Debug)]
@@ -81,13 +81,13 @@ pub fn headers(rows: u64) -> Headers {
 pub struct Writer {
     pub app: App,
     pub writer: Arc<EsWriter>,
-    pub store: Store,
+    pub store: ElasticsearchSettings,
 }
 
 impl Writer {
     pub fn new(url: &str, all: &str, lite: &str, settings: &Settings) -> Self {
         let app = App::detached("es-writer");
-        let store = Store {
+        let store = ElasticsearchSettings {
             urls: vec![url.to_owned()],
             indices: vec![
                 IndexSettings {
@@ -104,7 +104,7 @@ impl Writer {
                     ..IndexSettings::default()
                 },
             ],
-            ..Store::default()
+            ..ElasticsearchSettings::default()
         };
         let writer = Arc::new(EsWriter::new(&app, &store, settings).unwrap());
         Self { app, writer, store }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use es_writer::Settings as WriterSettings;
 use serde_json::{Value, json};
-use stores::elasticsearch::{Client, ItemVerdict, Settings};
+use stores::elasticsearch::{Client, ElasticsearchSettings, ItemVerdict};
 use testkit::{Hub, Stack};
 use tokio::task::JoinSet;
 
@@ -102,9 +102,9 @@ fn actions(stack: &Stack, index: &str) -> Vec<Vec<u8>> {
 
 /// Rows a second.
 fn drive(stack: &Stack, bulks: &Arc<Vec<Bulk>>) -> f64 {
-    let settings = Settings {
+    let settings = ElasticsearchSettings {
         urls: vec![stack.indices.url().to_owned()],
-        ..Settings::default()
+        ..ElasticsearchSettings::default()
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     runtime.block_on(async {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use url::Url;
 
 /// Most addresses of one cluster, as ClickHouse's `table_function_remote_max_addresses`:
-/// more is a slip in a range.
+/// more is a typing error in a range.
 const MAX_ADDRESSES: usize = 1000;
 
 /// The addresses of a cluster's replicas, by shard.
@@ -43,7 +43,7 @@ fn expand(text: &str, separator: char) -> Result<Vec<String>, String> {
     for part in split_outside_braces(text, separator)? {
         let part = part.trim();
         if part.is_empty() {
-            return Err(format!("an address is missing beside a {separator:?}"));
+            return Err(format!("an address is missing next to a {separator:?}"));
         }
         all.extend(multiply(part, separator)?);
     }

@@ -60,11 +60,11 @@ impl Cluster {
     }
 }
 
-/// One shard: replicas that hold the same rows and stand in for one another.
+/// One shard: replicas that hold the same rows.
 ///
-/// Each method tries the replicas in turn while an error may be the fault of one of them
-/// ([`Error::another_replica_may_do`]); the error that it returns is the last one's. A replica that
-/// failed is tried after the others for `replica_quarantine_seconds`.
+/// Each method fails over: it tries the next replica as long as an error may be the replica's alone
+/// ([`Error::allows_failover`]), and returns the last error. A replica that failed is tried after the
+/// others for `replica_cooldown_seconds`.
 #[derive(Debug)]
 pub struct Shard {
     number: u32,
@@ -78,8 +78,8 @@ impl Shard {
         self.number
     }
 
-    /// Its replicas in the order to try them: the healthy ones, beginning with another at each call,
-    /// then those that failed lately. Never empty.
+    /// Its replicas in the order to try them: the healthy ones, starting at the next one for each call,
+    /// then those in cooldown. Never empty.
     pub fn replicas(&self) -> Vec<&Replica> {
         in_order_to_try(&self.replicas, &self.turn, |r| &r.origin.health)
     }
@@ -90,7 +90,7 @@ impl Shard {
         Ok(self.counted_rows(query).await?.0)
     }
 
-    /// [`Shard::rows`], with what the server says it read for them.
+    /// [`Shard::rows`], and what the server read for them.
     pub async fn counted_rows<T: DeserializeOwned>(
         &self,
         query: &Query,
@@ -98,20 +98,20 @@ impl Shard {
         let mut failed = None;
         for replica in self.replicas() {
             match replica.counted_rows(query).await {
-                Err(error) if error.another_replica_may_do() => self.note(&mut failed, error),
+                Err(error) if error.allows_failover() => self.note(&mut failed, error),
                 result => return result,
             }
         }
         Err(failed.expect("a shard has a replica"))
     }
 
-    /// Carries out a statement on one replica. It may be carried out twice, when a connection breaks
-    /// before the answer: it has to be one that does no harm then, such as `CREATE … IF NOT EXISTS`.
+    /// Executes a statement on one replica. It may be executed twice, when a connection breaks before the
+    /// answer: it has to be idempotent, such as `CREATE … IF NOT EXISTS`.
     pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
         let mut failed = None;
         for replica in self.replicas() {
             match replica.execute(query).await {
-                Err(error) if error.another_replica_may_do() => self.note(&mut failed, error),
+                Err(error) if error.allows_failover() => self.note(&mut failed, error),
                 result => return result,
             }
         }
@@ -120,7 +120,7 @@ impl Shard {
 
     /// Sends an `INSERT … FORMAT …` with the concatenation of `pieces` as its data, uncopied.
     ///
-    /// With a [`Query::deduplication_token`] it is tried on every replica, and twice on a lone one;
+    /// With a [`Query::deduplication_token`] it is tried on every replica, and twice on a single one;
     /// without, on another one only if the first certainly got nothing.
     pub async fn insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
         let repeatable = query.has_deduplication_token();
@@ -133,8 +133,7 @@ impl Shard {
         for replica in order {
             match replica.insert(query, pieces.clone()).await {
                 Err(error)
-                    if error.nothing_was_sent()
-                        || (repeatable && error.another_replica_may_do()) =>
+                    if error.nothing_was_sent() || (repeatable && error.allows_failover()) =>
                 {
                     self.note(&mut failed, error);
                 }

@@ -1,4 +1,4 @@
-//! Every error code of ClickHouse that matters here, by what it asks for.
+//! The error codes of ClickHouse that matter here, by class.
 //!
 //! Numbers and names: `src/Common/ErrorCodes.cpp` of ClickHouse; on a server, `errorCodeToName(n)`.
 
@@ -8,8 +8,8 @@ use crate::Class;
 
 type Codes = &'static [(i32, &'static str)];
 
-/// This replica has trouble with its network, its disk, its Keeper session, or with being alive.
-const REPLICA_IN_TROUBLE: Codes = &[
+/// The replica's network, disk or Keeper session fails, or the replica shuts down.
+const REPLICA_FAULTS: Codes = &[
     (74, "CANNOT_READ_FROM_FILE_DESCRIPTOR"),
     (75, "CANNOT_WRITE_TO_FILE_DESCRIPTOR"),
     (95, "CANNOT_READ_FROM_SOCKET"),
@@ -20,7 +20,7 @@ const REPLICA_IN_TROUBLE: Codes = &[
     (209, "SOCKET_TIMEOUT"),
     (210, "NETWORK_ERROR"),
     (225, "NO_ZOOKEEPER"),
-    // What a server says to everyone while it shuts down.
+    // The answer to every request while a server shuts down.
     (236, "ABORTED"),
     (244, "UNEXPECTED_ZOOKEEPER_ERROR"),
     (254, "NO_ACTIVE_REPLICAS"),
@@ -32,7 +32,7 @@ const REPLICA_IN_TROUBLE: Codes = &[
     (999, "KEEPER_EXCEPTION"),
 ];
 
-/// Busy, at a limit, or in the middle of something that ends.
+/// Busy, at a limit, or in a state that ends by itself.
 const BUSY: Codes = &[
     (159, "TIMEOUT_EXCEEDED"),
     (160, "TOO_SLOW"),
@@ -49,7 +49,7 @@ const BUSY: Codes = &[
     (319, "UNKNOWN_STATUS_OF_INSERT"),
     (364, "RECEIVED_ERROR_TOO_MANY_REQUESTS"),
     (373, "SESSION_IS_LOCKED"),
-    // Somebody killed the query: not the data's fault.
+    // A user killed the query: not the data's fault.
     (394, "QUERY_WAS_CANCELLED"),
     (439, "CANNOT_SCHEDULE_TASK"),
     (473, "DEADLOCK_AVOIDED"),
@@ -67,8 +67,8 @@ const BUSY: Codes = &[
     (1020, "MEMORY_RESERVATION_ACQUISITION_TIMEOUT"),
 ];
 
-/// Nothing goes in until somebody makes room, or gives the user its rights.
-const SHUT: Codes = &[
+/// Nothing goes in until an operator makes room, or gives the user its rights.
+const BLOCKED: Codes = &[
     // A setting that this release of the server does not have, or that the user may not set.
     (115, "UNKNOWN_SETTING"),
     (164, "READONLY"),
@@ -103,7 +103,7 @@ const DATA: Codes = &[
     (38, "CANNOT_PARSE_DATE"),
     (41, "CANNOT_PARSE_DATETIME"),
     (69, "ARGUMENT_OUT_OF_BOUND"),
-    // Said of a value too, such as a NaN for an integer.
+    // The answer for a value too, such as a NaN for an integer.
     (70, "CANNOT_CONVERT_TYPE"),
     (72, "CANNOT_PARSE_NUMBER"),
     (117, "INCORRECT_DATA"),
@@ -151,15 +151,15 @@ const SCHEMA: Codes = &[
 ];
 
 const TABLE: &[(Class, Codes)] = &[
-    (Class::RetryNow, REPLICA_IN_TROUBLE),
+    (Class::RetryNow, REPLICA_FAULTS),
     (Class::RetryLater, BUSY),
-    (Class::Pause, SHUT),
+    (Class::Pause, BLOCKED),
     (Class::Refused, DATA),
     (Class::Quarantine(Reason::MissingTarget), MISSING),
     (Class::Quarantine(Reason::WrongSchema), SCHEMA),
 ];
 
-/// What a code asks for. An unknown code is tried again later: nothing is lost by that, and
+/// The class of a code. An unknown code is retried later: nothing is lost by that, and
 /// `max_retries` bounds it.
 pub(super) fn classify(code: i32) -> Class {
     TABLE
@@ -189,8 +189,16 @@ pub(super) fn code_in(text: &str) -> Option<i32> {
     rest[..end].parse().ok()
 }
 
-/// The name that a server's text ends with, and what it says between the code and that name.
-pub(super) fn name_and_message(text: &str) -> (String, String) {
+/// What a server's text says of an exception.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ExceptionText {
+    /// The name at its end; empty where it has none.
+    pub name: String,
+    /// What stands between the code and that name.
+    pub message: String,
+}
+
+pub(super) fn exception_text(text: &str) -> ExceptionText {
     let mut message = text;
     if let Some(cut) = message
         .find("\n\nStack trace:")
@@ -215,7 +223,10 @@ pub(super) fn name_and_message(text: &str) -> (String, String) {
     {
         message = after;
     }
-    (name.to_owned(), message.trim().to_owned())
+    ExceptionText {
+        name: name.to_owned(),
+        message: message.trim().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -304,16 +315,19 @@ mod tests {
                     (version 26.9.2.1 (official build))";
         assert_eq!(code_in(text), Some(60));
         assert_eq!(
-            name_and_message(text),
-            (
-                "UNKNOWN_TABLE".to_owned(),
-                "Table a.b does not exist.".to_owned()
-            )
+            exception_text(text),
+            ExceptionText {
+                name: "UNKNOWN_TABLE".to_owned(),
+                message: "Table a.b does not exist.".to_owned(),
+            }
         );
         let net = "Code: 210. DB::NetException: I/O error (a -> b). (NETWORK_ERROR)";
         assert_eq!(
-            name_and_message(net),
-            ("NETWORK_ERROR".to_owned(), "I/O error (a -> b).".to_owned())
+            exception_text(net),
+            ExceptionText {
+                name: "NETWORK_ERROR".to_owned(),
+                message: "I/O error (a -> b).".to_owned(),
+            }
         );
         let library = "std::exception. Code: 1001, type: std::bad_alloc";
         assert_eq!(code_in(library), Some(1001));

@@ -4,7 +4,7 @@ mod apply;
 
 use batch::{Column, VERSION_COLUMN};
 
-use super::{Replication, TargetSettings, quote_identifier, quote_string};
+use super::{DataType, Replication, TargetSettings, TypeFamily, quote_identifier, quote_string};
 use crate::ConfigureError;
 
 pub use apply::{configure_target, diff_target};
@@ -30,7 +30,7 @@ pub struct TargetTable {
 
 impl TargetTable {
     /// `key` and `columns` as the source has them; the version column is added. Refuses what cannot
-    /// be a table: no key, a nullable key, two columns of one name, an odd type.
+    /// be a table: no key, a nullable key, two columns of one name, a type that cannot be read.
     pub fn new(
         settings: &TargetSettings,
         key: &[Column],
@@ -47,14 +47,14 @@ impl TargetTable {
         };
         let rest = columns.iter().filter(|c| c.name != VERSION_COLUMN);
         let sources: Vec<&Column> = key.iter().chain(rest).chain([&version]).collect();
-        for column in &sources {
-            check_type(column)?;
-        }
-        if let Some(column) = key.iter().find(|c| c.r#type.contains("Nullable(")) {
-            return Err(ConfigureError::Invalid(format!(
-                "key column {:?} is {}; a key cannot be nullable",
-                column.name, column.r#type
-            )));
+        for (n, column) in sources.iter().enumerate() {
+            let nullable = data_type(column)?.contains(&TypeFamily::Nullable);
+            if nullable && n < key.len() {
+                return Err(ConfigureError::Invalid(format!(
+                    "key column {:?} is {}; a key cannot be nullable",
+                    column.name, column.r#type
+                )));
+            }
         }
         let names = settings
             .mapping()
@@ -144,35 +144,10 @@ fn engine(settings: &TargetSettings, version: &str) -> String {
     }
 }
 
-/// Types go into the statement as the source tells them. They are words, numbers, brackets and
-/// quoted names of enum values; what could end the statement or comment it out is none of them.
-fn check_type(column: &Column) -> Result<(), ConfigureError> {
-    let mut depth = 0i32;
-    let mut quoted = false;
-    let mut chars = column.r#type.chars().peekable();
-    let mut good = !column.r#type.trim().is_empty();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' if quoted => {
-                chars.next();
-            }
-            '\'' => quoted = !quoted,
-            _ if quoted => {}
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            // A sign, and never the beginning of a comment.
-            '-' => good &= chars.peek().is_some_and(char::is_ascii_digit),
-            c => good &= c.is_ascii_alphanumeric() || " ,_=.".contains(c),
-        }
-        good &= depth >= 0;
-    }
-    if good && depth == 0 && !quoted {
-        return Ok(());
-    }
-    Err(ConfigureError::Invalid(format!(
-        "column {:?}: {:?} is not a type of ClickHouse",
-        column.name, column.r#type
-    )))
+/// Types go into the statement as the source has them.
+fn data_type(column: &Column) -> Result<DataType, ConfigureError> {
+    let r#type = column.r#type.parse();
+    r#type.map_err(|e| ConfigureError::Invalid(format!("column {:?}: {e}", column.name)))
 }
 
 #[cfg(test)]
@@ -247,7 +222,7 @@ mod tests {
             ..TargetSettings::default()
         };
         let statement = table(&settings, &[]).unwrap().create_table();
-        // Each replica is told by itself, where `{uuid}` is refused.
+        // The statement is executed on each replica separately, where `{uuid}` is refused.
         let engine = "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', ";
         assert!(statement.contains(engine), "{statement}");
     }
@@ -284,7 +259,7 @@ mod tests {
             "Tuple(a UInt8, b Array(String))",
             "Decimal(18, 4)",
         ] {
-            assert!(check_type(&column("x", good)).is_ok(), "{good}");
+            assert!(data_type(&column("x", good)).is_ok(), "{good}");
         }
     }
 }

@@ -4,9 +4,7 @@ use batch::Reason;
 
 use super::codes;
 use crate::Class;
-
-/// What of an answer is repeated in an error: enough to know a proxy's page by.
-const EXCERPT: usize = 300;
+use crate::answer::excerpt;
 
 /// A cluster that cannot be used as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +30,7 @@ pub enum Error {
         replica: String,
         /// Number in ClickHouse's `ErrorCodes.cpp`.
         code: i32,
-        /// The same as a word, such as `TOO_MANY_PARTS`; empty where the server did not say it.
+        /// The name of the code, such as `TOO_MANY_PARTS`; empty where the server does not give it.
         name: String,
         /// The server's text, without the code, the stack and the version.
         message: String,
@@ -45,14 +43,14 @@ pub enum Error {
         sent: bool,
         detail: String,
     },
-    /// It took too long.
+    /// The request or a wait within it exceeded its timeout.
     #[error("{replica}: {what} took longer than {} s", after.as_secs_f64())]
     Timeout {
         replica: String,
         what: &'static str,
         after: Duration,
     },
-    /// The answer is not ClickHouse's: a proxy's page, say.
+    /// The answer is not ClickHouse's, but a proxy's page for example.
     #[error(
         "{replica}: the answer (status {status}) is not ClickHouse's: {excerpt:?}; check the address, and any proxy before it"
     )]
@@ -62,13 +60,13 @@ pub enum Error {
         status: u16,
         excerpt: String,
     },
-    /// The answer ended before its end.
+    /// The answer is incomplete.
     #[error("{replica}: the answer was cut off: {detail}")]
     Truncated { replica: String, detail: String },
     /// A row of the answer is not of the type that was asked for.
     #[error("{replica}: a row of the answer cannot be read: {detail}")]
     UnreadableRow { replica: String, detail: String },
-    /// The request cannot be built: a parameter's name is no identifier, say.
+    /// The request cannot be built: a parameter's name is no identifier, for example.
     #[error("{replica}: the request cannot be built: {detail}")]
     Unsendable { replica: String, detail: String },
     /// The password's file cannot be read.
@@ -99,8 +97,8 @@ impl Error {
         }
     }
 
-    /// Whether the fault may be the replica's alone, so that another one is worth a try at once.
-    pub fn another_replica_may_do(&self) -> bool {
+    /// Whether the fault may be the replica's alone, so that another one is tried at once.
+    pub fn allows_failover(&self) -> bool {
         match self {
             Self::UnexpectedAnswer { .. } => true,
             // Read-only and full are states of one replica until all of them say so.
@@ -113,8 +111,8 @@ impl Error {
         matches!(self, Self::Connection { sent: false, .. })
     }
 
-    /// Reads the text of an answer that is an error: an exception, or a page of somebody else.
-    /// `header_code` is that of the header `X-ClickHouse-Exception-Code`.
+    /// Reads the text of an answer that is an error: an exception, or the page of a proxy.
+    /// `header_code` comes from the header `X-ClickHouse-Exception-Code`; a `status` of 0 is unknown.
     pub(super) fn from_answer(
         replica: &str,
         status: u16,
@@ -133,7 +131,7 @@ impl Error {
                 excerpt: excerpt(text.as_bytes()),
             };
         };
-        let (name, message) = codes::name_and_message(text);
+        let codes::ExceptionText { name, message } = codes::exception_text(text);
         Self::Exception {
             replica: replica.to_owned(),
             code,
@@ -143,7 +141,8 @@ impl Error {
     }
 }
 
-/// The status that a gateway's page names, where the transport does not tell it; 0 when there is none.
+/// The status that a gateway's page names, where the transport loses it
+/// (docs/decisions/0018-two-transports-to-clickhouse.md); 0 when it names none.
 fn gateway_status(page: &str) -> u16 {
     const PHRASES: [(&str, u16); 9] = [
         ("unauthorized", 401),
@@ -161,32 +160,16 @@ fn gateway_status(page: &str) -> u16 {
     found.map_or(0, |(_, status)| *status)
 }
 
-/// The beginning of an answer, for an error.
-pub(super) fn excerpt(bytes: &[u8]) -> String {
-    let cut = bytes.len().min(EXCERPT);
-    String::from_utf8_lossy(&bytes[..cut]).into_owned()
-}
-
-/// The one place that decides what an error of ClickHouse asks for.
+/// The one place that decides how an error of ClickHouse is handled.
 pub fn classify(error: &Error) -> Class {
     match error {
         Error::Exception { code, .. } => codes::classify(*code),
         Error::Connection { .. } | Error::Timeout { .. } | Error::Truncated { .. } => {
             Class::RetryNow
         }
-        // A gateway that says itself that what is behind it is away or busy.
-        Error::UnexpectedAnswer {
-            status: 408 | 425 | 429 | 502..=504,
-            ..
-        } => Class::RetryNow,
-        // A proxy that wants credentials: the data is not to blame.
-        Error::UnexpectedAnswer {
-            status: 401 | 403 | 407,
-            ..
-        } => Class::Pause,
-        Error::UnexpectedAnswer { .. } => Class::Quarantine(Reason::UnexpectedAnswer),
+        Error::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
         Error::UnreadableRow { .. } => Class::Quarantine(Reason::WrongSchema),
-        // A fault of the program or its settings: the data waits until that is mended.
+        // A fault of the program or its settings: the data waits until that is fixed.
         Error::Unsendable { .. } => Class::RetryLater,
         Error::NoPassword { .. } => Class::Pause,
     }
@@ -209,7 +192,7 @@ mod tests {
             "http://a:8123: Too many parts (301). Merges are slower. (TOO_MANY_PARTS, code 252)"
         );
         assert_eq!(classify(&error), Class::RetryLater);
-        assert!(!error.another_replica_may_do());
+        assert!(!error.allows_failover());
     }
 
     #[test]
@@ -225,7 +208,7 @@ mod tests {
     fn a_page_of_a_proxy_is_an_unexpected_answer_and_a_gateways_complaint_passes() {
         let page = answer(200, None, "<html>Welcome</html>");
         assert_eq!(classify(&page), Class::Quarantine(Reason::UnexpectedAnswer));
-        assert!(page.another_replica_may_do());
+        assert!(page.allows_failover());
         for (status, text) in [
             (503, ""),
             (0, "<html><head><title>502 Bad Gateway</title>"),
@@ -263,7 +246,7 @@ mod tests {
             },
         ] {
             assert_eq!(classify(&error), Class::RetryNow);
-            assert!(error.another_replica_may_do());
+            assert!(error.allows_failover());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Inserts, over a transport of their own.
 //!
 //! The `clickhouse` crate takes every answer of status 200 for success and keeps neither its headers
-//! nor its body: rows that a proxy's page swallowed would count as stored, and the number of rows
-//! written could not be known. So inserts go through `reqwest`, which shows the whole answer.
+//! nor its body: rows that a proxy answered for would count as stored, and the number of rows written
+//! would be unknown. So inserts go through `reqwest`, which gives the whole answer
+//! (docs/decisions/0018-two-transports-to-clickhouse.md).
 
 use app::with_causes;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ pub(super) fn client(settings: &ConnectionSettings) -> Result<reqwest::Client, r
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)
         .user_agent(concat!("keyword-fleet/", env!("CARGO_PKG_VERSION")))
-        // A store is reached directly: a proxy of the environment is for the outer world.
+        // A store is reached directly: a proxy of the environment is for requests to the internet.
         .no_proxy()
         // A redirected POST loses its body.
         .redirect(reqwest::redirect::Policy::none())

@@ -1,11 +1,13 @@
-//! ClickHouse over its HTTP interface: a cluster of shards, each with replicas that stand in for one another.
+//! ClickHouse over its HTTP interface: a cluster of shards, each with replicas to fail over to.
 //!
 //! Interface: <https://clickhouse.com/docs/interfaces/http>.
 
 mod address;
 mod cluster;
 mod codes;
+mod data_type;
 pub mod ddl;
+mod describe;
 mod error;
 mod insert;
 mod query;
@@ -13,9 +15,12 @@ pub mod read;
 mod replica;
 mod settings;
 mod stream;
+mod syntax;
 
 pub use crate::{Change, Class, ConfigureError, Mapping, MappingError};
 pub use cluster::{Cluster, Shard};
+pub use data_type::{DataType, NotADataType, TypeArgument, TypeFamily};
+pub use describe::{ColumnDescription, DefaultKind, KeyExpression, TableDescription};
 pub use error::{ConfigError, Error, classify};
 pub use query::{Query, Summary};
 pub use replica::Replica;

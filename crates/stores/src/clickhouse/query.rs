@@ -1,6 +1,6 @@
 use ::clickhouse::QuerySummary;
 
-/// Name of the setting that makes a repeated insert count once.
+/// Name of the setting that deduplicates a repeated insert.
 const DEDUPLICATION_TOKEN: &str = "insert_deduplication_token";
 
 /// A statement with its parameters and settings.
@@ -53,14 +53,14 @@ impl Query {
         self
     }
 
-    /// Names an insert, so that sending it again changes nothing while the table remembers it
-    /// (`deduplication_window`). One token, one body: the server compares the token alone.
+    /// Makes an insert idempotent for as long as the table remembers its token (`deduplication_window`).
+    /// One token, one body: the server compares the token alone.
     #[must_use]
     pub fn deduplication_token(self, token: impl std::fmt::Display) -> Self {
         self.setting(DEDUPLICATION_TOKEN, token)
     }
 
-    /// What the statement is called in `system.query_log`. The server refuses the id of one that still runs.
+    /// The statement's id in `system.query_log`. The server refuses the id of a statement that still runs.
     #[must_use]
     pub fn query_id(mut self, id: impl Into<String>) -> Self {
         self.query_id = Some(id.into());
@@ -79,7 +79,7 @@ impl Query {
         self.has_setting(DEDUPLICATION_TOKEN)
     }
 
-    /// What goes into the address of the request: parameters as `param_NAME`, settings, the query's id.
+    /// The request's URL parameters: parameters as `param_NAME`, settings, the query's id.
     pub(super) fn options(&self) -> impl Iterator<Item = (String, &str)> {
         let params = self
             .params
@@ -97,7 +97,7 @@ impl Query {
     }
 }
 
-/// What the server says a statement did.
+/// The server's own counts of what a statement did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub read_rows: u64,

@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use settings::Secret;
 use url::Url;
 
-use super::error::excerpt;
 use super::{ByteStream, ConfigError, ConnectionSettings, Error, Query, Summary};
-use crate::health::Health;
+use crate::answer::excerpt;
+use crate::health::EndpointHealth;
 
 /// Below the 3 s (10 s since 23.11) after which ClickHouse closes an idle connection: one that
 /// closes as a request goes out would look like a failed replica.
@@ -22,7 +22,7 @@ pub(super) const POOL_IDLE: Duration = Duration::from_secs(2);
 /// Every Arrow stream begins with this: <https://arrow.apache.org/docs/format/Columnar.html>.
 const ARROW_BEGINNING: [u8; 4] = [0xFF; 4];
 
-/// One server. Requests to it fail over nowhere: [`super::Shard`] does that.
+/// One server. It has no failover: [`super::Shard`] has.
 pub struct Replica {
     pub(super) origin: Arc<Origin>,
     /// Transport of everything but inserts.
@@ -36,11 +36,11 @@ pub struct Replica {
     pub(super) insert_timeout: Duration,
 }
 
-/// Where answers come from: what a stream still needs to know when its replica is out of sight.
+/// What a stream shares with the replica that it comes from.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub address: String,
-    pub health: Health,
+    pub health: EndpointHealth,
 }
 
 impl Replica {
@@ -54,7 +54,7 @@ impl Replica {
         Self {
             origin: Arc::new(Origin {
                 address,
-                health: Health::new(settings.replica_quarantine),
+                health: EndpointHealth::new(settings.replica_cooldown),
             }),
             queries,
             inserts: transports.inserts.clone(),
@@ -66,22 +66,21 @@ impl Replica {
         }
     }
 
-    /// Its address, without credentials: what logs and errors call it.
+    /// Its address, without credentials, as in logs and errors.
     pub fn address(&self) -> &str {
         &self.origin.address
     }
 
-    /// Tries it after the others for `replica_quarantine_seconds`. Its own methods do this by themselves.
+    /// Starts its cooldown of `replica_cooldown_seconds`. Its own methods do this by themselves.
     pub fn mark_down(&self) {
         self.origin.health.mark_down();
     }
 
-    /// The answer of a query in ArrowStream, as it comes. Returns when the answer has begun, so that
-    /// an exception, a proxy's page or a dead server is an error here and not in the stream.
+    /// The answer of a query in ArrowStream, piece by piece. Returns with the first piece, so that an
+    /// exception, a proxy's page or a dead server is an error here and not in the stream.
     ///
-    /// A server before 25.11 writes an exception in mid-stream among the data, and a network may cut
-    /// it in two so that it is not recognised: whatever follows that is not a complete Arrow stream
-    /// is a failed attempt, not bad data.
+    /// A server before 25.11 writes an exception in mid-stream among the data, and a network may split it
+    /// so that it is not recognised: an incomplete Arrow stream is a failed attempt, not bad data.
     pub async fn stream(&self, query: &Query) -> Result<ByteStream, Error> {
         let (first, rest) = self.begin(query, "ArrowStream").await?;
         let Some(first) = first else {
@@ -102,7 +101,7 @@ impl Replica {
         Ok(self.counted_rows(query).await?.0)
     }
 
-    /// [`Replica::rows`], with what the server says it read for them.
+    /// [`Replica::rows`], and what the server read for them.
     pub async fn counted_rows<T: DeserializeOwned>(
         &self,
         query: &Query,
@@ -127,7 +126,7 @@ impl Replica {
         Ok((rows?, summary))
     }
 
-    /// Carries out a statement that answers with no rows.
+    /// Executes a statement that returns no rows.
     pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
         let (_, summary) = self.collect(query, "Null").await?;
         Ok(summary)
@@ -180,9 +179,9 @@ impl Replica {
         Ok(password.into_owned())
     }
 
-    /// `error`, after its consequences for the replica.
+    /// Starts the replica's cooldown if `error` may be its fault; returns the error.
     pub(super) fn failed(&self, error: Error) -> Error {
-        self.origin.judge(&error);
+        self.origin.note_failure(&error);
         error
     }
 
@@ -204,17 +203,17 @@ impl std::fmt::Debug for Replica {
 }
 
 impl Origin {
-    pub fn judge(&self, error: &Error) {
-        if error.another_replica_may_do() {
+    pub fn note_failure(&self, error: &Error) {
+        if error.allows_failover() {
             self.health.mark_down();
         }
     }
 
-    /// The transport's error in our words.
+    /// Translates an error of the `clickhouse` crate.
     pub fn error(&self, error: TransportError) -> Error {
         let replica = self.address.clone();
         match error {
-            // The status is lost on this way; its text tells whose answer it is.
+            // The crate drops the status; the text shows whether the answer is ClickHouse's.
             TransportError::BadResponse(text) => Error::from_answer(&replica, 0, None, &text),
             TransportError::Network(error) => {
                 use hyper_util::client::legacy::Error as RequestError;

@@ -29,18 +29,18 @@ pub struct SourceSettings {
     pub changed_column: String,
     /// Columns that are distributed: a name, or a pattern in which `*` stands for anything.
     pub column_pattern: String,
-    /// Columns that are distributed besides the key and those of the pattern.
+    /// Columns that are distributed in addition to the key and those of the pattern.
     pub extra_columns: Vec<String>,
     /// Longest wait for a connection to a replica, in seconds.
     pub connect_timeout_seconds: u64,
     /// Longest silence of a replica in the middle of an answer, or before it, in seconds.
     pub idle_timeout_seconds: u64,
-    /// For how long a replica that failed is tried after the others, in seconds.
-    pub replica_quarantine_seconds: u64,
-    /// A replica that is further behind the others of its shard is not read from, in seconds. An incremental run
-    /// reads what changed since `queuer.change_overlap_seconds` before the run before it: rows that reach
-    /// a replica later than that are in no run. So it has to be well under it; the rest is for what is on its way
-    /// into the hub.
+    /// Cooldown of a replica that failed, in seconds: it is tried after the others until then.
+    pub replica_cooldown_seconds: u64,
+    /// Largest replication delay of a replica that is read from, in seconds. An incremental run
+    /// reads what changed since `queuer.change_overlap_seconds` before the previous run: rows that reach
+    /// a replica later than that are in no run. So it has to be well under the overlap; the rest of the overlap is
+    /// for rows on their way into the hub.
     pub max_replica_delay_seconds: u64,
 }
 
@@ -57,7 +57,7 @@ impl Default for SourceSettings {
             extra_columns: Vec::new(),
             connect_timeout_seconds: CONNECT_TIMEOUT,
             idle_timeout_seconds: IDLE_TIMEOUT,
-            replica_quarantine_seconds: REPLICA_QUARANTINE,
+            replica_cooldown_seconds: REPLICA_COOLDOWN,
             // Well under the overlap of 300 s.
             max_replica_delay_seconds: 120,
         }
@@ -67,13 +67,13 @@ impl Default for SourceSettings {
 /// A connection that takes longer is to a machine that is down: those on one site take milliseconds.
 const CONNECT_TIMEOUT: u64 = 5;
 /// ClickHouse itself gives up on a silent peer after `http_receive_timeout`, 30 s by default; a query
-/// that sorts or waits for a busy disk is silent for longer than a network ever is.
+/// that sorts or waits for a busy disk sends nothing for longer than that.
 const IDLE_TIMEOUT: u64 = 120;
 /// A replica that waits for its session with the Keeper may take 20 tries (`insert_keeper_max_retries`)
 /// of up to 10 s each.
 const INSERT_TIMEOUT: u64 = 300;
-/// Long enough to spare each request the connect timeout, short enough for a restarted replica to share the load soon.
-const REPLICA_QUARANTINE: u64 = 30;
+/// Long enough to spare requests the connect timeout, short enough for a restarted replica to share the load soon.
+const REPLICA_COOLDOWN: u64 = 30;
 
 /// The customer-facing ClickHouse: where rows are written.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -110,8 +110,8 @@ pub struct TargetSettings {
     pub idle_timeout_seconds: u64,
     /// Longest time for one insert altogether, in seconds.
     pub insert_timeout_seconds: u64,
-    /// For how long a replica that failed is tried after the others, in seconds.
-    pub replica_quarantine_seconds: u64,
+    /// Cooldown of a replica that failed, in seconds: it is tried after the others until then.
+    pub replica_cooldown_seconds: u64,
 }
 
 /// How the replicas of the target share their rows.
@@ -145,7 +145,7 @@ impl Default for TargetSettings {
             connect_timeout_seconds: CONNECT_TIMEOUT,
             idle_timeout_seconds: IDLE_TIMEOUT,
             insert_timeout_seconds: INSERT_TIMEOUT,
-            replica_quarantine_seconds: REPLICA_QUARANTINE,
+            replica_cooldown_seconds: REPLICA_COOLDOWN,
         }
     }
 }
@@ -166,7 +166,7 @@ impl TargetSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout_seconds),
             idle_timeout: Duration::from_secs(self.idle_timeout_seconds),
             insert_timeout: Duration::from_secs(self.insert_timeout_seconds),
-            replica_quarantine: Duration::from_secs(self.replica_quarantine_seconds),
+            replica_cooldown: Duration::from_secs(self.replica_cooldown_seconds),
         }
     }
 }
@@ -182,7 +182,7 @@ impl SourceSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout_seconds),
             idle_timeout: Duration::from_secs(self.idle_timeout_seconds),
             insert_timeout: Duration::from_secs(INSERT_TIMEOUT),
-            replica_quarantine: Duration::from_secs(self.replica_quarantine_seconds),
+            replica_cooldown: Duration::from_secs(self.replica_cooldown_seconds),
         }
     }
 }
@@ -200,5 +200,5 @@ pub struct ConnectionSettings {
     pub idle_timeout: Duration,
     /// Total time of an insert.
     pub insert_timeout: Duration,
-    pub replica_quarantine: Duration,
+    pub replica_cooldown: Duration,
 }

@@ -14,19 +14,18 @@ use super::{Error, Summary};
 
 /// The body of an answer, piece by piece as it comes from the network, uncopied.
 ///
-/// Ends with `None` only when the server ended the body properly; a connection that breaks, a
-/// silence, or an exception in mid-stream is one `Err`, after which nothing comes. An answer whose
-/// format has an end marker of its own can still be checked for it.
-/// A failure that may be the replica's fault makes the replica the last to be tried for a while.
+/// Ends with `None` only when the server ended the body properly; a broken connection, a timeout or an
+/// exception in mid-stream is one `Err`, and then the stream ends. A reader of a format with an end marker
+/// should check for it all the same. A failure that may be the replica's fault starts its cooldown.
 pub struct ByteStream {
     /// What was read ahead.
     first: Option<Bytes>,
     cursor: BytesCursor,
     origin: Arc<Origin>,
     idle: Duration,
-    /// When the server's silence is too long. One timer for the whole stream, moved on at each wait.
+    /// When the wait for the next piece times out. One timer for the whole stream, reset at each wait.
     deadline: Pin<Box<Sleep>>,
-    /// Whether the silence has begun: it does when a piece is asked for, so that a reader may take its time.
+    /// Whether the timer runs: it starts when a piece is polled for, so that a slow reader is no timeout.
     waiting: bool,
     done: bool,
 }
@@ -64,7 +63,7 @@ impl ByteStream {
 
     fn failed(&mut self, error: Error) -> Poll<Option<Result<Bytes, Error>>> {
         self.done = true;
-        self.origin.judge(&error);
+        self.origin.note_failure(&error);
         Poll::Ready(Some(Err(error)))
     }
 }

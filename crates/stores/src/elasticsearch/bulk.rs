@@ -4,55 +4,55 @@ use serde::Deserialize;
 
 use super::{ItemVerdict, classify_item};
 
-/// What of a bulk answer is needed to judge each item: the whole is ten times as long. The last two
+/// The parts of a bulk answer that classify each item: the whole is ten times as long. The last two
 /// are an error of the whole request, which the filter would hide as well.
 pub(super) const FILTER: &str = "items.*.status,items.*.error.type,items.*.error.reason,\
                            items.*.error.caused_by.reason,error,status";
 
 #[derive(Deserialize)]
-pub(super) struct Answer {
-    items: Vec<Item>,
+pub(super) struct BulkAnswer {
+    items: Vec<BulkItem>,
 }
 
-impl Answer {
+impl BulkAnswer {
     /// One for each action of the request, in their order.
     pub fn verdicts(self) -> Vec<ItemVerdict> {
-        self.items.into_iter().map(Item::verdict).collect()
+        self.items.into_iter().map(BulkItem::verdict).collect()
     }
 }
 
 /// An item's outcome stands under the name of its action.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Item {
-    Index(Outcome),
-    Create(Outcome),
-    Update(Outcome),
-    Delete(Outcome),
+enum BulkItem {
+    Index(ItemAnswer),
+    Create(ItemAnswer),
+    Update(ItemAnswer),
+    Delete(ItemAnswer),
 }
 
 #[derive(Deserialize)]
-struct Outcome {
+struct ItemAnswer {
     status: u16,
-    error: Option<Failure>,
+    error: Option<ItemError>,
 }
 
 #[derive(Deserialize)]
-struct Failure {
+struct ItemError {
     #[serde(default)]
     r#type: String,
     #[serde(default)]
     reason: String,
-    caused_by: Option<Cause>,
+    caused_by: Option<ItemErrorCause>,
 }
 
 #[derive(Deserialize)]
-struct Cause {
+struct ItemErrorCause {
     #[serde(default)]
     reason: String,
 }
 
-impl Item {
+impl BulkItem {
     fn verdict(self) -> ItemVerdict {
         let (Self::Index(outcome)
         | Self::Create(outcome)
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_tells_the_cause_beside_the_error() {
+    fn a_verdict_tells_the_cause_with_the_error() {
         let answer = r#"{"items": [
             {"index": {"status": 201}},
             {"create": {"status": 400, "error": {
@@ -88,7 +88,7 @@ mod tests {
             }}},
             {"index": {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "full"}}}
         ]}"#;
-        let answer: Answer = serde_json::from_str(answer).unwrap();
+        let answer: BulkAnswer = serde_json::from_str(answer).unwrap();
         assert_eq!(
             answer.verdicts(),
             [

@@ -2,11 +2,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use ::elasticsearch::Elasticsearch;
 use ::elasticsearch::auth::Credentials;
 use ::elasticsearch::http::Method;
 use ::elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
+use ::elasticsearch::indices::{
+    IndicesGetSettingsParts, IndicesRefreshParts, IndicesResolveIndexParts,
+};
+use ::elasticsearch::{BulkParts, CountParts, Elasticsearch};
 use app::with_causes;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -14,53 +17,53 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use super::{ConfigError, Error, ItemVerdict, Settings, bulk};
-use crate::health::{Health, in_order_to_try};
-
-/// What of an answer is repeated in an error: enough to know a proxy's page by.
-const EXCERPT: usize = 300;
+use super::{ElasticsearchConfigError, ElasticsearchSettings, Error, ItemVerdict, bulk};
+use crate::answer::excerpt;
+use crate::health::{EndpointHealth, in_order_to_try};
 
 /// An Elasticsearch cluster. Cheap to clone.
 ///
-/// A node that cannot be reached, or before which somebody else answers, is tried after the others
-/// for `node_quarantine_seconds`, and the request goes to the next one: every request here can be
-/// sent twice without harm.
+/// When a node cannot be reached, or a proxy answers in its place, the request goes to the next node, and
+/// the node is tried after the others for `node_cooldown_seconds`. Every request here is idempotent.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: Arc<Inner>,
+    inner: Arc<ClientInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    nodes: Vec<Node>,
+struct ClientInner {
+    nodes: Vec<ElasticsearchNode>,
     turn: AtomicUsize,
     timeout: Duration,
 }
 
-/// The official client has no failover of its own: each node gets one, and the order is ours.
+/// The official client has no failover: each node gets one, and [`Client`] decides the order. The client's `*Parts`
+/// make the paths. Its request builders are not used: that of `_bulk` copies the body, and each would need a failover of
+/// its own.
 #[derive(Debug)]
-struct Node {
+struct ElasticsearchNode {
     address: String,
     api: Elasticsearch,
-    health: Health,
+    health: EndpointHealth,
 }
 
 impl Client {
     /// Connects to nothing yet. Reads the files of secrets.
-    pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
+    pub fn new(settings: &ElasticsearchSettings) -> Result<Self, ElasticsearchConfigError> {
         let credentials = credentials(settings)?;
         let timeout = Duration::from_secs(settings.request_timeout_seconds);
         let node = |url: &String| {
-            let url = Url::parse(url).map_err(|e| ConfigError::Urls(format!("{url:?}: {e}")))?;
+            let url = Url::parse(url)
+                .map_err(|e| ElasticsearchConfigError::Urls(format!("{url:?}: {e}")))?;
             if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
-                return Err(ConfigError::Urls(
+                return Err(ElasticsearchConfigError::Urls(
                     "an address begins with http:// or https:// and holds no user name or password; \
                      they belong into `user` and `password_file`"
                         .to_owned(),
                 ));
             }
             let mut transport = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
-                // A store is reached directly: a proxy of the environment is for the outer world.
+                // A store is reached directly: a proxy of the environment is for requests to the internet.
                 .disable_proxy()
                 .timeout(timeout);
             if let Some(credentials) = &credentials {
@@ -68,19 +71,22 @@ impl Client {
             }
             let transport = transport
                 .build()
-                .map_err(|e| ConfigError::Client(e.to_string()))?;
-            Ok(Node {
+                .map_err(|e| ElasticsearchConfigError::Client(e.to_string()))?;
+            Ok(ElasticsearchNode {
                 address: url.as_str().trim_end_matches('/').to_owned(),
                 api: Elasticsearch::new(transport),
-                health: Health::new(Duration::from_secs(settings.node_quarantine_seconds)),
+                health: EndpointHealth::new(Duration::from_secs(settings.node_cooldown_seconds)),
             })
         };
-        let nodes: Vec<Node> = settings.urls.iter().map(node).collect::<Result<_, _>>()?;
+        let nodes: Vec<ElasticsearchNode> =
+            settings.urls.iter().map(node).collect::<Result<_, _>>()?;
         if nodes.is_empty() {
-            return Err(ConfigError::Urls("no address is given".to_owned()));
+            return Err(ElasticsearchConfigError::Urls(
+                "no address is given".to_owned(),
+            ));
         }
         Ok(Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(ClientInner {
                 nodes,
                 turn: AtomicUsize::new(0),
                 timeout,
@@ -88,16 +94,16 @@ impl Client {
         })
     }
 
-    /// Sends one bulk request of NDJSON, the concatenation of `body`, and judges each of its actions:
-    /// as many verdicts, in their order. Actions that name no index are for `index`. One piece is sent
-    /// uncopied; several are joined, because the official client takes only a whole body.
+    /// Sends one bulk request of NDJSON, the concatenation of `body`, and classifies the answer for each of
+    /// its actions, in their order. Actions that name no index are for `index`. One piece is sent uncopied;
+    /// several are joined, because the official client takes only a whole body.
     pub async fn bulk(&self, index: &str, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
-        let answer: bulk::Answer = self
+        let answer: bulk::BulkAnswer = self
             .call(
                 Method::Post,
-                &format!("/{index}/_bulk"),
+                &BulkParts::Index(index).url(),
                 &[("filter_path", bulk::FILTER)],
-                Some(Body::Lines(joined(body))),
+                Some(RequestBody::Lines(joined(body))),
             )
             .await?;
         Ok(answer.verdicts())
@@ -107,12 +113,12 @@ impl Client {
     /// `leader`: a bulk request would make Elasticsearch create one, with guessed types.
     pub async fn followers(&self, leader: &str) -> Result<Vec<String>, Error> {
         let prefix = format!("{leader}-follower-");
-        let path = format!("/_resolve/index/{leader},{prefix}*");
+        let path = IndicesResolveIndexParts::Name(&[leader, &format!("{prefix}*")]).url();
         let missing = |detail: String| Error::MissingIndex {
             index: leader.to_owned(),
             detail,
         };
-        let resolved: Resolved = match self.get(&path, &[]).await {
+        let resolved: ResolvedNames = match self.get(&path, &[]).await {
             Err(Error::Exception { status: 404, .. }) => {
                 return Err(missing(format!("there is no index {leader:?}")));
             }
@@ -134,8 +140,8 @@ impl Client {
         Ok(followers)
     }
 
-    /// What keeps `index` from being written to, if anything does: `write`, `read_only` and
-    /// `read_only_allow_delete` (the disk's flood stage) are its blocks, `closed` its state.
+    /// What prevents writes to `index`, if anything does: a block (`write`, `read_only`, or
+    /// `read_only_allow_delete`, which the disk's flood stage sets), or its state `closed`.
     pub async fn write_block(&self, index: &str) -> Result<Option<String>, Error> {
         const BLOCKS: [(&str, &str); 4] = [
             ("index.blocks.write", "write"),
@@ -146,7 +152,8 @@ impl Client {
             ),
             ("index.verified_before_close", "closed"),
         ];
-        let path = format!("/{index}/_settings/index.blocks.*,index.verified_before_close");
+        let wanted = ["index.blocks.*", "index.verified_before_close"];
+        let path = IndicesGetSettingsParts::IndexName(&[index], &wanted).url();
         let settings: Value = self.get(&path, &[("flat_settings", "true")]).await?;
         let indices: Vec<&Value> = settings
             .as_object()
@@ -163,13 +170,13 @@ impl Client {
         struct Count {
             count: u64,
         }
-        let count: Count = self.get(&format!("/{index}/_count"), &[]).await?;
+        let count: Count = self.get(&CountParts::Index(&[index]).url(), &[]).await?;
         Ok(count.count)
     }
 
     /// Makes everything written so far searchable.
     pub async fn refresh(&self, index: &str) -> Result<(), Error> {
-        let path = format!("/{index}/_refresh");
+        let path = IndicesRefreshParts::Index(&[index]).url();
         let _: Value = self.call(Method::Post, &path, &[], None).await?;
         Ok(())
     }
@@ -182,14 +189,9 @@ impl Client {
         self.call(Method::Get, path, query, None).await
     }
 
-    pub(super) async fn send_json(
-        &self,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Result<(), Error> {
-        let body = Body::Json(Bytes::from(body.to_string()));
-        let _: Value = self.call(method, path, &[], Some(body)).await?;
+    pub(super) async fn put_json(&self, path: &str, body: &Value) -> Result<(), Error> {
+        let body = RequestBody::Json(Bytes::from(body.to_string()));
+        let _: Value = self.call(Method::Put, path, &[], Some(body)).await?;
         Ok(())
     }
 
@@ -198,7 +200,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-        body: Option<Body>,
+        body: Option<RequestBody>,
     ) -> Result<T, Error> {
         let inner = &self.inner;
         let mut failed = None;
@@ -207,7 +209,7 @@ impl Client {
                 .call(method, path, query, body.clone(), inner.timeout)
                 .await;
             match result {
-                Err(error) if error.another_node_may_do() => {
+                Err(error) if error.allows_failover() => {
                     tracing::warn!(node = node.address, %error, "a node failed");
                     node.health.mark_down();
                     failed = Some(error);
@@ -229,24 +231,24 @@ impl Client {
 }
 
 #[derive(Clone)]
-enum Body {
+enum RequestBody {
     Json(Bytes),
     Lines(Bytes),
 }
 
-impl Node {
+impl ElasticsearchNode {
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-        body: Option<Body>,
+        body: Option<RequestBody>,
         timeout: Duration,
     ) -> Result<T, Error> {
         let mut headers = HeaderMap::new();
         let body = body.map(|body| match body {
-            Body::Json(bytes) => bytes,
-            Body::Lines(bytes) => {
+            RequestBody::Json(bytes) => bytes,
+            RequestBody::Lines(bytes) => {
                 let lines = HeaderValue::from_static("application/x-ndjson");
                 headers.insert(CONTENT_TYPE, lines);
                 bytes
@@ -277,8 +279,10 @@ impl Node {
                 after: timeout,
             };
         }
-        let detail = with_causes(error);
-        Error::Connection { node, detail }
+        Error::Connection {
+            node,
+            detail: with_causes(error),
+        }
     }
 
     fn refused(&self, status: u16, body: &[u8]) -> Error {
@@ -305,13 +309,15 @@ impl Node {
             Err(_) => Error::UnexpectedAnswer {
                 node,
                 status,
-                excerpt: String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]).into_owned(),
+                excerpt: excerpt(body),
             },
         }
     }
 }
 
-fn credentials(settings: &Settings) -> Result<Option<Credentials>, ConfigError> {
+fn credentials(
+    settings: &ElasticsearchSettings,
+) -> Result<Option<Credentials>, ElasticsearchConfigError> {
     if let Some(key) = &settings.api_key {
         return Ok(Some(Credentials::EncodedApiKey(key.reveal()?.into_owned())));
     }
@@ -337,7 +343,7 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
 }
 
 #[derive(Deserialize)]
-struct Resolved {
+struct ResolvedNames {
     indices: Vec<ResolvedIndex>,
     aliases: Vec<ResolvedAlias>,
 }

@@ -1,38 +1,42 @@
 use std::collections::BTreeMap;
 
-use ::elasticsearch::http::Method;
+use ::elasticsearch::indices::{
+    IndicesCreateParts, IndicesGetAliasParts, IndicesGetIndexTemplateParts, IndicesGetParts,
+    IndicesPutAliasParts, IndicesPutIndexTemplateParts, IndicesPutMappingParts,
+    IndicesPutSettingsParts,
+};
 use batch::Column;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::{self, Field, Fit};
-use super::{Client, Error, IndexSettings, Settings};
+use super::fields::{self, FieldFit, IndexField};
+use super::{Client, ElasticsearchSettings, Error, IndexSettings};
 use crate::{Change, ConfigureError};
 
 /// An index as Elasticsearch describes it.
 #[derive(Deserialize)]
-struct Index {
+struct ExistingIndex {
     #[serde(default)]
     aliases: Map<String, Value>,
-    mappings: Mappings,
+    mappings: ExistingMappings,
     settings: Value,
 }
 
 #[derive(Deserialize)]
-struct Mappings {
+struct ExistingMappings {
     /// `strict`, or `true` or `false` as a text.
     dynamic: Option<Value>,
     #[serde(default)]
     properties: Map<String, Value>,
 }
 
-/// What is done, or only found out.
-struct Work {
+/// The changes that are made, or that would be.
+struct ChangeRecorder {
     apply: bool,
     changes: Vec<Change>,
 }
 
-impl Work {
+impl ChangeRecorder {
     fn new(apply: bool) -> Self {
         Self {
             apply,
@@ -47,67 +51,70 @@ impl Work {
 }
 
 impl Client {
-    /// Makes the configured indices what they have to be for documents of these columns: creates
+    /// Brings the configured indices into the state that documents of these columns need: creates
     /// those that are missing, adds missing fields (to followers too), sets the alias and the
-    /// settings that can be changed, and forbids Elasticsearch to make one of its own accord. Says what it
-    /// changed; nothing, when all was well.
+    /// settings that can be changed, and keeps Elasticsearch from creating one automatically. Returns what it
+    /// changed: nothing, when all was in place.
     ///
     /// Refuses, before it changes anything in that index, a field that has another type there.
     pub async fn configure(
         &self,
-        settings: &Settings,
+        settings: &ElasticsearchSettings,
         key: &[Column],
         columns: &[Column],
     ) -> Result<Vec<Change>, ConfigureError> {
-        self.work_through(Work::new(true), settings, key, columns)
+        self.change_or_record(ChangeRecorder::new(true), settings, key, columns)
             .await
     }
 
     /// What [`Client::configure`] would change, or refuse, now. Changes nothing.
     pub async fn diff(
         &self,
-        settings: &Settings,
+        settings: &ElasticsearchSettings,
         key: &[Column],
         columns: &[Column],
     ) -> Result<Vec<Change>, ConfigureError> {
-        self.work_through(Work::new(false), settings, key, columns)
+        self.change_or_record(ChangeRecorder::new(false), settings, key, columns)
             .await
     }
 
-    async fn work_through(
+    async fn change_or_record(
         &self,
-        mut work: Work,
-        settings: &Settings,
+        mut recorder: ChangeRecorder,
+        settings: &ElasticsearchSettings,
         key: &[Column],
         columns: &[Column],
     ) -> Result<Vec<Change>, ConfigureError> {
-        check_names(&settings.indices)?;
+        settings.check().map_err(ConfigureError::Invalid)?;
         let mapping = settings.mapping();
         let wanted = settings.indices.iter().map(|index| {
-            let fields = fields::of_index(index, key, columns, &mapping)?;
+            let fields = fields::fields_of_index(index, key, columns, &mapping)?;
             Ok((index, fields))
         });
         // All of them, before anything is changed.
         let wanted = wanted.collect::<Result<Vec<_>, ConfigureError>>()?;
         for (index, fields) in wanted {
-            self.configure_index(index, &fields, &mut work).await?;
+            self.configure_index(index, &fields, &mut recorder).await?;
         }
-        Ok(work.changes)
+        Ok(recorder.changes)
     }
 
     async fn configure_index(
         &self,
         wanted: &IndexSettings,
-        fields: &[Field],
-        work: &mut Work,
+        fields: &[IndexField],
+        recorder: &mut ChangeRecorder,
     ) -> Result<(), ConfigureError> {
         let name = &wanted.name;
         self.check_alias(wanted).await?;
         let unguarded = !self.is_guarded(name).await?;
-        self.configure_existing_or_new(wanted, fields, work).await?;
+        self.configure_existing_or_new(wanted, fields, recorder)
+            .await?;
         if unguarded {
-            self.put(work, guard_path(name), guard(name)).await?;
-            work.note(
+            let template = guard_name(name);
+            let template = IndicesPutIndexTemplateParts::Name(&template).url();
+            self.put(recorder, &template, guard(name)).await?;
+            recorder.note(
                 name,
                 format!("only made on request now, by template {}", guard_name(name)),
             );
@@ -118,35 +125,38 @@ impl Client {
     async fn configure_existing_or_new(
         &self,
         wanted: &IndexSettings,
-        fields: &[Field],
-        work: &mut Work,
+        fields: &[IndexField],
+        recorder: &mut ChangeRecorder,
     ) -> Result<(), ConfigureError> {
         let name = &wanted.name;
         let Some(existing) = self.index(name).await? else {
-            self.put(work, path(name, ""), creation(wanted, fields))
-                .await?;
-            work.note(name, format!("created with {} fields", fields.len()));
+            let path = IndicesCreateParts::Index(name).url();
+            self.put(recorder, &path, creation(wanted, fields)).await?;
+            recorder.note(name, format!("created with {} fields", fields.len()));
             return Ok(());
         };
         check_shards(wanted, &existing)?;
-        self.add_fields(name, &existing, fields, work).await?;
-        self.update_settings(wanted, &existing, work).await?;
+        self.add_fields(name, &existing, fields, recorder).await?;
+        self.update_settings(wanted, &existing, recorder).await?;
         if !wanted.alias.is_empty() && !existing.aliases.contains_key(&wanted.alias) {
-            let alias = path(name, &format!("/_alias/{}", wanted.alias));
-            self.put(work, alias, json!({})).await?;
-            work.note(name, format!("has alias {} now", wanted.alias));
+            let path = IndicesPutAliasParts::IndexName(&[name], &wanted.alias).url();
+            self.put(recorder, &path, json!({})).await?;
+            recorder.note(name, format!("has alias {} now", wanted.alias));
         }
         for follower in self.followers(name).await? {
             if let Some(existing) = self.index(&follower).await? {
-                self.add_fields(&follower, &existing, fields, work).await?;
+                self.add_fields(&follower, &existing, fields, recorder)
+                    .await?;
             }
         }
         Ok(())
     }
 
-    /// Whether the index template that forbids to make this index unasked is there, as it has to be.
+    /// Whether the index template is in place that keeps Elasticsearch from creating this index automatically.
     async fn is_guarded(&self, index: &str) -> Result<bool, Error> {
-        let found: Result<Value, Error> = self.get(&guard_path(index), &[]).await;
+        let template = guard_name(index);
+        let path = IndicesGetIndexTemplateParts::Name(&template).url();
+        let found: Result<Value, Error> = self.get(&path, &[]).await;
         let found = match found {
             Err(Error::Exception { status: 404, .. }) => return Ok(false),
             result => result?,
@@ -158,17 +168,20 @@ impl Client {
             .is_some_and(|wanted| wanted.iter().all(same)))
     }
 
-    async fn put(&self, work: &Work, path: String, body: Value) -> Result<(), Error> {
-        match work.apply {
-            true => self.send_json(Method::Put, &path, &body).await,
-            false => Ok(()),
+    async fn put(&self, recorder: &ChangeRecorder, path: &str, body: Value) -> Result<(), Error> {
+        if recorder.apply {
+            self.put_json(path, &body).await?;
         }
+        Ok(())
     }
 
     /// The index of this name; `None` when there is none.
-    async fn index(&self, name: &str) -> Result<Option<Index>, ConfigureError> {
-        let found: Result<BTreeMap<String, Index>, Error> = self
-            .get(&path(name, ""), &[("flat_settings", "true")])
+    async fn index(&self, name: &str) -> Result<Option<ExistingIndex>, ConfigureError> {
+        let found: Result<BTreeMap<String, ExistingIndex>, Error> = self
+            .get(
+                &IndicesGetParts::Index(&[name]).url(),
+                &[("flat_settings", "true")],
+            )
             .await;
         match found {
             Err(Error::Exception { status: 404, .. }) => Ok(None),
@@ -191,8 +204,8 @@ impl Client {
         if wanted.alias.is_empty() {
             return Ok(());
         }
-        let found: Result<BTreeMap<String, Value>, Error> =
-            self.get(&format!("/_alias/{}", wanted.alias), &[]).await;
+        let path = IndicesGetAliasParts::Name(&[&wanted.alias]).url();
+        let found: Result<BTreeMap<String, Value>, Error> = self.get(&path, &[]).await;
         let holders = match found {
             Err(Error::Exception { status: 404, .. }) => return Ok(()),
             result => result?,
@@ -212,9 +225,9 @@ impl Client {
     async fn add_fields(
         &self,
         index: &str,
-        existing: &Index,
-        fields: &[Field],
-        work: &mut Work,
+        existing: &ExistingIndex,
+        fields: &[IndexField],
+        recorder: &mut ChangeRecorder,
     ) -> Result<(), ConfigureError> {
         let (mut properties, mut said) = (Map::new(), Vec::new());
         for field in fields {
@@ -225,12 +238,12 @@ impl Client {
                 continue;
             };
             match fields::fit(there, &field.mapping) {
-                Fit::Good => {}
-                Fit::Change(mapping) => {
+                FieldFit::Good => {}
+                FieldFit::Change(mapping) => {
                     said.push(format!("field {name} is {mapping} now; it was {there}"));
                     properties.insert(name.clone(), mapping);
                 }
-                Fit::Conflict => {
+                FieldFit::Conflict => {
                     return Err(conflict(
                         index,
                         format!(
@@ -254,79 +267,51 @@ impl Client {
             return Ok(());
         }
         let body = json!({ "dynamic": "strict", "properties": properties });
-        self.put(work, path(index, "/_mapping"), body).await?;
-        said.into_iter().for_each(|what| work.note(index, what));
+        let path = IndicesPutMappingParts::Index(&[index]).url();
+        self.put(recorder, &path, body).await?;
+        said.into_iter().for_each(|what| recorder.note(index, what));
         Ok(())
     }
 
     async fn update_settings(
         &self,
         wanted: &IndexSettings,
-        existing: &Index,
-        work: &mut Work,
+        existing: &ExistingIndex,
+        recorder: &mut ChangeRecorder,
     ) -> Result<(), ConfigureError> {
         let mut different = Map::new();
         for (name, value) in changeable(wanted) {
             let there = existing.settings[&name].as_str().unwrap_or("unset");
             if there != value {
                 let what = format!("{name} is {value} now; it was {there}");
-                work.note(&wanted.name, what);
+                recorder.note(&wanted.name, what);
                 different.insert(name, Value::String(value));
             }
         }
         if !different.is_empty() {
-            let settings = path(&wanted.name, "/_settings");
-            self.put(work, settings, Value::Object(different)).await?;
+            let path = IndicesPutSettingsParts::Index(&[&wanted.name]).url();
+            self.put(recorder, &path, Value::Object(different)).await?;
         }
         Ok(())
     }
 }
 
-/// Below what an operator's own templates have: only the one of the highest priority counts, and an index that an
-/// operator creates is to get what the operator's template says.
+/// Below the priority of an operator's own templates: only the template of the highest priority applies, and an index
+/// that an operator creates gets the operator's.
 const GUARD_PRIORITY: u64 = 1;
 
 fn guard_name(index: &str) -> String {
     format!("fleet-{index}")
 }
 
-fn guard_path(index: &str) -> String {
-    format!("/_index_template/{}", guard_name(index))
-}
-
-/// An index template that is there for one thing: a bulk request to a deleted index, or to a deleted follower, fails
-/// instead of making it anew with guessed types. An index that somebody creates gets nothing from it.
+/// An index template with one purpose: a bulk request to a deleted index, or to a deleted follower, fails instead of
+/// creating it again with guessed types. An index that an operator creates gets nothing from it.
 fn guard(index: &str) -> Value {
     json!({
         "index_patterns": [index, format!("{index}-follower-*")],
         "priority": GUARD_PRIORITY,
         "allow_auto_create": false,
     })
-}
-
-/// Names go into paths as they are, so what would be read as a pattern or a list is refused here.
-fn check_names(indices: &[IndexSettings]) -> Result<(), ConfigureError> {
-    let invalid = |what: String| Err(ConfigureError::Invalid(what));
-    let good = |name: &str| {
-        let allowed = |c: char| !c.is_uppercase() && !" \"*\\<|,>/?#:%".contains(c);
-        name.len() <= 255 && name.chars().all(allowed)
-    };
-    for (n, index) in indices.iter().enumerate() {
-        for name in [&index.name, &index.alias] {
-            if !name.is_empty() && !good(name) {
-                return invalid(format!(
-                    "elasticsearch.indices[{n}]: {name:?} cannot be the name of an index or an alias"
-                ));
-            }
-        }
-        if index.name.is_empty() {
-            return invalid(format!("elasticsearch.indices[{n}] has no name"));
-        }
-        if indices[..n].iter().any(|other| other.name == index.name) {
-            return invalid(format!("index {:?} is configured twice", index.name));
-        }
-    }
-    Ok(())
 }
 
 /// The settings that are configured and can be changed at any time, by their full names.
@@ -342,7 +327,7 @@ fn changeable(index: &IndexSettings) -> BTreeMap<String, String> {
     set.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn creation(index: &IndexSettings, fields: &[Field]) -> Value {
+fn creation(index: &IndexSettings, fields: &[IndexField]) -> Value {
     let mut settings = changeable(index);
     if let Some(shards) = index.shards {
         settings.insert("index.number_of_shards".to_owned(), shards.to_string());
@@ -362,7 +347,7 @@ fn creation(index: &IndexSettings, fields: &[Field]) -> Value {
     })
 }
 
-fn check_shards(wanted: &IndexSettings, existing: &Index) -> Result<(), ConfigureError> {
+fn check_shards(wanted: &IndexSettings, existing: &ExistingIndex) -> Result<(), ConfigureError> {
     let Some(shards) = wanted.shards else {
         return Ok(());
     };
@@ -378,10 +363,6 @@ fn check_shards(wanted: &IndexSettings, existing: &Index) -> Result<(), Configur
             "it has {there} shards, and {shards} are configured; that cannot be changed: set `shards` to {there}, or make a new index"
         ),
     ))
-}
-
-fn path(index: &str, rest: &str) -> String {
-    format!("/{index}{rest}")
 }
 
 fn conflict(index: &str, what: String) -> ConfigureError {

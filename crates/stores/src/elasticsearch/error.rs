@@ -6,7 +6,7 @@ use crate::Class;
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum ElasticsearchConfigError {
     #[error("elasticsearch.urls: {0}")]
     Urls(String),
     #[error(transparent)]
@@ -31,10 +31,10 @@ pub enum Error {
     /// No connection, or it broke.
     #[error("{node}: no connection, or it broke: {detail}")]
     Connection { node: String, detail: String },
-    /// It took too long.
+    /// No answer within the timeout.
     #[error("{node}: no answer within {} s", after.as_secs_f64())]
     Timeout { node: String, after: Duration },
-    /// The answer is not Elasticsearch's: a proxy's page, say.
+    /// The answer is not Elasticsearch's, but a proxy's page for example.
     #[error(
         "{node}: the answer (status {status}) is not Elasticsearch's: {excerpt:?}; check the address, and any proxy before it"
     )]
@@ -49,9 +49,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another node may do better, at once. A slow node is not among them: the request may
-    /// still be running there, and twice the load helps nobody.
-    pub(super) fn another_node_may_do(&self) -> bool {
+    /// Whether another node is tried at once. Not after a timeout: the request may still be running, and
+    /// twice the load makes a slow cluster slower.
+    pub(super) fn allows_failover(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::UnexpectedAnswer { .. } => true,
             Self::Exception { .. } | Self::Timeout { .. } | Self::MissingIndex { .. } => false,
@@ -66,9 +66,9 @@ pub enum ItemVerdict {
     Stored,
     /// The index already had it in this version or a newer one.
     Unchanged,
-    /// Not taken for load or for a moment's fault: send it again, after a pause.
+    /// Not accepted because of load or a transient fault: send it again, after a pause.
     Again { status: u16, reason: String },
-    /// The index takes no writes, whatever they are: a full disk, an operator's hand, a user without the right.
+    /// The index takes no writes at all: a full disk, an operator's block, a user without the right.
     Blocked { reason: String },
     /// Elasticsearch refuses this document, and will again.
     Refused {
@@ -79,7 +79,7 @@ pub enum ItemVerdict {
 }
 
 impl ItemVerdict {
-    /// Why the document belongs into quarantine, if it does.
+    /// The reason of quarantine, if the document goes there.
     pub fn quarantine(&self) -> Option<Reason> {
         match self {
             Self::Refused { kind, .. } if kind == INDEX_NOT_FOUND => Some(Reason::MissingTarget),
@@ -96,14 +96,14 @@ const INDEX_CLOSED: &str = "index_closed_exception";
 /// The user may not write to this index, or is not known any more.
 const SECURITY: &str = "security_exception";
 
-/// Judges one item of a bulk answer: `kind` and `reason` are empty where there is no error.
+/// Classifies one item of a bulk answer: `kind` and `reason` are empty where there is no error.
 pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
     match (status, kind) {
         (200..=299, _) => ItemVerdict::Stored,
         // With an external version: the index has this version or a newer one.
         (409, "version_conflict_engine_exception") => ItemVerdict::Unchanged,
-        // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster that
-        // has no master for a moment.
+        // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster without a
+        // master, which elects one.
         (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) | (401 | 403, SECURITY) => ItemVerdict::Blocked {
             reason: reason.to_owned(),
         },
@@ -119,20 +119,11 @@ pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
     }
 }
 
-/// The one place that decides what an error of a whole request asks for.
+/// The one place that decides how an error of a whole request is handled.
 pub fn classify(error: &Error) -> Class {
     match error {
         Error::Connection { .. } | Error::Timeout { .. } => Class::RetryNow,
-        Error::UnexpectedAnswer {
-            status: 408 | 425 | 429 | 502..=504,
-            ..
-        } => Class::RetryNow,
-        // A proxy that wants credentials: the data is not to blame.
-        Error::UnexpectedAnswer {
-            status: 401 | 403 | 407,
-            ..
-        } => Class::Pause,
-        Error::UnexpectedAnswer { .. } => Class::Quarantine(Reason::UnexpectedAnswer),
+        Error::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
         Error::MissingIndex { .. } => Class::Quarantine(Reason::MissingTarget),
         Error::Exception { status, kind, .. } => match (*status, kind.as_str()) {
             (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => Class::Pause,

@@ -1,9 +1,10 @@
-//! What a column is as a field of a document.
+//! The field of a document that a column becomes.
 
 use batch::{Column, VERSION_COLUMN};
 use serde_json::{Value, json};
 
 use super::IndexSettings;
+use crate::clickhouse::{DataType, TypeFamily};
 use crate::{ConfigureError, Mapping};
 
 /// Longest text, in characters, that a `keyword` field indexes. Lucene refuses terms of more than
@@ -12,27 +13,34 @@ const IGNORE_ABOVE: u32 = 8191;
 
 /// A field of an index: its name and its mapping.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Field {
+pub(super) struct IndexField {
     pub name: String,
     pub mapping: Value,
 }
 
+/// A column that a field may come from.
+struct FieldSource<'a> {
+    column: &'a Column,
+    is_key: bool,
+}
+
 /// The fields that `index` has, of the `key` columns (always) and the other `columns` (as selected).
-pub(super) fn of_index(
+pub(super) fn fields_of_index(
     index: &IndexSettings,
     key: &[Column],
     columns: &[Column],
     mapping: &Mapping,
-) -> Result<Vec<Field>, ConfigureError> {
+) -> Result<Vec<IndexField>, ConfigureError> {
     // The version is the document's own, not a field.
-    let all: Vec<(&Column, bool)> = key
+    let source = |column, is_key| FieldSource { column, is_key };
+    let all: Vec<FieldSource> = key
         .iter()
-        .map(|column| (column, true))
-        .chain(columns.iter().map(|column| (column, false)))
-        .filter(|(column, _)| column.name != VERSION_COLUMN)
+        .map(|column| source(column, true))
+        .chain(columns.iter().map(|column| source(column, false)))
+        .filter(|source| source.column.name != VERSION_COLUMN)
         .collect();
     let names = mapping
-        .target_names(all.iter().map(|(column, _)| column.name.as_str()))
+        .target_names(all.iter().map(|source| source.column.name.as_str()))
         .map_err(|e| invalid(index, &e.to_string()))?;
     for wanted in index.fields.iter().filter(|name| *name != "*") {
         if !names.contains(wanted) {
@@ -44,10 +52,12 @@ pub(super) fn of_index(
         }
     }
     let selected = all.into_iter().zip(names);
-    let selected = selected.filter(|((_, is_key), name)| *is_key || index.selects(name));
+    let selected = selected.filter(|(source, name)| source.is_key || index.selects(name));
     selected
-        .map(|((column, is_key), name)| {
-            let mapping = field_mapping(&column.r#type, is_key).ok_or_else(|| {
+        .map(|(FieldSource { column, is_key }, name)| {
+            let data_type = column.r#type.parse().ok();
+            let mapping = data_type.and_then(|data_type| field_mapping(&data_type, is_key));
+            let mapping = mapping.ok_or_else(|| {
                 invalid(
                     index,
                     &format!(
@@ -57,7 +67,7 @@ pub(super) fn of_index(
                     ),
                 )
             })?;
-            Ok(Field { name, mapping })
+            Ok(IndexField { name, mapping })
         })
         .collect()
 }
@@ -67,66 +77,59 @@ fn invalid(index: &IndexSettings, what: &str) -> ConfigureError {
 }
 
 /// The mapping of a field for values of a ClickHouse type, as es-writer writes them.
-fn field_mapping(clickhouse_type: &str, is_key: bool) -> Option<Value> {
-    let (name, inner) = split_type(clickhouse_type);
+fn field_mapping(data_type: &DataType, is_key: bool) -> Option<Value> {
+    use TypeFamily as F;
     let simple = |name: &str| Some(json!({ "type": name }));
-    match name {
+    let date = |format: &str| Some(json!({ "type": "date", "format": format }));
+    match data_type.family {
         // Any field of Elasticsearch takes one value or many.
-        "Nullable" | "Array" => field_mapping(inner, is_key),
-        "LowCardinality" => field_mapping(inner, false),
-        "String" if is_key => Some(json!({
+        F::Nullable | F::Array => field_mapping(data_type.inner()?, is_key),
+        F::LowCardinality => field_mapping(data_type.inner()?, false),
+        F::String if is_key => Some(json!({
             "type": "keyword",
             "ignore_above": IGNORE_ABOVE,
-            // The key that is not one of few values is what people search in.
+            // A key of many values is what readers search in.
             "fields": { "text": { "type": "text" } },
         })),
-        "String" | "FixedString" => Some(json!({
+        F::String | F::FixedString => Some(json!({
             "type": "keyword",
             "ignore_above": IGNORE_ABOVE,
         })),
-        "Bool" => simple("boolean"),
+        F::Bool => simple("boolean"),
+        F::Int8 | F::Int16 | F::Int32 | F::UInt8 | F::UInt16 => simple("integer"),
         // Enums travel as their numbers.
-        "Int8" | "Int16" | "Int32" | "UInt8" | "UInt16" | "Enum8" | "Enum16" => simple("integer"),
+        F::Enum8 | F::Enum16 => simple("integer"),
         // Elasticsearch refuses the few UInt64 above 2^63 by itself, row by row.
-        "Int64" | "UInt32" | "UInt64" => simple("long"),
-        "Float32" | "BFloat16" => simple("float"),
-        "Float64" | "Decimal" | "Decimal32" | "Decimal64" | "Decimal128" | "Decimal256" => {
+        F::Int64 | F::UInt32 | F::UInt64 => simple("long"),
+        F::Float32 | F::BFloat16 => simple("float"),
+        F::Float64 => simple("double"),
+        F::Decimal | F::Decimal32 | F::Decimal64 | F::Decimal128 | F::Decimal256 => {
             simple("double")
         }
-        "DateTime" | "DateTime32" => Some(json!({ "type": "date", "format": "epoch_second" })),
-        "Date" | "Date32" | "DateTime64" => {
-            Some(json!({ "type": "date", "format": "epoch_millis" }))
-        }
+        F::DateTime | F::DateTime32 => date("epoch_second"),
+        F::Date | F::Date32 | F::DateTime64 => date("epoch_millis"),
         _ => None,
     }
 }
 
-/// `LowCardinality(Nullable(String))` is `LowCardinality` of `Nullable(String)`.
-fn split_type(clickhouse_type: &str) -> (&str, &str) {
-    match clickhouse_type.trim().split_once('(') {
-        Some((name, rest)) => (name, rest.strip_suffix(')').unwrap_or(rest)),
-        None => (clickhouse_type.trim(), ""),
-    }
-}
-
-/// How a field that exists suits what is wanted of it.
+/// Whether an existing field can hold the values of the wanted one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Fit {
+pub(super) enum FieldFit {
     Good,
-    /// It does with this mapping in place of its own, which Elasticsearch allows.
+    /// It can with this mapping instead of its own, which Elasticsearch allows.
     Change(Value),
     /// It is of another type, which cannot be changed.
     Conflict,
 }
 
-/// What Elasticsearch takes a date field for that names no format.
+/// The format of a date field whose mapping names none.
 const DEFAULT_DATE_FORMAT: &str = "strict_date_optional_time||epoch_millis";
 const WHOLE: [&str; 5] = ["byte", "short", "integer", "long", "unsigned_long"];
 const FRACTION: [&str; 4] = ["half_float", "float", "double", "scaled_float"];
 
-/// An index may be older than the fleet: what takes the same values will do, be it narrower (what
-/// does not fit is refused row by row) or set up otherwise.
-pub(super) fn fit(existing: &Value, wanted: &Value) -> Fit {
+/// An index may be older than the fleet, so a field that takes the same values is accepted, even if it is
+/// narrower (what does not fit is refused row by row) or has other parameters.
+pub(super) fn fit(existing: &Value, wanted: &Value) -> FieldFit {
     let text = |mapping: &Value, key: &str| mapping[key].as_str().unwrap_or_default().to_owned();
     let (there, needed) = (text(existing, "type"), text(wanted, "type"));
     let (there, needed) = (there.as_str(), needed.as_str());
@@ -142,13 +145,13 @@ pub(super) fn fit(existing: &Value, wanted: &Value) -> Fit {
     };
     let limit = |mapping: &Value| mapping["ignore_above"].as_u64();
     match (good, limit(existing), limit(wanted)) {
-        (false, ..) => Fit::Conflict,
+        (false, ..) => FieldFit::Conflict,
         (true, Some(low), Some(needed)) if low < needed => {
             let mut changed = existing.clone();
             changed["ignore_above"] = needed.into();
-            Fit::Change(changed)
+            FieldFit::Change(changed)
         }
-        (true, ..) => Fit::Good,
+        (true, ..) => FieldFit::Good,
     }
 }
 
@@ -161,6 +164,10 @@ mod tests {
             name: name.to_owned(),
             r#type: r#type.to_owned(),
         }
+    }
+
+    fn field_mapping(data_type: &str, is_key: bool) -> Option<Value> {
+        super::field_mapping(&data_type.parse().ok()?, is_key)
     }
 
     #[test]
@@ -213,7 +220,7 @@ mod tests {
             column("processed_clicks", "Map(String, String)"),
             column(VERSION_COLUMN, "Int64"),
         ];
-        let fields = of_index(&index, &key, &columns, &Mapping::default()).unwrap();
+        let fields = fields_of_index(&index, &key, &columns, &Mapping::default()).unwrap();
         let names: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
         assert_eq!(names, ["keyword", "volume"]);
 
@@ -221,7 +228,7 @@ mod tests {
             name: "all".to_owned(),
             ..IndexSettings::default()
         };
-        let refused = of_index(&all, &key, &columns, &Mapping::default()).unwrap_err();
+        let refused = fields_of_index(&all, &key, &columns, &Mapping::default()).unwrap_err();
         assert!(
             refused.to_string().starts_with(
                 "index \"all\": column \"processed_clicks\" of type Map(String, String) has no counterpart"
@@ -238,7 +245,7 @@ mod tests {
             ..IndexSettings::default()
         };
         let columns = [column("processed_volume", "UInt64")];
-        let refused = of_index(&index, &[], &columns, &Mapping::default()).unwrap_err();
+        let refused = fields_of_index(&index, &[], &columns, &Mapping::default()).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "index \"lite\": no column gives field \"volumes\"; there are volume"
@@ -260,7 +267,11 @@ mod tests {
                 json!({"type": "keyword", "ignore_above": 8191}),
             ),
         ] {
-            assert_eq!(fit(&existing, &wanted), Fit::Good, "{existing} {wanted}");
+            assert_eq!(
+                fit(&existing, &wanted),
+                FieldFit::Good,
+                "{existing} {wanted}"
+            );
         }
     }
 
@@ -277,7 +288,7 @@ mod tests {
         ] {
             assert_eq!(
                 fit(&existing, &wanted),
-                Fit::Conflict,
+                FieldFit::Conflict,
                 "{existing} {wanted}"
             );
         }
@@ -288,6 +299,6 @@ mod tests {
         let existing = json!({"type": "keyword", "ignore_above": 256, "doc_values": false});
         let wanted = json!({"type": "keyword", "ignore_above": 8191});
         let changed = json!({"type": "keyword", "ignore_above": 8191, "doc_values": false});
-        assert_eq!(fit(&existing, &wanted), Fit::Change(changed));
+        assert_eq!(fit(&existing, &wanted), FieldFit::Change(changed));
     }
 }

@@ -7,20 +7,23 @@ use tokio::time::Instant;
 
 use super::{Client, Error};
 
-/// The followers of indices, looked up again from time to time.
+/// A cache of the followers of indices.
 #[derive(Debug)]
 pub struct Followers {
     client: Client,
     every: Duration,
     /// By leader.
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<HashMap<String, KnownFollowers>>,
 }
 
-/// When followers were looked up, and their names.
-type Known = (Instant, Arc<[String]>);
+#[derive(Debug)]
+struct KnownFollowers {
+    looked_up: Instant,
+    names: Arc<[String]>,
+}
 
 impl Followers {
-    /// What is known counts for `every`.
+    /// A look-up is valid for `every`.
     pub fn new(client: Client, every: Duration) -> Self {
         Self {
             client,
@@ -29,28 +32,31 @@ impl Followers {
         }
     }
 
-    /// The followers of `leader`, as [`Client::followers`] finds them. When they cannot be looked up
-    /// that is the error: documents written to yesterday's followers alone would be lost to today's.
-    pub async fn of(&self, leader: &str) -> Result<Arc<[String]>, Error> {
+    /// The followers of `leader`, as [`Client::followers`] finds them. A failed look-up is an error even if an
+    /// older answer is known: documents written to the old followers alone would be missing in the new ones.
+    pub async fn get(&self, leader: &str) -> Result<Arc<[String]>, Error> {
         self.cached(leader, || self.client.followers(leader)).await
     }
 
-    /// One look-up at a time: those that wait find its result.
+    /// One look-up at a time: callers that wait use its result.
     async fn cached<E>(
         &self,
         leader: &str,
         look_up: impl AsyncFnOnce() -> Result<Vec<String>, E>,
     ) -> Result<Arc<[String]>, E> {
         let mut known = self.known.lock().await;
-        if let Some((at, followers)) = known.get(leader)
-            && at.elapsed() < self.every
+        if let Some(followers) = known.get(leader)
+            && followers.looked_up.elapsed() < self.every
         {
-            return Ok(followers.clone());
+            return Ok(followers.names.clone());
         }
         let followers: Arc<[String]> = look_up().await?.into();
-        let now = (Instant::now(), followers.clone());
-        if let Some((_, before)) = known.insert(leader.to_owned(), now)
-            && before != followers
+        let now = KnownFollowers {
+            looked_up: Instant::now(),
+            names: followers.clone(),
+        };
+        if let Some(before) = known.insert(leader.to_owned(), now)
+            && before.names != followers
         {
             tracing::info!(leader, ?followers, "the followers of an index changed");
         }
@@ -61,10 +67,10 @@ impl Followers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elasticsearch::Settings;
+    use crate::elasticsearch::ElasticsearchSettings;
 
     fn followers() -> Followers {
-        let client = Client::new(&Settings::default()).unwrap();
+        let client = Client::new(&ElasticsearchSettings::default()).unwrap();
         Followers::new(client, Duration::from_secs(60))
     }
 

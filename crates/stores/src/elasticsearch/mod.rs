@@ -1,4 +1,4 @@
-//! Elasticsearch: bulk requests judged item by item, followers of an index, and the indices themselves.
+//! Elasticsearch: bulk requests classified item by item, followers of an index, and the indices themselves.
 
 mod bulk;
 mod client;
@@ -10,6 +10,6 @@ mod settings;
 
 pub use crate::{Change, Class, ConfigureError, Mapping, MappingError};
 pub use client::Client;
-pub use error::{ConfigError, Error, ItemVerdict, classify, classify_item};
+pub use error::{ElasticsearchConfigError, Error, ItemVerdict, classify, classify_item};
 pub use followers::Followers;
-pub use settings::{IndexSettings, Minimum, Settings};
+pub use settings::{ElasticsearchSettings, IndexSettings, Minimum};

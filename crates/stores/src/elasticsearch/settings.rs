@@ -9,15 +9,15 @@ use crate::Mapping;
 /// The customer-facing Elasticsearch: where documents are written.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct ElasticsearchSettings {
     /// Addresses of nodes, such as `https://es1:9200`: requests take turns over them.
     pub urls: Vec<String>,
     /// User of basic authentication; none without one. `fleet elasticsearch configure` needs the cluster privilege
-    /// `manage_index_templates` besides the right to create and change the indices.
+    /// `manage_index_templates` in addition to the right to create and change the indices.
     pub user: Option<String>,
     /// Password of the user.
     pub password: Option<Secret>,
-    /// API key, in its encoded form; wins over the user.
+    /// API key, in its encoded form; it takes precedence over the user.
     pub api_key: Option<Secret>,
     /// Prefix that the names of source columns lose in documents.
     pub strip_prefix: String,
@@ -27,13 +27,13 @@ pub struct Settings {
     pub indices: Vec<IndexSettings>,
     /// Longest time for one request, in seconds.
     pub request_timeout_seconds: u64,
-    /// For how long a node that failed is tried after the others, in seconds.
-    pub node_quarantine_seconds: u64,
+    /// Cooldown of a node that failed, in seconds: it is tried after the others until then.
+    pub node_cooldown_seconds: u64,
     /// How often the followers of the indices are looked up, in seconds.
     pub followers_seconds: u64,
 }
 
-impl Default for Settings {
+impl Default for ElasticsearchSettings {
     fn default() -> Self {
         Self {
             urls: vec!["http://localhost:9200".to_owned()],
@@ -43,20 +43,57 @@ impl Default for Settings {
             strip_prefix: "processed_".to_owned(),
             rename: BTreeMap::new(),
             indices: vec![IndexSettings::all(), IndexSettings::lite()],
-            // Elasticsearch itself waits a minute for a shard that is not there (`timeout` of _bulk):
+            // Elasticsearch itself waits a minute for a missing shard (`timeout` of _bulk):
             // its own answer says more than a timeout here would.
             request_timeout_seconds: 90,
-            node_quarantine_seconds: 30,
+            node_cooldown_seconds: 30,
             followers_seconds: 60,
         }
     }
 }
 
-impl Settings {
+impl ElasticsearchSettings {
     /// How columns are named in documents.
     pub fn mapping(&self) -> Mapping {
         Mapping::new(self.strip_prefix.clone(), self.rename.clone())
     }
+
+    /// Refuses indices that cannot be written to: none at all, one without a name, two of one name, or a name that
+    /// Elasticsearch would read as a pattern or a list.
+    pub fn check(&self) -> Result<(), String> {
+        if self.indices.is_empty() {
+            return Err("elasticsearch.indices names no index to write to".to_owned());
+        }
+        for (n, index) in self.indices.iter().enumerate() {
+            let odd = [&index.name, &index.alias]
+                .into_iter()
+                .find(|name| !is_plain(name));
+            if let Some(name) = odd {
+                return Err(format!(
+                    "elasticsearch.indices[{n}]: {name:?} cannot be the name of an index or an alias"
+                ));
+            }
+            if index.name.is_empty() {
+                return Err(format!("elasticsearch.indices[{n}] has no name"));
+            }
+            if self.indices[..n]
+                .iter()
+                .any(|other| other.name == index.name)
+            {
+                return Err(format!(
+                    "elasticsearch.indices: index {:?} is configured twice",
+                    index.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether Elasticsearch takes it as the name of one index: <https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-indices-create>.
+fn is_plain(name: &str) -> bool {
+    let is_allowed = |c: char| !c.is_uppercase() && !" \"*\\<|,>/?#:%".contains(c);
+    name.len() <= 255 && name.chars().all(is_allowed)
 }
 
 /// One index, with its followers: open indices named `NAME-follower-*` get the same documents.
@@ -67,7 +104,7 @@ pub struct IndexSettings {
     pub name: String,
     /// Alias that readers use; none when empty.
     pub alias: String,
-    /// Fields of a document beside those of the key, by their names in documents; `*` is all.
+    /// Fields of a document in addition to those of the key, by their names in documents; `*` is all.
     pub fields: Vec<String>,
     /// Rows below this are left out of the index.
     pub minimum: Option<Minimum>,
@@ -140,7 +177,7 @@ mod tests {
 
     #[test]
     fn an_index_has_all_fields_or_those_it_names() {
-        let defaults = Settings::default();
+        let defaults = ElasticsearchSettings::default();
         assert!(defaults.indices[0].selects("anything"));
         assert!(defaults.indices[1].selects("volume"));
         assert!(!defaults.indices[1].selects("clicks"));

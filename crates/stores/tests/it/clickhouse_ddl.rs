@@ -78,7 +78,7 @@ async fn of_two_rows_of_a_key_the_higher_version_stays_whichever_came_last() {
 }
 
 #[tokio::test]
-async fn a_missing_column_and_another_window_are_set_right_and_said() {
+async fn a_missing_column_and_another_window_are_corrected_and_reported() {
     let database = Database::create();
     let mut settings = settings(&database);
     configure(&settings, &[]).await.unwrap();
@@ -153,5 +153,25 @@ async fn a_table_of_another_engine_order_or_version_is_refused() {
         }
         let refused = configure(&settings, &[]).await.unwrap_err().to_string();
         assert!(refused.contains(complaint), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_whose_key_has_a_comma_in_a_name_is_created_once() {
+    let database = Database::create();
+    let settings = settings(&database);
+    let cluster = Cluster::new(&settings.connection()).unwrap();
+    for key in [&["a, b"][..], &["a, b", "c`, d"]] {
+        for shard in 0..database.shards().len() {
+            database.run(
+                shard,
+                "DROP TABLE IF EXISTS {db}.keywords_metrics_local SYNC",
+            );
+        }
+        let key: Vec<Column> = key.iter().map(|name| column(name, "String")).collect();
+        let table = TargetTable::new(&settings, &key, &[]).unwrap();
+        let changes = configure_target(&cluster, &table).await.unwrap();
+        assert_eq!(changes.len(), database.shards().len());
+        assert_eq!(configure_target(&cluster, &table).await.unwrap(), []);
     }
 }

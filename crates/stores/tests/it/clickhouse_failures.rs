@@ -59,7 +59,7 @@ async fn a_dead_replica_costs_one_attempt_and_is_then_tried_last() {
 }
 
 #[tokio::test]
-async fn when_all_replicas_are_dead_the_error_names_one_and_asks_for_another_try() {
+async fn when_all_replicas_are_dead_the_error_names_one_and_is_retried() {
     let dead = [url(fakes::dead().await), url(fakes::dead().await)];
     let cluster = cluster(&dead);
     let error = cluster
@@ -77,7 +77,7 @@ async fn when_all_replicas_are_dead_the_error_names_one_and_asks_for_another_try
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_is_never_taken_for_an_answer() {
+async fn a_foreign_page_is_never_taken_for_an_answer() {
     let fake = url(fakes::answering(&fakes::page("200 OK")).await);
     let cluster = cluster(&[fake]);
     let shard = cluster.shard(0).unwrap();
@@ -99,7 +99,7 @@ async fn a_page_of_somebody_else_is_never_taken_for_an_answer() {
 }
 
 #[tokio::test]
-async fn an_empty_answer_of_somebody_else_is_not_taken_for_no_rows() {
+async fn an_empty_foreign_answer_is_not_taken_for_no_rows() {
     let empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let cluster = cluster(&[url(fakes::answering(empty).await)]);
     let shard = cluster.shard(0).unwrap();
@@ -117,7 +117,7 @@ async fn an_empty_answer_of_somebody_else_is_not_taken_for_no_rows() {
 }
 
 #[tokio::test]
-async fn a_gateway_whose_server_is_away_asks_for_another_try() {
+async fn a_gateway_whose_server_is_away_is_retried() {
     let cluster = cluster(&[url(fakes::answering(&fakes::page("502 Bad Gateway")).await)]);
     let shard = cluster.shard(0).unwrap();
     let errors = [
@@ -219,7 +219,7 @@ async fn an_insert_that_may_have_arrived_goes_to_another_replica_only_with_a_tok
 }
 
 #[tokio::test]
-async fn a_lone_replica_gets_an_insert_twice_only_with_a_token() {
+async fn a_single_replica_gets_an_insert_twice_only_with_a_token() {
     for (token, requests) in [(false, 1), (true, 2)] {
         let (address, seen) = fakes::closing().await;
         let mut insert = Query::new("INSERT INTO t FORMAT TSV");
@@ -256,7 +256,7 @@ async fn a_wrong_answer_of_one_replica_sends_the_request_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_large_insert_that_is_refused_before_it_is_read_still_says_why() {
+async fn a_large_insert_that_is_refused_before_it_is_read_still_has_its_reason() {
     let database = Database::create();
     let cluster = cluster(&[database.shards()[0].clone()]);
     let insert = Query::new(format!(
@@ -274,7 +274,7 @@ async fn a_large_insert_that_is_refused_before_it_is_read_still_says_why() {
 }
 
 #[tokio::test]
-async fn an_insert_says_how_long_it_is_and_asks_to_be_done_at_once() {
+async fn an_insert_has_its_length_and_is_synchronous() {
     let (address, request) = fakes::recording().await;
     let cluster = cluster(&[url(address)]);
     let insert = Query::new("INSERT INTO t FORMAT TSV")

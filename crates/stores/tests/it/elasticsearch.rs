@@ -4,16 +4,18 @@ use batch::Reason;
 use bytes::Bytes;
 use serde_json::json;
 use stores::Class;
-use stores::elasticsearch::{Client, Error, Followers, ItemVerdict, Settings, classify};
+use stores::elasticsearch::{
+    Client, ElasticsearchSettings, Error, Followers, ItemVerdict, classify,
+};
 use testkit::IndexPrefix;
 
 use crate::fakes;
 
 fn client(urls: &[&str]) -> Client {
-    let settings = Settings {
+    let settings = ElasticsearchSettings {
         urls: urls.iter().map(|url| (*url).to_owned()).collect(),
         request_timeout_seconds: 30,
-        ..Settings::default()
+        ..ElasticsearchSettings::default()
     };
     Client::new(&settings).unwrap()
 }
@@ -82,7 +84,7 @@ async fn each_document_of_a_bulk_gets_its_own_verdict_in_order() {
 }
 
 #[tokio::test]
-async fn an_index_that_is_shut_for_writing_blocks_each_document_and_says_how() {
+async fn an_index_that_takes_no_writes_blocks_each_document_and_is_reported_with_its_block() {
     let prefix = IndexPrefix::create();
     let index = create_strict(&prefix, "a");
     let client = client(&[prefix.url()]);
@@ -111,7 +113,7 @@ async fn an_index_that_is_shut_for_writing_blocks_each_document_and_says_how() {
 }
 
 #[tokio::test]
-async fn a_closed_index_is_shut_for_writing_and_not_the_documents_fault() {
+async fn a_closed_index_takes_no_writes_and_its_documents_are_not_refused() {
     let prefix = IndexPrefix::create();
     let index = create_strict(&prefix, "a");
     prefix.api("POST", &format!("{index}/_close"), "");
@@ -163,9 +165,9 @@ async fn followers_are_the_open_indices_named_after_their_leader() {
     assert_eq!(client.followers(&leader).await.unwrap(), expected);
 
     let followers = Followers::new(client, Duration::from_secs(3600));
-    assert_eq!(*followers.of(&leader).await.unwrap(), expected);
+    assert_eq!(*followers.get(&leader).await.unwrap(), expected);
     create_strict(&prefix, "all-follower-c");
-    assert_eq!(*followers.of(&leader).await.unwrap(), expected);
+    assert_eq!(*followers.get(&leader).await.unwrap(), expected);
 }
 
 #[tokio::test]
@@ -200,7 +202,7 @@ async fn a_request_that_elasticsearch_refuses_whole_says_why() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_is_an_unexpected_answer() {
+async fn a_foreign_page_is_an_unexpected_answer() {
     for (status, class) in [
         ("200 OK", Class::Quarantine(Reason::UnexpectedAnswer)),
         ("404 Not Found", Class::Quarantine(Reason::UnexpectedAnswer)),
@@ -220,7 +222,7 @@ async fn a_page_of_somebody_else_is_an_unexpected_answer() {
 }
 
 #[tokio::test]
-async fn a_dead_node_and_one_that_answers_html_are_stood_in_for_by_the_next() {
+async fn the_next_node_stands_in_for_a_dead_one_and_for_one_that_answers_html() {
     let prefix = IndexPrefix::create();
     let index = create_strict(&prefix, "a");
     let dead = format!("http://{}", fakes::dead().await);
@@ -237,10 +239,10 @@ async fn a_dead_node_and_one_that_answers_html_are_stood_in_for_by_the_next() {
 #[tokio::test]
 async fn a_silent_node_is_a_timeout() {
     let silent = format!("http://{}", fakes::silent().await);
-    let settings = Settings {
+    let settings = ElasticsearchSettings {
         urls: vec![silent],
         request_timeout_seconds: 1,
-        ..Settings::default()
+        ..ElasticsearchSettings::default()
     };
     let client = Client::new(&settings).unwrap();
     let error = client.count("i").await.unwrap_err();

@@ -1,7 +1,7 @@
 use batch::{Column, Reason, VERSION_COLUMN};
 use serde_json::json;
 use stores::ConfigureError;
-use stores::elasticsearch::{Client, IndexSettings, ItemVerdict, Settings};
+use stores::elasticsearch::{Client, ElasticsearchSettings, IndexSettings, ItemVerdict};
 use testkit::IndexPrefix;
 
 fn column(name: &str, r#type: &str) -> Column {
@@ -19,7 +19,7 @@ fn columns() -> Vec<Column> {
     ]
 }
 
-fn settings(prefix: &IndexPrefix) -> Settings {
+fn settings(prefix: &IndexPrefix) -> ElasticsearchSettings {
     let index = |name: &str, fields: &[&str]| IndexSettings {
         name: prefix.index(name),
         alias: prefix.index(&format!("{name}-alias")),
@@ -29,14 +29,17 @@ fn settings(prefix: &IndexPrefix) -> Settings {
         refresh_interval: Some("30s".to_owned()),
         ..IndexSettings::default()
     };
-    Settings {
+    ElasticsearchSettings {
         urls: vec![prefix.url().to_owned()],
         indices: vec![index("all", &["*"]), index("lite", &["volume"])],
-        ..Settings::default()
+        ..ElasticsearchSettings::default()
     }
 }
 
-async fn configure(settings: &Settings, columns: &[Column]) -> Result<Vec<String>, ConfigureError> {
+async fn configure(
+    settings: &ElasticsearchSettings,
+    columns: &[Column],
+) -> Result<Vec<String>, ConfigureError> {
     let key = [
         column("country", "LowCardinality(String)"),
         column("keyword", "String"),
@@ -51,7 +54,7 @@ fn guarded(index: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_deleted_index_or_follower_is_not_made_again_by_a_bulk_and_a_new_one_can_be_made_by_hand()
+async fn a_deleted_index_or_follower_is_not_created_by_a_bulk_and_a_new_one_can_be_created_by_hand()
 {
     let prefix = IndexPrefix::create();
     let settings = settings(&prefix);
@@ -99,7 +102,7 @@ async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
 }
 
 #[tokio::test]
-async fn a_look_at_what_would_change_says_the_same_and_changes_nothing() {
+async fn a_diff_lists_the_same_changes_and_makes_none() {
     let prefix = IndexPrefix::create();
     let mut settings = settings(&prefix);
     let client = Client::new(&settings).unwrap();
@@ -205,7 +208,7 @@ async fn a_field_of_another_type_is_refused_by_name_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_so_is_refused_with_what_to_do() {
+async fn what_cannot_be_configured_is_refused_with_what_to_do() {
     let prefix = IndexPrefix::create();
     let good = settings(&prefix);
     configure(&good, &columns()).await.unwrap();

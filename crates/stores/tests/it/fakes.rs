@@ -1,4 +1,4 @@
-//! Servers that are not what one hoped for.
+//! Servers that misbehave, each in one way.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub async fn closing() -> (SocketAddr, Arc<AtomicU32>) {
     (address, counter)
 }
 
-/// Takes connections and never says a word.
+/// Accepts connections and sends nothing.
 pub async fn silent() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -71,7 +71,7 @@ pub fn page(status: &str) -> String {
     )
 }
 
-/// Hands over the beginning of the first request, and answers it with nothing.
+/// Returns the beginning of the first request, and answers with nothing.
 pub async fn recording() -> (SocketAddr, tokio::task::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

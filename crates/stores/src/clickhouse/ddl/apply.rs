@@ -1,24 +1,25 @@
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
-use super::super::{Cluster, Error, Query, Replica, Shard, quote_identifier};
 use super::TargetTable;
+use crate::clickhouse::syntax::identifier;
+use crate::clickhouse::{
+    Cluster, DataType, Error, Query, Replica, Shard, TableDescription, TypeFamily, quote_identifier,
+};
 use crate::{Change, ConfigureError};
 
-/// Makes the table what it has to be on every replica of every shard: creates the database and the
-/// table where they are missing, adds missing columns, sets the deduplication window. Says what it
-/// changed; nothing, when all was well.
+/// Brings the table of every replica of every shard into the wanted state: creates the database and the
+/// table where they are missing, adds missing columns, sets the deduplication window. Returns what it
+/// changed: nothing, when all was in place.
 ///
 /// Refuses, before it changes anything on that replica, a table of another engine, key or version,
-/// and a column that has another type there. Goes on with no other replica after an error.
+/// and a column that has another type there. Stops at the first error.
 pub async fn configure_target(
     cluster: &Cluster,
     table: &TargetTable,
 ) -> Result<Vec<Change>, ConfigureError> {
     let mut changes = Vec::new();
     for replica in cluster.shards().flat_map(Shard::replicas) {
-        for Step { sql, change } in steps(replica, table).await? {
+        for DdlStep { sql, change } in steps(replica, table).await? {
             replica.execute(&Query::new(sql)).await?;
             changes.push(change);
         }
@@ -40,19 +41,19 @@ pub async fn diff_target(
 }
 
 /// A statement, and what it changes.
-struct Step {
+struct DdlStep {
     sql: String,
     change: Change,
 }
 
-async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<Step>, ConfigureError> {
+async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<DdlStep>, ConfigureError> {
     let mut steps = Vec::new();
     let mut step = |sql: String, what: String| {
         let place = replica.address().to_owned();
         let change = Change { place, what };
-        steps.push(Step { sql, change });
+        steps.push(DdlStep { sql, change });
     };
-    let Some(existing) = Existing::find(replica, table).await? else {
+    let Some(existing) = replica.describe(&table.database, &table.name).await? else {
         if !database_exists(replica, table).await? {
             let what = format!("database {} created", table.database);
             step(table.create_database(), what);
@@ -67,9 +68,9 @@ async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<Step>, Conf
         step(table.create_table(), what);
         return Ok(steps);
     };
-    existing.check(replica, table)?;
+    check(&existing, replica, table)?;
     for column in &table.columns {
-        if existing.columns.contains_key(&column.name) {
+        if existing.column(&column.name).is_some() {
             continue;
         }
         let add = format!(
@@ -99,162 +100,74 @@ async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<Step>, Conf
 
 async fn database_exists(replica: &Replica, table: &TargetTable) -> Result<bool, Error> {
     #[derive(Deserialize)]
-    struct Row {}
+    struct DatabaseRow {}
     let query = Query::new("SELECT name FROM system.databases WHERE name = {database:String}")
         .param("database", &table.database);
-    Ok(!replica.rows::<Row>(&query).await?.is_empty())
+    Ok(!replica.rows::<DatabaseRow>(&query).await?.is_empty())
 }
 
-/// The table as a replica has it.
-struct Existing {
-    engine: String,
-    /// The engine with its arguments and all that follows it in the statement that would create the table.
-    engine_full: String,
-    sorting_key: String,
-    /// Types by name.
-    columns: BTreeMap<String, String>,
-}
-
-impl Existing {
-    async fn find(replica: &Replica, table: &TargetTable) -> Result<Option<Self>, Error> {
-        #[derive(Deserialize)]
-        struct Table {
-            engine: String,
-            engine_full: String,
-            sorting_key: String,
-        }
-        #[derive(Deserialize)]
-        struct Row {
-            name: String,
-            r#type: String,
-        }
-        let about = |sql: &str| {
-            Query::new(sql)
-                .param("database", &table.database)
-                .param("table", &table.name)
-        };
-        let found: Vec<Table> = replica
-            .rows(&about(
-                "SELECT engine, engine_full, sorting_key FROM system.tables \
-                 WHERE database = {database:String} AND name = {table:String}",
-            ))
-            .await?;
-        let Some(found) = found.into_iter().next() else {
-            return Ok(None);
-        };
-        let columns: Vec<Row> = replica
-            .rows(&about(
-                "SELECT name, type FROM system.columns \
-                 WHERE database = {database:String} AND table = {table:String}",
-            ))
-            .await?;
-        Ok(Some(Self {
-            engine: found.engine,
-            engine_full: found.engine_full,
-            sorting_key: found.sorting_key,
-            columns: columns
-                .into_iter()
-                .map(|row| (row.name, row.r#type))
-                .collect(),
-        }))
+/// Refuses a difference that cannot be removed without losing rows.
+fn check(
+    existing: &TableDescription,
+    replica: &Replica,
+    table: &TargetTable,
+) -> Result<(), ConfigureError> {
+    let conflict = |what: String| {
+        Err(ConfigureError::Conflict {
+            place: replica.address().to_owned(),
+            what: format!("table {}.{}: {what}", table.database, table.name),
+        })
+    };
+    if existing.engine != table.engine_name() {
+        return conflict(format!(
+            "its engine is {}, not {}; move its rows into a table of the right engine",
+            existing.engine,
+            table.engine_name()
+        ));
     }
-
-    /// The value of one of the table's own settings.
-    fn setting(&self, name: &str) -> Option<&str> {
-        let (_, settings) = self.engine_full.split_once(" SETTINGS ")?;
-        let mut pairs = settings
-            .split(", ")
-            .filter_map(|pair| pair.split_once(" = "));
-        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-
-    fn check(&self, replica: &Replica, table: &TargetTable) -> Result<(), ConfigureError> {
-        let conflict = |what: String| {
-            Err(ConfigureError::Conflict {
-                place: replica.address().to_owned(),
-                what: format!("table {}.{}: {what}", table.database, table.name),
-            })
-        };
-        if self.engine != table.engine_name() {
-            return conflict(format!(
-                "its engine is {}, not {}; move its rows into a table of the right engine",
-                self.engine,
-                table.engine_name()
-            ));
-        }
-        for column in &table.columns {
-            match self.columns.get(&column.name) {
-                Some(found) if !holds(found, &column.r#type) => {
-                    return conflict(format!(
-                        "column {:?} is {found}, and {} in the source; change one of them with \
-                         ALTER TABLE … MODIFY COLUMN, or give the column another name in `rename`",
-                        column.name, column.r#type
-                    ));
-                }
-                None if table.key.contains(&column.name) => {
-                    return conflict(format!("key column {:?} is missing", column.name));
-                }
-                _ => {}
+    for column in &table.columns {
+        match existing.column(&column.name) {
+            Some(found) if !holds(&found.r#type, &column.r#type) => {
+                return conflict(format!(
+                    "column {:?} is {}, and {} in the source; change one of them with \
+                     ALTER TABLE … MODIFY COLUMN, or give the column another name in `rename`",
+                    column.name, found.r#type, column.r#type
+                ));
             }
+            None if table.key.contains(&column.name) => {
+                return conflict(format!("key column {:?} is missing", column.name));
+            }
+            Some(_) | None => {}
         }
-        if plain_names(&self.sorting_key) != table.key {
-            return conflict(format!(
-                "it is ordered by ({}), not by ({}); move its rows into a table of the right order",
-                self.sorting_key,
-                table.key.join(", ")
-            ));
-        }
-        self.check_version(table).or_else(conflict)
     }
-
-    /// Without its version column the engine would keep whichever row came last.
-    fn check_version(&self, table: &TargetTable) -> Result<(), String> {
-        let arguments = self
-            .engine_full
-            .split_once(" ORDER BY ")
-            .map_or("", |(e, _)| e);
-        let arguments = arguments
-            .split_once('(')
-            .and_then(|(_, rest)| rest.split_once(')'))
-            .map_or("", |(arguments, _)| arguments);
-        let version = plain_name(arguments.rsplit(", ").next().unwrap_or_default());
-        if version == table.version {
-            return Ok(());
-        }
-        Err(format!(
+    if existing.sorting_key.columns() != Some(&table.key) {
+        return conflict(format!(
+            "it is ordered by ({}), not by ({}); move its rows into a table of the right order",
+            existing.sorting_key,
+            table.key.join(", ")
+        ));
+    }
+    // Without its version column the engine would keep whichever row came last.
+    let version = existing.engine_arguments().pop().and_then(identifier);
+    let version = version.unwrap_or_default();
+    if version != table.version {
+        return conflict(format!(
             "its engine has the version column {version:?}, not {:?}; move its rows into a table that has it",
             table.version
-        ))
+        ));
     }
+    Ok(())
 }
 
-/// Whether a column of type `there` holds every value of type `wanted`: the same type, or one that
-/// takes nulls besides or stores texts by number. The other way round, nulls would become zeros.
+/// Whether a column of type `there` holds every value of type `wanted`: the same type, or one that takes nulls too
+/// or stores texts by number. The other way round, nulls would become zeros.
 fn holds(there: &str, wanted: &str) -> bool {
-    let unwrapped = |outer: &str, text: &str| {
-        let inner = text
-            .strip_prefix(outer)?
-            .strip_prefix('(')?
-            .strip_suffix(')')?;
-        Some(inner.to_owned())
+    let (Ok(there), Ok(wanted)) = (there.parse::<DataType>(), wanted.parse::<DataType>()) else {
+        return there == wanted;
     };
-    let plain = |text: &str| unwrapped("LowCardinality", text).unwrap_or_else(|| text.to_owned());
-    let (there, wanted) = (plain(there), plain(wanted));
-    there == wanted || unwrapped("Nullable", &there).is_some_and(|inner| inner == wanted)
-}
-
-/// The names in `a, b` or `a, \`b c\``.
-fn plain_names(list: &str) -> Vec<String> {
-    list.split(", ").map(plain_name).collect()
-}
-
-fn plain_name(name: &str) -> String {
-    let name = name.trim();
-    let inner = name.strip_prefix('`').and_then(|n| n.strip_suffix('`'));
-    inner
-        .unwrap_or(name)
-        .replace("\\`", "`")
-        .replace("\\\\", "\\")
+    let there = there.unwrapped(&TypeFamily::LowCardinality);
+    let wanted = wanted.unwrapped(&TypeFamily::LowCardinality);
+    there == wanted || there.unwrapped(&TypeFamily::Nullable) == wanted
 }
 
 #[cfg(test)]
@@ -268,10 +181,5 @@ mod tests {
         assert!(holds("Nullable(UInt64)", "UInt64"));
         assert!(!holds("UInt64", "Nullable(UInt64)"));
         assert!(!holds("UInt32", "UInt64"));
-    }
-
-    #[test]
-    fn names_are_read_out_of_their_quotes() {
-        assert_eq!(plain_names(r"a, `b c`, `d\`e`"), ["a", "b c", "d`e"]);
     }
 }

@@ -4,41 +4,37 @@ mod predicate;
 mod types;
 
 use batch::{Column, Invalid, KeyValue, ReadPlan, Reason, Task, VERSION_COLUMN};
-use serde::Deserialize;
 
-use self::predicate::Predicate;
-use self::types::{Changed, KeyType};
-use super::{Error, Query, Shard, quote_identifier, quote_string};
-
-/// The columns of a plan cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The source is not what it was when the run was planned.
-    #[error(transparent)]
-    Changed(#[from] Invalid),
-    #[error(transparent)]
-    Store(#[from] Error),
-}
+use self::predicate::{Predicate, QueryParam};
+use self::types::{ChangeColumn, KeyType};
+use super::{Query, quote_identifier, quote_string};
 
 /// The statement that reads the rows of `task`: the key columns, the plan's other columns, and
 /// [`VERSION_COLUMN`] (Int64, the change time in milliseconds). Without a FORMAT.
 /// Refuses a task whose bounds do not fit its key, or whose columns are of types that no plan has.
 pub fn select(task: &Task) -> Result<Query, Invalid> {
-    let (sql, params) = statement(task)?;
-    let with_param = |query: Query, (name, value): (String, String)| query.param(&name, value);
+    let Statement { sql, params } = statement(task)?;
+    let with_param = |query: Query, param: QueryParam| query.param(&param.name, param.value);
     Ok(params.into_iter().fold(Query::new(sql), with_param))
 }
 
-/// [`select`] for a person: the statement, and a line for each of its parameters.
+/// [`select`] as text: the statement, and a line for each of its parameters.
 pub fn select_text(task: &Task) -> Result<String, Invalid> {
-    let (sql, params) = statement(task)?;
-    let line = |(name, value): (String, String)| format!("\n  {name} = {}", quote_string(&value));
-    Ok(sql + &params.into_iter().map(line).collect::<String>())
+    let Statement { sql, params } = statement(task)?;
+    let lines = params
+        .iter()
+        .map(|param| format!("\n  {} = {}", param.name, quote_string(&param.value)));
+    Ok(sql + &lines.collect::<String>())
 }
 
-fn statement(task: &Task) -> Result<(String, Vec<(String, String)>), Invalid> {
+struct Statement {
+    sql: String,
+    params: Vec<QueryParam>,
+}
+
+fn statement(task: &Task) -> Result<Statement, Invalid> {
     let plan = &task.plan;
-    let changed = Changed::of(&plan.changed)?;
+    let changed = ChangeColumn::for_column(&plan.changed)?;
     let columns = plan.key.iter().chain(&plan.columns);
     let mut list: Vec<String> = columns.map(|c| quote_identifier(&c.name)).collect();
     list.push(format!("{} AS {VERSION_COLUMN}", changed.version()));
@@ -56,60 +52,35 @@ fn statement(task: &Task) -> Result<(String, Vec<(String, String)>), Invalid> {
         quote_identifier(&plan.table),
         predicate.conditions.join(" AND ")
     );
-    Ok((sql, predicate.params))
+    Ok(Statement {
+        sql,
+        params: predicate.params,
+    })
 }
 
-/// SQL for a key column's value as a bound holds it ([`KeyValue`]): hexadecimal digits for strings,
+/// SQL for a key column's value as a bound has it ([`KeyValue`]): hexadecimal digits for strings,
 /// ClickHouse's own text for everything else. Refuses types that cannot bound a range.
 pub fn bound_expression(column: &Column) -> Result<String, Invalid> {
-    Ok(KeyType::of(column)?.expression(&quote_identifier(&column.name)))
+    Ok(KeyType::for_column(column)?.expression(&quote_identifier(&column.name)))
 }
 
 /// The bound value that [`bound_expression`] gave as `text`.
 pub fn bound_value(column: &Column, text: String) -> Result<KeyValue, Invalid> {
-    Ok(KeyType::of(column)?.value(text))
+    Ok(KeyType::for_column(column)?.value(text))
 }
 
 /// Whether the column can be the change time of a plan; the error says what it must be.
 pub fn check_change_column(column: &Column) -> Result<(), Invalid> {
-    Changed::of(column).map(|_| ())
+    ChangeColumn::for_column(column).map(|_| ())
 }
 
-/// Milliseconds that the change column tells apart.
+/// Resolution of the change column, in milliseconds.
 pub fn change_resolution_ms(column: &Column) -> Result<i64, Invalid> {
-    Ok(Changed::of(column)?.resolution_ms())
+    Ok(ChangeColumn::for_column(column)?.resolution_ms())
 }
 
-/// The columns of a table that can be read, in its order.
-pub async fn columns(shard: &Shard, database: &str, table: &str) -> Result<Vec<Column>, Error> {
-    #[derive(Deserialize)]
-    struct Row {
-        name: String,
-        r#type: String,
-    }
-    // An ephemeral column exists in inserts alone.
-    let query = Query::new(
-        "SELECT name, type FROM system.columns \
-         WHERE database = {database:String} AND table = {table:String} AND default_kind != 'EPHEMERAL' \
-         ORDER BY position",
-    )
-    .param("database", database)
-    .param("table", table);
-    let rows: Vec<Row> = shard.rows(&query).await?;
-    let column = |row: Row| Column {
-        name: row.name,
-        r#type: row.r#type,
-    };
-    Ok(rows.into_iter().map(column).collect())
-}
-
-/// Whether the shard still has every column of the plan with the type that it had then.
-pub async fn check_columns(shard: &Shard, plan: &ReadPlan) -> Result<(), ReadError> {
-    let found = columns(shard, &plan.database, &plan.table).await?;
-    Ok(compare_columns(shard.number(), plan, &found)?)
-}
-
-/// [`check_columns`] for columns that are known: names the first that is missing or has another type.
+/// Whether a shard still has every column of the plan with the type that it had then, if `found` are the columns
+/// that it has: names the first that is missing or has another type.
 pub fn compare_columns(shard: u32, plan: &ReadPlan, found: &[Column]) -> Result<(), Invalid> {
     let table = format!("{}.{} of shard {shard}", plan.database, plan.table);
     let changed = |what: String| {

@@ -2,9 +2,9 @@
 
 use batch::{Column, Invalid, KeyValue, Reason};
 
-use crate::clickhouse::{quote_identifier, quote_string};
+use crate::clickhouse::{DataType, TypeFamily, quote_identifier, quote_string};
 
-/// How values of a key column are written. Types whose values do not all compare (a NULL or a NaN is
+/// How values of a key column are written. Types whose values cannot all be compared (a NULL or a NaN is
 /// neither below nor above a bound) are refused: their rows would be in no range.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum KeyType {
@@ -19,42 +19,45 @@ pub(super) enum KeyType {
 }
 
 impl KeyType {
-    pub fn of(column: &Column) -> Result<Self, Invalid> {
-        let plain = column
-            .r#type
-            .strip_prefix("LowCardinality(")
-            .and_then(|rest| rest.strip_suffix(')'))
-            .unwrap_or(&column.r#type);
-        let (word, arguments) = match plain.split_once('(') {
-            Some((word, rest)) => (word, rest.strip_suffix(')').unwrap_or(rest)),
-            None => (plain, ""),
-        };
-        let plain = plain.to_owned();
-        Ok(match word {
-            "String" => Self::Bytes { fixed: None },
-            "FixedString" => Self::Bytes { fixed: Some(plain) },
-            "DateTime" => Self::Time {
-                utc: "DateTime('UTC')".to_owned(),
-            },
-            "DateTime64" => {
-                let precision = arguments.split(',').next().unwrap_or("3").trim();
-                Self::Time {
-                    utc: format!("DateTime64({precision}, 'UTC')"),
-                }
-            }
-            "Int8" | "Int16" | "Int32" | "Int64" | "Int128" | "Int256" | "UInt8" | "UInt16"
-            | "UInt32" | "UInt64" | "UInt128" | "UInt256" | "Bool" | "Date" | "Date32"
-            | "Decimal" | "Enum8" | "Enum16" | "UUID" | "IPv4" | "IPv6" => Self::Plain(plain),
-            _ => {
-                return Err(Invalid::new(
-                    Reason::SourceChanged,
-                    format!(
-                        "key column {} is {}: ranges can be cut over strings, integers, decimals, dates, times, enums, UUIDs and IP addresses that are not Nullable",
-                        column.name, column.r#type
-                    ),
-                ));
-            }
+    pub fn for_column(column: &Column) -> Result<Self, Invalid> {
+        Self::supported(column).ok_or_else(|| {
+            Invalid::new(
+                Reason::SourceChanged,
+                format!(
+                    "key column {} is {}: ranges can be cut over strings, integers, decimals, dates, times, enums, UUIDs and IP addresses that are not Nullable",
+                    column.name, column.r#type
+                ),
+            )
         })
+    }
+
+    fn supported(column: &Column) -> Option<Self> {
+        let r#type: DataType = column.r#type.parse().ok()?;
+        let plain = r#type.unwrapped(&TypeFamily::LowCardinality);
+        use TypeFamily as F;
+        match plain.family {
+            F::String => Some(Self::Bytes { fixed: None }),
+            F::FixedString => Some(Self::Bytes {
+                fixed: Some(plain.to_string()),
+            }),
+            F::DateTime => Some(Self::Time {
+                utc: "DateTime('UTC')".to_owned(),
+            }),
+            F::DateTime64 => Some(Self::Time {
+                utc: format!("DateTime64({}, 'UTC')", plain.number(0).unwrap_or(3)),
+            }),
+            F::Int8 | F::Int16 | F::Int32 | F::Int64 | F::Int128 | F::Int256 => {
+                Some(Self::Plain(plain.to_string()))
+            }
+            F::UInt8 | F::UInt16 | F::UInt32 | F::UInt64 | F::UInt128 | F::UInt256 => {
+                Some(Self::Plain(plain.to_string()))
+            }
+            F::Bool | F::Date | F::Date32 | F::Decimal | F::Enum8 | F::Enum16 => {
+                Some(Self::Plain(plain.to_string()))
+            }
+            F::UUID | F::IPv4 | F::IPv6 => Some(Self::Plain(plain.to_string())),
+            _ => None,
+        }
     }
 
     /// SQL for the text of `column`'s values; the column's name comes quoted.
@@ -98,14 +101,14 @@ impl KeyType {
 
 /// The change column: how its values become versions, and times become its values.
 #[derive(Debug)]
-pub(super) struct Changed {
+pub(super) struct ChangeColumn {
     /// Quoted.
     name: String,
-    kind: ChangedKind,
+    kind: ChangeColumnKind,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum ChangedKind {
+enum ChangeColumnKind {
     /// DateTime.
     Seconds,
     /// DateTime64: ticks of 10⁻ᵖ seconds.
@@ -114,19 +117,17 @@ enum ChangedKind {
     Milliseconds,
 }
 
-impl Changed {
-    pub fn of(column: &Column) -> Result<Self, Invalid> {
-        let (word, arguments) = column
-            .r#type
-            .split_once('(')
-            .unwrap_or((&column.r#type, ""));
-        let precision = || arguments.split([',', ')']).next()?.trim().parse().ok();
-        let kind = match word {
-            "DateTime" => Some(ChangedKind::Seconds),
-            "DateTime64" => precision().map(|precision| ChangedKind::Ticks { precision }),
-            "Int64" | "UInt64" => Some(ChangedKind::Milliseconds),
+impl ChangeColumn {
+    pub fn for_column(column: &Column) -> Result<Self, Invalid> {
+        let r#type: Option<DataType> = column.r#type.parse().ok();
+        let kind = r#type.and_then(|r#type| match r#type.family {
+            TypeFamily::DateTime => Some(ChangeColumnKind::Seconds),
+            TypeFamily::DateTime64 => r#type
+                .number(0)
+                .map(|precision| ChangeColumnKind::Ticks { precision }),
+            TypeFamily::Int64 | TypeFamily::UInt64 => Some(ChangeColumnKind::Milliseconds),
             _ => None,
-        };
+        });
         let kind = kind.ok_or_else(|| {
             Invalid::new(
                 Reason::SourceChanged,
@@ -146,12 +147,12 @@ impl Changed {
         &self.name
     }
 
-    /// Milliseconds that the column tells apart.
+    /// Resolution of the column, in milliseconds.
     pub fn resolution_ms(&self) -> i64 {
         match self.kind {
-            ChangedKind::Seconds => 1_000,
-            ChangedKind::Ticks { precision } => 10_i64.pow(3 - precision.min(3)),
-            ChangedKind::Milliseconds => 1,
+            ChangeColumnKind::Seconds => 1_000,
+            ChangeColumnKind::Ticks { precision } => 10_i64.pow(3 - precision.min(3)),
+            ChangeColumnKind::Milliseconds => 1,
         }
     }
 
@@ -159,9 +160,9 @@ impl Changed {
     pub fn version(&self) -> String {
         let name = &self.name;
         match self.kind {
-            ChangedKind::Seconds => format!("toInt64(toUnixTimestamp({name})) * 1000"),
-            ChangedKind::Ticks { .. } => format!("toUnixTimestamp64Milli({name})"),
-            ChangedKind::Milliseconds => format!("toInt64({name})"),
+            ChangeColumnKind::Seconds => format!("toInt64(toUnixTimestamp({name})) * 1000"),
+            ChangeColumnKind::Ticks { .. } => format!("toUnixTimestamp64Milli({name})"),
+            ChangeColumnKind::Milliseconds => format!("toInt64({name})"),
         }
     }
 
@@ -169,9 +170,11 @@ impl Changed {
     /// column can be used.
     pub fn literal(&self, param: &str) -> String {
         match self.kind {
-            ChangedKind::Seconds => format!("toDateTime({{{param}:UInt32}})"),
-            ChangedKind::Ticks { .. } => format!("fromUnixTimestamp64Milli({{{param}:Int64}})"),
-            ChangedKind::Milliseconds => format!("{{{param}:Int64}}"),
+            ChangeColumnKind::Seconds => format!("toDateTime({{{param}:UInt32}})"),
+            ChangeColumnKind::Ticks { .. } => {
+                format!("fromUnixTimestamp64Milli({{{param}:Int64}})")
+            }
+            ChangeColumnKind::Milliseconds => format!("{{{param}:Int64}}"),
         }
     }
 
@@ -179,11 +182,11 @@ impl Changed {
     /// is at or after that time rounded up.
     pub fn value(&self, ms: i64) -> String {
         match self.kind {
-            ChangedKind::Seconds => {
+            ChangeColumnKind::Seconds => {
                 let seconds = ms.div_euclid(1000) + i64::from(ms.rem_euclid(1000) > 0);
                 seconds.clamp(0, u32::MAX.into()).to_string()
             }
-            ChangedKind::Ticks { .. } | ChangedKind::Milliseconds => ms.to_string(),
+            ChangeColumnKind::Ticks { .. } | ChangeColumnKind::Milliseconds => ms.to_string(),
         }
     }
 }
