@@ -33,7 +33,7 @@ pub enum Reason {
     UnexpectedAnswer,
     /// It failed as often as is allowed.
     TooManyRetries,
-    /// It was delivered as often as is allowed without an answer: it probably kills its worker.
+    /// It was delivered as often as is allowed without an acknowledgement: it probably kills its worker.
     DeliveryLimit,
     /// An operator or a gate rejected it.
     Rejected,

@@ -23,7 +23,7 @@ const AGAIN_AFTER: [Duration; 3] = [
     Duration::from_secs(3),
 ];
 
-/// What is put off while a shard takes no rows comes again after this: the first rung of the ladder, so that it
+/// What is put off while a shard takes no rows comes again after this: the first retry delay, so that it
 /// is soon there when the shard takes rows again.
 const SNOOZE: Duration = Duration::from_secs(10);
 

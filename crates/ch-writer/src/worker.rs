@@ -120,6 +120,7 @@ impl ChWriter {
 }
 
 impl BatchWorker for ChWriter {
+    const RECEIPTS: &'static str = "receipts";
     type Key = GroupKey;
     type Item = Item;
 

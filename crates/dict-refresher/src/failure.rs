@@ -53,7 +53,7 @@ impl Step {
         }
     }
 
-    /// The step that a quarantined [`Failure`] was about, read from its text in the reason for a quarantine: the frame keeps only
+    /// The step that a quarantined [`Failure`] was about, read from its text in the reason for a quarantine: the runtime keeps only
     /// the text when the retries are used up.
     pub fn named_in(text: &str) -> Option<Self> {
         let at = |step: &Self| {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_step_is_found_in_whatever_the_frame_makes_of_a_failure() {
+    fn the_step_is_found_in_whatever_the_runtime_makes_of_a_failure() {
         for step in Step::ALL {
             let failure = Failure::retry(step, "http://a: sync: no");
             assert_eq!(Step::named_in(&failure.to_string()), Some(step));

@@ -267,7 +267,7 @@ impl DictRefresher {
         }
     }
 
-    /// Tells the ledger of a failure, and the frame what is to become of the order. The ledger hears of one that goes
+    /// Tells the ledger of a failure, and the runtime what is to become of the order. The ledger hears of one that goes
     /// to quarantine by [`Worker::quarantined`].
     async fn failed(&self, job: &mut Job, order: &Order, failure: Failure) -> Outcome {
         let failure = self.dated(failure, first_failure(&job.message().headers));
@@ -319,6 +319,8 @@ enum Ended {
 }
 
 impl Worker for DictRefresher {
+    const RECEIPTS: &'static str = "receipts";
+
     /// The orders for the SERP nodes go out before the receipt, which names them; all of it goes out again when an
     /// order that was carried out comes again, and changes nothing then.
     async fn process(&self, job: &mut Job) -> Outcome {

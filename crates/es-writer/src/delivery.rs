@@ -13,7 +13,7 @@ use crate::encode::Bulk;
 use crate::judge::{Answers, Standing};
 use crate::sink::{Sink, failed, missing};
 
-/// What is put off while an index takes no writes comes again after this: the first rung of the ladder, so that it
+/// What is put off while an index takes no writes comes again after this: the first retry delay, so that it
 /// is soon there when the index takes writes again.
 const SNOOZE: Duration = Duration::from_secs(10);
 /// What was for a follower that is gone comes again after this: when the followers have been looked up anew.

@@ -142,6 +142,7 @@ impl EsWriter {
 }
 
 impl BatchWorker for EsWriter {
+    const RECEIPTS: &'static str = RECEIPTS;
     /// All batches go to the same indices.
     type Key = ();
     type Item = Admitted;

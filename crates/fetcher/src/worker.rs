@@ -92,6 +92,8 @@ impl Fetcher {
 }
 
 impl Worker for Fetcher {
+    const RECEIPTS: &'static str = "receipts";
+
     /// Batches of a broken attempt may be out when it breaks, and stay so: the next replica's are of another
     /// attempt, the ledger counts the batches of the one attempt that has read its range to the end, and a row
     /// that is stored twice is stored once.

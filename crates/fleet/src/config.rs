@@ -45,7 +45,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What the frame of a program needs.
+    /// What the runtime of a program needs.
     pub fn app(&self) -> AppSettings {
         AppSettings {
             deployment: self.deployment.clone(),
@@ -58,7 +58,7 @@ impl Config {
     /// Refuses what each value alone allows but what cannot work. Reads no file and connects to nothing.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let others = all([
-            self.broker.ladder().map(drop),
+            self.broker.retry_schedule().map(drop),
             self.pipeline.check(),
             self.queuer.check(),
             self.fetcher.check("fetcher"),

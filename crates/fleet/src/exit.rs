@@ -87,7 +87,7 @@ impl Exit {
     fn of_broker(error: &BrokerError) -> Option<Self> {
         match error {
             BrokerError::Refused { .. } | BrokerError::Unreachable { .. } => Some(Self::Broker),
-            BrokerError::Object { .. } => None,
+            BrokerError::NotFound { .. } | BrokerError::Object { .. } => None,
         }
     }
 

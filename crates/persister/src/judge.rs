@@ -5,8 +5,9 @@ use std::time::Duration;
 use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage};
 use futures_util::FutureExt;
 use ledger::{GateDecision, RunState, Started, evaluate_gates};
-use pipeline::broker::Follower;
-use pipeline::{Lead, Lost, Program, history, now_ms, receipt};
+use pipeline::broker::StreamConsumer;
+use pipeline::history::{self, Reopened};
+use pipeline::{ConnectionLost, Leader, Program, now_ms, receipt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -28,7 +29,7 @@ pub(crate) struct Judge<'a> {
     program: &'a Program,
     gates: &'a GateSettings,
     shared: &'a Shared,
-    lead: Lead,
+    leader: Leader,
     /// Asks for batches of approved runs to be taken out of quarantine.
     replay: Arc<Notify>,
 }
@@ -41,31 +42,31 @@ impl<'a> Judge<'a> {
         program: &'a Program,
         gates: &'a GateSettings,
         shared: &'a Shared,
-        lead: Lead,
+        leader: Leader,
     ) -> Self {
         Self {
             program,
             gates,
             shared,
-            lead,
+            leader,
             replay: Arc::default(),
         }
     }
 
     pub async fn close(self) {
-        self.lead.close().await;
+        self.leader.close().await;
     }
 
     /// Follows the ledger and judges until told to stop. `queues`: those that released batches go to, and the length
     /// above which there is no room in them.
     pub async fn run(
         &mut self,
-        mut follower: Follower,
+        mut consumer: StreamConsumer,
         queues: (&[String], u64),
         holds: bool,
     ) -> Result<(), Cut> {
         let shutdown = self.program.app.shutdown.clone();
-        let session = self.lead.session().clone();
+        let session = self.leader.session().clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let replaying = replaying(
@@ -90,22 +91,22 @@ impl<'a> Judge<'a> {
                     dirty = self.unfinished();
                     self.look_for_room(queues).await;
                 }
-                received = follower.next() => {
+                received = consumer.next() => {
                     begun = Instant::now();
                     let mut next = Some(received);
                     let mut taken = 0;
                     while let Some(received) = next {
-                        let (place, message) = received.map_err(|error| error.to_string())?;
-                        self.take(place, &message, &mut dirty);
+                        let (offset, message) = received.map_err(|error| error.to_string())?;
+                        self.take(offset, &message, &mut dirty);
                         taken += 1;
                         let more = taken < WAVE;
-                        next = more.then(|| follower.next().now_or_never()).flatten();
+                        next = more.then(|| consumer.next().now_or_never()).flatten();
                     }
                 }
             }
             self.reopen(&mut dirty).await?;
             for run in dirty {
-                self.settle(&run).await.map_err(|Lost| lost())?;
+                self.settle(&run).await.map_err(|ConnectionLost| lost())?;
             }
             let stats = &self.program.app.stats;
             stats.time("main_loop", &[], begun.elapsed());
@@ -117,7 +118,7 @@ impl<'a> Judge<'a> {
         let mut dirty = self.unfinished();
         self.reopen(&mut dirty).await?;
         for run in dirty {
-            self.settle(&run).await.map_err(|Lost| lost())?;
+            self.settle(&run).await.map_err(|ConnectionLost| lost())?;
         }
         self.replay_if_approved();
         Ok(())
@@ -130,11 +131,11 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn take(&self, place: u64, message: &Message, dirty: &mut BTreeSet<RunId>) {
+    fn take(&self, offset: u64, message: &Message, dirty: &mut BTreeSet<RunId>) {
         match Receipt::from_message(message) {
             Ok(receipt) => {
                 self.shared
-                    .with(|held| held.ledger.apply_at(place, &receipt));
+                    .with(|held| held.ledger.apply_at(offset, &receipt));
                 if let Fact::OperatorDecided { .. } | Fact::Abandoned { .. } = receipt.fact {
                     self.shared.decided();
                     self.replay_if_approved();
@@ -148,7 +149,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Makes every decision on the run that is due, orders what they allow, and records the run when it has ended.
-    async fn settle(&mut self, run: &RunId) -> Result<(), Lost> {
+    async fn settle(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
         loop {
             let due = self.of(run, |state| self.due(state));
             let Some((due, operator_decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
@@ -188,7 +189,7 @@ impl<'a> Judge<'a> {
         run: &RunId,
         gate_decision: GateDecision,
         operator_decisions: u32,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionLost> {
         let GateDecision {
             stage,
             decision,
@@ -214,10 +215,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Publishes a receipt, and takes it in when it is stored. That it comes again by the ledger changes nothing.
-    async fn say(&mut self, run: &RunId, fact: Fact) -> Result<(), Lost> {
+    async fn say(&mut self, run: &RunId, fact: Fact) -> Result<(), ConnectionLost> {
         let receipt = receipt(run, fact);
-        self.lead.send(RECEIPTS, receipt.to_message()).await?;
-        self.lead.flush().await?;
+        self.leader.send(RECEIPTS, receipt.to_message()).await?;
+        self.leader.flush().await?;
         self.shared.with(|held| held.ledger.apply(&receipt));
         Ok(())
     }
@@ -229,7 +230,7 @@ impl<'a> Judge<'a> {
         run: &RunId,
         shards: Vec<u32>,
         operator_decisions: u32,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionLost> {
         let started = self.of(run, |state| state.started().cloned());
         let Some(started) = started.flatten() else {
             return Ok(());
@@ -243,9 +244,9 @@ impl<'a> Judge<'a> {
                 shard,
                 command: Command::RefreshDictionary,
             };
-            self.lead.send(ORDERS, order.to_message()).await?;
+            self.leader.send(ORDERS, order.to_message()).await?;
         }
-        self.lead.flush().await?;
+        self.leader.flush().await?;
         tracing::info!(%run, ?shards, "dictionaries ordered");
         self.say(
             run,
@@ -270,7 +271,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Records the run when it has ended: from then on it is known by its record.
-    async fn finish(&mut self, run: &RunId) -> Result<(), Lost> {
+    async fn finish(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
         let record = self.shared.with(|held| {
             let record = held.ledger.finish(run)?;
             held.forget(run);
@@ -281,8 +282,8 @@ impl<'a> Judge<'a> {
         let Some((record, watermarks)) = record else {
             return Ok(());
         };
-        self.lead.send(RECORDS, record.to_message()).await?;
-        self.lead.flush().await?;
+        self.leader.send(RECORDS, record.to_message()).await?;
+        self.leader.flush().await?;
         self.shared.decided();
         let ends = || watermarks.values().copied();
         if let (Some(first), Some(last)) = (ends().min(), ends().max()) {
@@ -293,17 +294,14 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// Opens ended runs that were decided on anew: their receipts are read again.
+    /// Opens ended runs that were decided on again: their receipts are read again.
     async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>) -> Result<(), Cut> {
-        let runs = self.shared.with(|held| held.ledger.take_reopened());
-        let any = !runs.is_empty();
-        for run in runs {
-            let ended = self.shared.with(|held| {
-                let ended = held.ledger.record(&run)?;
-                Some(ended.first_offset)
-            });
-            let Some(first) = ended else { continue };
-            let read = history::read_run(&self.program.broker, &run, first).await;
+        let reopened = self
+            .shared
+            .with(|held| history::take_reopened(&mut held.ledger));
+        let any = !reopened.is_empty();
+        for Reopened { run, first_offset } in reopened {
+            let read = history::read_run(&self.program.broker, &run, first_offset).await;
             let Some(state) = read.map_err(|error| error.to_string())? else {
                 tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
                 continue;
@@ -311,10 +309,10 @@ impl<'a> Judge<'a> {
             let record = self.shared.with(|held| held.ledger.reopen(state));
             if let Some(record) = record {
                 let sent = async {
-                    self.lead.send(RECORDS, record.to_message()).await?;
-                    self.lead.flush().await
+                    self.leader.send(RECORDS, record.to_message()).await?;
+                    self.leader.flush().await
                 };
-                sent.await.map_err(|Lost| lost())?;
+                sent.await.map_err(|ConnectionLost| lost())?;
             }
             tracing::info!(%run, "opened again by an operator's decision");
             dirty.insert(run);
@@ -333,22 +331,11 @@ impl<'a> Judge<'a> {
         }
     }
 
-    async fn look_for_room(&self, (queues, most): (&[String], u64)) {
-        let mut full = None;
-        for queue in queues {
-            match self.lead.session().queue_length(queue).await {
-                Ok(length) if length > most => {
-                    full = Some(format!(
-                        "queue {queue} has {length} messages, more than max_queue_len {most}"
-                    ));
-                }
-                Ok(_) => {}
-                Err(error) => full = Some(error.to_string()),
-            }
-        }
-        self.shared.set_room(full.is_none());
-        let health = full.map_or(Ok(()), Err);
-        self.program.app.health.set("room", health);
+    async fn look_for_room(&self, (queues, max_queue_len): (&[String], u64)) {
+        let session = self.leader.session();
+        let room = session.check_room(queues, max_queue_len).await;
+        self.shared.set_room(room.is_ok());
+        self.program.app.health.set("room", room);
     }
 }
 
@@ -362,5 +349,5 @@ impl Drop for AbortOnDrop {
 }
 
 fn lost() -> Cut {
-    Lost.to_string()
+    ConnectionLost.to_string()
 }

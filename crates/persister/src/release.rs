@@ -151,6 +151,8 @@ impl Release {
 }
 
 impl Worker for Release {
+    const RECEIPTS: &'static str = RECEIPTS;
+
     async fn process(&self, job: &mut Job) -> Outcome {
         let headers = &job.message().headers;
         if let Err(invalid) = headers.check_schema() {
@@ -164,7 +166,7 @@ impl Worker for Release {
         };
         match self.shared.way(&run, batch) {
             Way::Release => self.release(job, run, batch, rows).await,
-            Way::Hold => Outcome::Return {
+            Way::Hold => Outcome::Requeue {
                 why: format!("run {run} is not judged yet"),
             },
             Way::Wait(why) => Outcome::Snooze { why, delay: WAIT },

@@ -8,16 +8,16 @@ use tokio::sync::Notify;
 
 use crate::release::Shared;
 
-/// Messages in hand at once.
+/// Messages in flight at once.
 const PREFETCH: u16 = 100;
 /// The broker hands out what a queue holds within moments.
-const QUIET: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a pass that found something, or that failed.
-const AGAIN: Duration = Duration::from_secs(2);
+const PASS_PAUSE: Duration = Duration::from_secs(2);
 /// After a pass that found nothing there is one more: a batch that was being put away when its run was approved has
 /// arrived by then, however full the quarantine is.
-const AFTERMATH: Duration = Duration::from_secs(90);
+const LAST_PASS_PAUSE: Duration = Duration::from_secs(90);
 
 /// Gives batches in `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
 /// there for [`Reason::Rejected`] and whose runs go on by now. One pass at a time, for all runs; until the session ends.
@@ -34,18 +34,18 @@ pub(crate) async fn replaying(
             let pause = match pass(&session, &program, &shared).await {
                 Ok(0) if once_more => {
                     once_more = false;
-                    AFTERMATH
+                    LAST_PASS_PAUSE
                 }
                 Ok(0) => break,
                 Ok(batches) => {
                     tracing::info!(batches, "taken out of quarantine: their runs were approved");
                     shared.decided();
-                    AGAIN
+                    PASS_PAUSE
                 }
                 Err(_) if session.is_lost() => return,
                 Err(error) => {
                     tracing::error!(%error, "the quarantine cannot be looked through; trying again");
-                    AGAIN
+                    PASS_PAUSE
                 }
             };
             tokio::select! {
@@ -68,22 +68,20 @@ async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, 
     let mut subscription = session.subscribe(&quarantine, PREFETCH).await?;
     let mut replayed = 0;
     for _ in 0..length {
-        let received = tokio::time::timeout(QUIET, subscription.deliveries.recv());
+        let received = tokio::time::timeout(IDLE_TIMEOUT, subscription.deliveries.recv());
         let Ok(Some(delivery)) = received.await else {
             break;
         };
         let goes_on = goes_on(&delivery.message, shared);
-        let publication = match goes_on {
-            true => Publication::to_queue(names::input_queue(program), cleared(delivery.message)),
-            false => Publication::to_queue(quarantine.clone(), delivery.message),
+        let publication = if goes_on {
+            Publication::to_queue(names::input_queue(program), cleared(delivery.message))
+        } else {
+            Publication::to_queue(quarantine.clone(), delivery.message)
         };
-        let confirm = match session.publisher.publish(publication).await {
-            Ok(answer) => answer.await.ok(),
-            Err(_) => None,
-        };
+        let confirm = session.publisher.publish_and_wait(publication).await;
         let tag = delivery.tag;
-        if confirm != Some(Confirm::Stored) {
-            subscription.answer(Acknowledgement::GiveBack { tag });
+        if confirm != Ok(Confirm::Stored) {
+            subscription.acknowledge(Acknowledgement::Requeue { tag });
             tracing::warn!(
                 replayed,
                 "the broker takes no more; the rest stays in quarantine for now"
@@ -91,7 +89,7 @@ async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, 
             break;
         }
         replayed += u64::from(goes_on);
-        subscription.answer(Acknowledgement::Ack {
+        subscription.acknowledge(Acknowledgement::Ack {
             tag,
             multiple: false,
         });

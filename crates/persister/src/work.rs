@@ -1,7 +1,5 @@
-use std::time::Duration;
-
 use pipeline::broker::BrokerError;
-use pipeline::{Program, history, lead, names, run_worker_while};
+use pipeline::{Program, Sessions, history, names, run_worker_while};
 use topology::Topology;
 
 use crate::BATCHES;
@@ -9,9 +7,6 @@ use crate::config::{GateSettings, PersisterSettings};
 use crate::held::Held;
 use crate::judge::Judge;
 use crate::release::{Release, Shared};
-
-/// Pause after a lost lease: a broker that restarts is not hurried.
-const AFTER_LOSS: Duration = Duration::from_millis(500);
 
 /// What the persister knows of the pipeline that it judges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,32 +54,30 @@ async fn judging(
     settings: &PersisterSettings,
     shared: &Shared,
 ) -> Result<(), BrokerError> {
-    while let Some(lead) = lead(program).await? {
+    let mut sessions = Sessions::new(program);
+    while let Some(leader) = sessions.elect().await? {
         let followed = tokio::select! {
             followed = history::follow(&program.broker) => followed,
             () = program.app.shutdown.triggered() => break,
         };
+        let made_progress = followed.is_ok();
         let cause = match followed {
-            Ok((ledger, follower)) => {
+            Ok((ledger, consumer)) => {
                 shared.begin(Held::new(ledger));
-                let mut judge = Judge::new(program, gates, shared, lead);
+                let mut judge = Judge::new(program, gates, shared, leader);
                 let queues = (&inputs.release_queues[..], settings.max_queue_len);
-                let ended = judge.run(follower, queues, inputs.holds).await;
+                let ended = judge.run(consumer, queues, inputs.holds).await;
                 shared.end();
                 judge.close().await;
                 ended.err()
             }
             Err(error) => {
-                lead.close().await;
+                leader.close().await;
                 Some(error.to_string())
             }
         };
         let Some(cause) = cause else { break };
-        tracing::warn!(error = cause, "no longer at work; beginning again");
-        tokio::select! {
-            () = program.app.shutdown.triggered() => break,
-            () = tokio::time::sleep(AFTER_LOSS) => {}
-        }
+        sessions.lost(&cause, made_progress).await;
     }
     Ok(())
 }

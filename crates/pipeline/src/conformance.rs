@@ -35,7 +35,9 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::broker::{Delivery, Publication};
 use crate::{Job, LoopOptions, Outcome, Worker};
 
-use bench::{Bench, By, DELIVERY_LIMIT, PATIENCE, Running, eventually, numbered, options, relay};
+use bench::{
+    Bench, By, DELIVERY_LIMIT, Running, TEST_TIMEOUT, eventually, numbered, options, relay,
+};
 
 /// Ways to break the loop on purpose: the suite must catch each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,7 +64,7 @@ async fn headers_and_bodies_arrive_as_they_were(bench: Bench) {
     running.stop().await;
 }
 
-async fn a_retry_waits_on_the_ladder_and_keeps_its_history(bench: Bench) {
+async fn a_retry_waits_and_keeps_its_history(bench: Bench) {
     bench.fill(1).await;
     let worker = By(
         async |message: Message, _| match message.headers.failures() {
@@ -187,13 +189,16 @@ async fn oversized_messages_go_to_quarantine_unread(bench: Bench) {
 async fn concurrency_is_bounded(bench: Bench) {
     bench.fill(40).await;
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (in_work, peak) = (now.clone(), most.clone());
+    let (in_flight, peak) = (now.clone(), most.clone());
     let worker = By(move |_, _| {
-        let (in_work, peak) = (in_work.clone(), peak.clone());
+        let (in_flight, peak) = (in_flight.clone(), peak.clone());
         async move {
-            peak.fetch_max(in_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            peak.fetch_max(
+                in_flight.fetch_add(1, Ordering::SeqCst) + 1,
+                Ordering::SeqCst,
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
-            in_work.fetch_sub(1, Ordering::SeqCst);
+            in_flight.fetch_sub(1, Ordering::SeqCst);
             (true, Outcome::Done)
         }
     });
@@ -236,7 +241,7 @@ async fn the_broker_itself_gives_up_what_its_worker_does_not(bench: Bench) {
     assert_eq!(killer.death.as_deref(), Some("delivery_limit"));
 }
 
-/// Message 7 of 20 kills the worker, `kills` times; answers with it as it is in quarantine then. The other
+/// Message 7 of 20 kills the worker, `kills` times; returns it as it is in quarantine then. The other
 /// messages must arrive.
 async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u32) -> Delivery {
     bench.fill(20).await;
@@ -261,7 +266,7 @@ async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u3
     };
     let mut running = start();
     for _ in 0..kills {
-        let kill = tokio::time::timeout(PATIENCE, killings.recv()).await;
+        let kill = tokio::time::timeout(TEST_TIMEOUT, killings.recv()).await;
         kill.expect("the message is delivered again");
         running.kill().await;
         running = start();
@@ -275,7 +280,7 @@ async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u3
     killer
 }
 
-async fn a_stop_finishes_what_is_in_work_and_gives_back_the_rest(bench: Bench) {
+async fn a_stop_finishes_what_is_in_flight_and_requeues_the_rest(bench: Bench) {
     bench.fill(10).await;
     let begun = Arc::new(Semaphore::new(0));
     let gate = Arc::new(Semaphore::new(0));
@@ -302,6 +307,8 @@ async fn an_output_without_a_reader_is_never_taken_for_delivered(bench: Bench) {
     let worker = By(async |message: Message, _| (message.body != "1", Outcome::Done));
     struct Elsewhere<W>(W);
     impl<W: Worker> Worker for Elsewhere<W> {
+        const RECEIPTS: &'static str = "receipts";
+
         async fn process(&self, job: &mut Job) -> Outcome {
             job.send("nowhere", job.message().clone()).await;
             self.0.process(job).await
@@ -309,13 +316,13 @@ async fn an_output_without_a_reader_is_never_taken_for_delivered(bench: Bench) {
     }
     let running = Running::start(bench.program(options(5, 5)), Elsewhere(worker));
     let app = running.program.app.clone();
-    let said = eventually(async || app.health.failures().contains_key("publishing")).await;
-    assert!(said, "the health page says that there is no reader");
+    let shown = eventually(async || app.health.failures().contains_key("publishing")).await;
+    assert!(shown, "the health page says that there is no reader");
     running.stop().await;
     bench.length_becomes("relay-in", 3).await;
 }
 
-async fn a_look_for_what_is_not_there_costs_no_session(bench: Bench) {
+async fn a_check_for_what_does_not_exist_costs_no_session(bench: Bench) {
     let session = bench.session().await;
     assert!(!session.exchange_exists("nowhere").await.unwrap());
     assert!(session.exchange_exists("relay-out").await.unwrap());
@@ -328,7 +335,7 @@ async fn a_look_for_what_is_not_there_costs_no_session(bench: Bench) {
 on_every_broker!(
     every_message_arrives_and_none_is_left,
     headers_and_bodies_arrive_as_they_were,
-    a_retry_waits_on_the_ladder_and_keeps_its_history,
+    a_retry_waits_and_keeps_its_history,
     a_snooze_costs_no_attempt,
     too_many_retries_end_in_quarantine,
     what_can_never_be_processed_goes_to_quarantine_and_the_rest_goes_on,
@@ -338,7 +345,7 @@ on_every_broker!(
     a_lost_session_loses_no_message,
     a_message_that_kills_its_worker_ends_in_quarantine,
     the_broker_itself_gives_up_what_its_worker_does_not,
-    a_stop_finishes_what_is_in_work_and_gives_back_the_rest,
+    a_stop_finishes_what_is_in_flight_and_requeues_the_rest,
     an_output_without_a_reader_is_never_taken_for_delivered,
-    a_look_for_what_is_not_there_costs_no_session,
+    a_check_for_what_does_not_exist_costs_no_session,
 );

@@ -1,9 +1,9 @@
-//! Reading what the ledger says: the records of runs that have ended, then the receipts that no record spares.
+//! Reading what the ledger says: the records of runs that have ended, then the receipts that no record covers.
 
 use batch::{Receipt, RunId, header};
 use ledger::{Ledger, Record, RunState};
 
-use crate::broker::{Broker, BrokerError, Follower};
+use crate::broker::{Broker, BrokerError, StreamConsumer};
 use crate::names;
 
 /// The state of every run, from what was confirmed before the call. `see` is shown each receipt that was read; after
@@ -11,8 +11,8 @@ use crate::names;
 pub async fn read(broker: &Broker, mut see: impl FnMut(&Receipt)) -> Result<Ledger, BrokerError> {
     let mut opening = Opening::begin(broker).await?;
     let from = opening.from();
-    let read = broker.read_stream_from(names::LEDGER, from, |place, message| {
-        opening.take(place, message, &mut see);
+    let read = broker.read_stream_from(names::LEDGER, from, |offset, message| {
+        opening.take(offset, message, &mut see);
     });
     read.await?;
     let mut ledger = opening.end();
@@ -20,33 +20,46 @@ pub async fn read(broker: &Broker, mut see: impl FnMut(&Receipt)) -> Result<Ledg
     Ok(ledger)
 }
 
-/// As [`read`], and what is added from then on. Ended runs that were decided on anew are left to [`reopen`].
-pub async fn follow(broker: &Broker) -> Result<(Ledger, Follower), BrokerError> {
+/// As [`read`], and what is added from then on. Ended runs that were decided on again are left to [`reopen`].
+pub async fn follow(broker: &Broker) -> Result<(Ledger, StreamConsumer), BrokerError> {
     let mut opening = Opening::begin(broker).await?;
     let from = opening.from();
-    let follower = broker.follow_stream(names::LEDGER, from, |place, message| {
-        opening.take(place, message, &mut |_| {});
+    let consumer = broker.follow_stream(names::LEDGER, from, |offset, message| {
+        opening.take(offset, message, &mut |_| {});
     });
-    let follower = follower.await?;
-    Ok((opening.end(), follower))
+    let consumer = consumer.await?;
+    Ok((opening.end(), consumer))
 }
 
-/// Reads the receipts of ended runs that were decided on anew, so that they are known by them again. What follows from
-/// the decision is the persister's to do.
+/// Reads the receipts of ended runs that were decided on again, so that they are known by them from then on. What
+/// follows from the decision is the persister's to do.
 pub async fn reopen(broker: &Broker, ledger: &mut Ledger) -> Result<(), BrokerError> {
-    for run in ledger.take_reopened() {
-        let Some(first) = ledger.record(&run).map(|ended| ended.first_offset) else {
-            continue;
-        };
-        if let Some(state) = read_run(broker, &run, first).await? {
+    for Reopened { run, first_offset } in take_reopened(ledger) {
+        if let Some(state) = read_run(broker, &run, first_offset).await? {
             ledger.reopen(state);
         }
     }
     Ok(())
 }
 
-/// The state of one run by its receipts, of which the first is at the place `first` of the ledger. `None`: its beginning
-/// is no longer there.
+/// An ended run that was decided on again.
+pub struct Reopened {
+    pub run: RunId,
+    /// Where its receipts begin on the ledger.
+    pub first_offset: u64,
+}
+
+pub fn take_reopened(ledger: &mut Ledger) -> Vec<Reopened> {
+    let runs = ledger.take_reopened().into_iter();
+    let ended = runs.filter_map(|run| {
+        let first_offset = ledger.record(&run)?.first_offset;
+        Some(Reopened { run, first_offset })
+    });
+    ended.collect()
+}
+
+/// The state of one run by its receipts, of which the first has the offset `first` on the ledger. `None`: its
+/// beginning is no longer there.
 pub async fn read_run(
     broker: &Broker,
     run: &RunId,
@@ -70,7 +83,7 @@ pub async fn read_run(
 struct Opening {
     ledger: Ledger,
     /// Messages that are no receipts or records of this release: one of them must not keep a pipeline from running,
-    /// but it should be said.
+    /// but is logged.
     refused: u64,
     first: Option<batch::Invalid>,
 }
@@ -90,8 +103,8 @@ impl Opening {
                 }
             });
         match read.await {
-            // A pipeline that nobody judges has no records.
-            Err(error) if error.is_missing() => {}
+            // A pipeline without a persister has no records.
+            Err(BrokerError::NotFound { .. }) => {}
             read => read?,
         }
         Ok(opening)
@@ -101,10 +114,10 @@ impl Opening {
         self.ledger.resume_offset().unwrap_or(0)
     }
 
-    fn take(&mut self, place: u64, message: batch::Message, see: &mut impl FnMut(&Receipt)) {
+    fn take(&mut self, offset: u64, message: batch::Message, see: &mut impl FnMut(&Receipt)) {
         match Receipt::from_message(&message) {
             Ok(receipt) => {
-                self.ledger.apply_at(place, &receipt);
+                self.ledger.apply_at(offset, &receipt);
                 see(&receipt);
             }
             Err(invalid) => self.refuse(invalid),

@@ -1,28 +1,17 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use batch::{Failure, Invalid, Message, header};
-
 use tokio::sync::Notify;
 
-use crate::broker::{Publication, Publisher};
-use crate::unconfirmed::Unconfirmed;
-use crate::{Program, names, now_ms};
+use crate::broker::{ConnectionLost, Publisher};
+use crate::outbox::Outbox;
+use crate::{Program, now_ms};
 
-/// The connection to the broker went away while a message was in work. It will be delivered again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the connection to the broker was lost while the message was in work; it will be delivered again"
-)]
-pub struct Lost;
-
-/// One delivered message in the hands of a role, with the way to its outputs.
+/// One delivered message that a role processes, with the way to its outputs.
 pub struct Job {
     message: Message,
     attempt: u32,
-    program: Program,
-    publisher: Publisher,
-    unconfirmed: Unconfirmed,
+    pub(crate) outbox: Outbox,
     abandoned: Arc<Notify>,
 }
 
@@ -30,15 +19,13 @@ impl Job {
     pub(crate) fn new(
         message: Message,
         attempt: u32,
-        program: Program,
+        program: &Program,
         publisher: Publisher,
     ) -> Self {
         Self {
             message,
             attempt,
-            program,
-            publisher,
-            unconfirmed: Unconfirmed::default(),
+            outbox: Outbox::with_publisher(program, publisher),
             abandoned: Arc::default(),
         }
     }
@@ -57,42 +44,27 @@ impl Job {
     /// The job's own message is acknowledged only after the confirm. Never resolves once the connection is lost:
     /// the loop cancels the job then.
     pub async fn send(&mut self, output: &str, message: Message) {
-        let sent = self.try_send(output, message).await;
+        let sent = self.outbox.send(output, message).await;
         self.or_abandon(sent).await;
     }
 
     /// Keeps `part`, the rows of the job's message that can never be stored, in quarantine.
     /// The history of the message comes first in it, `why` last. Never resolves once the connection is lost.
     pub async fn quarantine_rows(&mut self, part: Message, why: &Invalid) {
-        let sent = self.try_quarantine(part, why).await;
+        let message = self.with_reason(part, why);
+        let sent = self.outbox.quarantine(message).await;
         self.or_abandon(sent).await;
     }
 
-    pub(crate) async fn try_send(&mut self, output: &str, message: Message) -> Result<(), Lost> {
-        self.program.count_sent("out");
-        let exchange = names::output_exchange(self.program.name());
-        self.publish(Publication {
-            exchange,
-            routing_key: output.to_owned(),
-            message,
-        })
-        .await
+    /// Resolves when the program is told to stop: long waits should end then with
+    /// [`crate::Outcome::Snooze`].
+    pub async fn stopping(&self) {
+        self.program().app.shutdown.triggered().await;
     }
 
-    pub(crate) async fn try_quarantine(
-        &mut self,
-        part: Message,
-        why: &Invalid,
-    ) -> Result<(), Lost> {
-        self.program.count_sent("quar");
-        let message = self.with_reason(part, why);
-        let queue = names::quarantine_queue(self.program.name());
-        self.publish(Publication::to_queue(queue, message)).await
-    }
-
-    /// What cannot be sent any more ends the whole job: the role is not asked, and its message is delivered again.
-    async fn or_abandon(&self, sent: Result<(), Lost>) {
-        if let Err(Lost) = sent {
+    /// What cannot be sent any more ends the whole job, wherever the role is: its message is delivered again.
+    async fn or_abandon(&self, sent: Result<(), ConnectionLost>) {
+        if let Err(ConnectionLost) = sent {
             self.abandoned.notify_one();
             std::future::pending().await
         }
@@ -103,52 +75,26 @@ impl Job {
         self.abandoned = abandoned.clone();
     }
 
-    /// Resolves when the program is told to stop: long waits should end then with
-    /// [`Outcome::Snooze`].
-    pub async fn stopping(&self) {
-        self.program.app.shutdown.triggered().await;
-    }
-
     pub(crate) fn program(&self) -> &Program {
-        &self.program
+        self.outbox.program()
     }
 
+    /// `message` as it goes to quarantine.
     pub(crate) fn with_reason(&self, mut message: Message, why: &Invalid) -> Message {
         message.headers.set(header::REASON, why.reason.as_str());
-        message.headers.set(header::PROGRAM, self.program.name());
+        message.headers.set(header::PROGRAM, self.program().name());
         message.headers.add_failure(self.failure(&why.detail, ""));
         message
     }
 
     pub(crate) fn failure(&self, what: &str, at: &str) -> Failure {
         Failure {
-            who: self.program.name().to_owned(),
-            host: self.program.app.host.to_string(),
+            who: self.program().name().to_owned(),
+            host: self.program().app.host.to_string(),
             when_ms: now_ms(),
             what: what.to_owned(),
             r#where: at.to_owned(),
             times: 1,
         }
-    }
-
-    pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), Lost> {
-        let app = &self.program.app;
-        self.unconfirmed
-            .publish(&self.publisher, app, publication)
-            .await
-    }
-
-    /// Waits until every output of the message is stored.
-    pub(crate) async fn confirmed(&mut self) -> Result<(), Lost> {
-        self.unconfirmed
-            .settle(&self.publisher, &self.program.app)
-            .await
-    }
-
-    /// [`Self::confirmed`] for as long as `patience`; then whether they are all stored, and no longer waited for.
-    pub(crate) async fn confirmed_within(&mut self, patience: Duration) -> Result<bool, Lost> {
-        self.unconfirmed
-            .settle_within(patience, &self.publisher, &self.program.app)
-            .await
     }
 }

@@ -1,4 +1,4 @@
-//! Names of a program's objects in the broker: said once, here.
+//! Names of a program's objects in the broker, each defined here alone.
 
 /// Queue that `program` reads.
 pub fn input_queue(program: &str) -> String {
@@ -15,7 +15,7 @@ pub fn quarantine_queue(program: &str) -> String {
     format!("{program}-quar")
 }
 
-/// Queue whose only subscriber is the one process of `program` that is at work.
+/// Queue whose only subscriber is the one active process of `program`.
 pub fn lease_queue(program: &str) -> String {
     format!("{program}-lease")
 }

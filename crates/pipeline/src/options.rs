@@ -3,7 +3,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Ladder;
+use crate::RetrySchedule;
 
 /// How a worker takes messages. Each role has its own defaults for `prefetch` and `concurrency`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,7 +16,7 @@ pub struct LoopOptions {
     /// Failures after which a message goes to quarantine. With the default delays ten failures take
     /// about seven hours: longer than most outages, shorter than a day.
     pub max_retries: u32,
-    /// Deliveries of a message without an answer after which it goes to quarantine, with its history and a
+    /// Deliveries of a message without an acknowledgement after which it goes to quarantine, with its history and a
     /// receipt: it probably kills its worker. Below `pipeline.delivery_limit`, which is the broker's own
     /// last resort and leaves no receipt.
     pub max_deliveries: u32,
@@ -24,7 +24,7 @@ pub struct LoopOptions {
     pub max_body_bytes: usize,
     /// Bytes of a message's headers above which it goes to quarantine unread.
     pub max_header_bytes: usize,
-    /// Seconds that a worker told to stop gives to what it has in work; the rest goes back to the queue.
+    /// Seconds that a worker told to stop gives to what it has in flight; the rest goes back to the queue.
     pub grace_seconds: f64,
 }
 
@@ -74,7 +74,7 @@ impl LoopOptions {
     }
 }
 
-/// Where the broker is, and what every program expects of it.
+/// The broker, and how every program uses it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerSettings {
@@ -105,10 +105,10 @@ impl Default for BrokerSettings {
 }
 
 impl BrokerSettings {
-    /// The delays as a ladder, if they are one.
-    pub fn ladder(&self) -> Result<Ladder, String> {
+    /// The delays, if they grow from one to the next.
+    pub fn retry_schedule(&self) -> Result<RetrySchedule, String> {
         let delays = self.retry_delays_seconds.iter();
-        Ladder::new(delays.copied().map(Duration::from_secs).collect())
+        RetrySchedule::new(delays.copied().map(Duration::from_secs).collect())
             .map_err(|error| format!("broker.retry_delays_seconds: {error}"))
     }
 

@@ -11,20 +11,20 @@ pub enum Outcome {
     /// Failed for a reason that may pass: tried again after a delay that grows with the number of
     /// failures, and quarantined after `max_retries` of them.
     Retry {
-        /// What failed, for a person.
+        /// What failed, as text for an operator.
         error: String,
         /// Which store, table, index or replica it was about; may be empty.
         at: String,
     },
-    /// Not now, and nobody's fault: comes again after `delay` or sooner (the longest rung of the ladder that is
-    /// not longer), costing no attempt.
+    /// Not now, without a failure: comes again after `delay` or sooner (the longest retry delay that is not longer),
+    /// and costs no retry.
     Snooze { why: String, delay: Duration },
     /// Can never be processed as it is: kept in quarantine for an operator, with the reason.
     Quarantine(Invalid),
-    /// Not to be taken out of its queue yet: goes back to where it was. Only for a role that shuts its intake as
+    /// Not to be taken out of its queue yet: goes back to where it was. Only for a role that pauses its intake as
     /// well (see [`crate::run_worker_while`]), or it would come again at once.
-    Return { why: String },
-    /// Of no use to anyone any more, such as a stale order: dropped, and counted.
+    Requeue { why: String },
+    /// Of no use any more, such as a stale order: dropped, and counted.
     Discard { why: String },
 }
 
@@ -43,7 +43,7 @@ impl Outcome {
             Self::Retry { .. } => "retry",
             Self::Snooze { .. } => "snooze",
             Self::Quarantine(_) => "quarantine",
-            Self::Return { .. } => "return",
+            Self::Requeue { .. } => "requeue",
             Self::Discard { .. } => "discard",
         }
     }

@@ -1,16 +1,14 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use batch::Message;
 
-use crate::broker::{BrokerError, Publication, Session};
-use crate::unconfirmed::Unconfirmed;
-use crate::{Lost, Program, history, names};
+use crate::broker::{BrokerError, ConnectionLost, Session};
+use crate::outbox::Outbox;
+use crate::program::POLL_INTERVAL;
+use crate::{Program, Sessions};
 
-/// How often a producer looks at the queues that it fills.
-const LOOK: Duration = Duration::from_secs(1);
-/// Messages sent between two looks, at most: bounds how far a queue is overfilled.
-const LOOK_AFTER: usize = 1000;
+/// Messages sent between two checks of the queues, at most: bounds how far a queue is overfilled.
+const CHECK_EVERY: usize = 1000;
 
 /// Why a producer stopped before it was done.
 #[derive(Debug, thiserror::Error)]
@@ -21,20 +19,21 @@ pub enum ProducerError {
     Stopped,
 }
 
-/// The way out of a producer. Holds it back while a queue that it fills is too long or the broker has an
-/// alarm, and outlives sessions: what is not known to be stored is published again on the next one.
-pub struct Sender {
+/// The way out of a program that reads no queue. Holds it back while a queue that it fills is too long or the broker
+/// has an alarm, and outlives sessions: what is not known to be stored is published again on the next one.
+pub struct Producer {
     program: Program,
+    sessions: Sessions,
     session: Session,
-    unconfirmed: Unconfirmed,
+    outbox: Outbox,
     /// Queues that each output fills.
     readers: BTreeMap<String, Vec<String>>,
     max_queue_len: u64,
-    since_look: usize,
+    since_check: usize,
     held_back: bool,
 }
 
-impl Sender {
+impl Producer {
     /// Connects and waits until the pipeline is configured. `readers`: for each output the queues that
     /// it fills and that must not grow beyond `max_queue_len` messages.
     pub async fn open(
@@ -42,14 +41,17 @@ impl Sender {
         readers: BTreeMap<String, Vec<String>>,
         max_queue_len: u64,
     ) -> Result<Self, ProducerError> {
+        let mut sessions = Sessions::new(program);
+        let session = sessions.next().await?.ok_or(ProducerError::Stopped)?;
         Ok(Self {
             program: program.clone(),
-            session: session(program).await?,
-            unconfirmed: Unconfirmed::default(),
+            outbox: Outbox::new(program, &session),
+            sessions,
+            session,
             readers,
             max_queue_len,
-            // The first message looks first.
-            since_look: LOOK_AFTER,
+            // The first message checks first.
+            since_check: CHECK_EVERY,
             held_back: false,
         })
     }
@@ -57,54 +59,33 @@ impl Sender {
     /// Publishes `message` to the named output, when there is room.
     pub async fn send(&mut self, output: &str, message: Message) -> Result<(), ProducerError> {
         self.wait_for_room(output).await?;
-        self.since_look += 1;
-        self.program.count_sent("out");
-        let publication = Publication {
-            exchange: names::output_exchange(self.program.name()),
-            routing_key: output.to_owned(),
-            message,
-        };
+        self.since_check += 1;
         let shutdown = self.program.app.shutdown.clone();
         // Waits while too many confirms are outstanding: during an alarm, without end.
-        let published = tokio::select! {
-            published = self.unconfirmed.publish(&self.session.publisher, &self.program.app, publication) => published,
+        let sent = tokio::select! {
+            sent = self.outbox.send(output, message) => sent,
             () = shutdown.triggered() => return Err(ProducerError::Stopped),
         };
-        if let Err(Lost) = published {
-            self.begin_again().await?;
+        match sent {
+            Ok(()) => Ok(()),
+            Err(ConnectionLost) => self.reconnect().await,
         }
-        Ok(())
     }
 
     /// Waits until everything sent is stored.
     pub async fn flush(&mut self) -> Result<(), ProducerError> {
-        let app = self.program.app.clone();
+        let shutdown = self.program.app.shutdown.clone();
         loop {
-            let settled = tokio::select! {
+            let flushed = tokio::select! {
                 biased;
-                settled = self.unconfirmed.settle(&self.session.publisher, &app) => settled,
-                () = app.shutdown.triggered() => return Err(ProducerError::Stopped),
+                flushed = self.outbox.flush() => flushed,
+                () = shutdown.triggered() => return Err(ProducerError::Stopped),
             };
-            match settled {
+            match flushed {
                 Ok(()) => return Ok(()),
-                Err(Lost) => self.begin_again().await?,
+                Err(ConnectionLost) => self.reconnect().await?,
             }
         }
-    }
-
-    /// What the ledger says up to now, with each receipt that was not spared by a record shown to `see` beside the
-    /// `T` of the caller. A reading that is cut off begins again, with nothing seen.
-    pub async fn read_history<T: Default>(
-        &self,
-        see: impl Fn(&mut T, &batch::Receipt),
-    ) -> Result<(ledger::Ledger, T), ProducerError> {
-        let read = || async {
-            let mut seen = T::default();
-            let ledger = history::read(&self.program.broker, |r| see(&mut seen, r)).await?;
-            Ok((ledger, seen))
-        };
-        let read = self.program.persistently(read).await?;
-        read.ok_or(ProducerError::Stopped)
     }
 
     /// Ends in good order; everything sent is stored.
@@ -115,94 +96,64 @@ impl Sender {
     }
 
     async fn wait_for_room(&mut self, output: &str) -> Result<(), ProducerError> {
-        let blocked = self.session.blocked().borrow().clone();
-        let due = self.since_look >= LOOK_AFTER && self.readers.contains_key(output);
-        if !due && blocked.is_none() && !self.held_back {
+        let blocked = self.session.blocked().borrow().is_some();
+        let due = self.since_check >= CHECK_EVERY && self.readers.contains_key(output);
+        if !due && !blocked && !self.held_back {
             return Ok(());
         }
-        self.since_look = 0;
-        while let Some(why) = self.no_room(output).await? {
+        self.since_check = 0;
+        loop {
+            if self.session.is_lost() {
+                self.reconnect().await?;
+            }
+            let Err(why) = self.check_room(output).await else {
+                break;
+            };
             if !self.held_back {
                 tracing::info!(why, "holding back");
                 self.program.app.health.set("room", Err(why));
                 self.held_back = true;
             }
-            tokio::select! {
-                () = self.program.app.shutdown.triggered() => return Err(ProducerError::Stopped),
-                () = tokio::time::sleep(LOOK) => {}
+            if !self.program.pause(POLL_INTERVAL).await {
+                return Err(ProducerError::Stopped);
             }
         }
         if std::mem::take(&mut self.held_back) {
-            tracing::info!("going on");
+            tracing::info!("sending again");
             self.program.app.health.set("room", Ok(()));
         }
         Ok(())
     }
 
-    /// Why nothing may be sent at the moment, if so.
-    async fn no_room(&mut self, output: &str) -> Result<Option<String>, ProducerError> {
-        if self.session.is_lost() {
-            self.begin_again().await?;
-        }
+    /// Why nothing may be sent at the moment, if so. If it is the session's fault, the next check has another one.
+    async fn check_room(&self, output: &str) -> Result<(), String> {
         if let Some(reason) = self.session.blocked().borrow().clone() {
-            return Ok(Some(format!("the broker has an alarm: {reason}")));
+            return Err(format!("the broker has an alarm: {reason}"));
         }
-        for queue in self.readers.get(output).cloned().unwrap_or_default() {
-            let length = match self.session.queue_length(&queue).await {
-                Ok(length) => length,
-                // If it is the session's fault, the next look begins with another one.
-                Err(error) => return Ok(Some(error.to_string())),
-            };
-            if length > self.max_queue_len {
-                return Ok(Some(format!(
-                    "queue {queue} has {length} messages, more than max_queue_len {}",
-                    self.max_queue_len
-                )));
-            }
-        }
-        Ok(None)
+        let queues = self.readers.get(output).map_or(&[][..], Vec::as_slice);
+        self.session.check_room(queues, self.max_queue_len).await
     }
 
     /// Begins a new session and publishes what is not known to be stored. Repeated messages are harmless:
     /// tasks and receipts count once, whatever the number of their copies.
-    async fn begin_again(&mut self) -> Result<(), ProducerError> {
-        loop {
-            if self.program.app.shutdown.is_triggered() {
-                return Err(ProducerError::Stopped);
-            }
-            let left = self.unconfirmed.take();
+    async fn reconnect(&mut self) -> Result<(), ProducerError> {
+        let shutdown = self.program.app.shutdown.clone();
+        let mut made_progress = true;
+        while !shutdown.is_triggered() {
             self.session.close().await;
-            tracing::warn!(
-                unconfirmed = left.len(),
-                "session with the broker lost; beginning a new one"
-            );
-            self.session = session(&self.program).await?;
-            let (app, shutdown) = (&self.program.app, &self.program.app.shutdown);
-            let mut lost = false;
-            for publication in left {
-                let published = self
-                    .unconfirmed
-                    .publish(&self.session.publisher, app, publication);
-                tokio::select! {
-                    published = published => lost |= published.is_err(),
-                    () = shutdown.triggered() => return Err(ProducerError::Stopped),
-                }
+            let cause = self.session.lost().await;
+            tracing::info!(unconfirmed = self.outbox.len(), "to be published again");
+            self.sessions.lost(&cause, made_progress).await;
+            let Some(session) = self.sessions.next().await? else {
+                break;
+            };
+            self.session = session;
+            tokio::select! {
+                resent = self.outbox.resend(&self.session) => if resent.is_ok() { return Ok(()) },
+                () = shutdown.triggered() => break,
             }
-            if !lost {
-                return Ok(());
-            }
+            made_progress = false;
         }
-    }
-}
-
-async fn session(program: &Program) -> Result<Session, ProducerError> {
-    loop {
-        let session = program.connect().await?.ok_or(ProducerError::Stopped)?;
-        if program.configured(&session).await? {
-            return Ok(session);
-        }
-        if program.app.shutdown.is_triggered() {
-            return Err(ProducerError::Stopped);
-        }
+        Err(ProducerError::Stopped)
     }
 }

@@ -4,21 +4,21 @@ use std::time::Duration;
 use app::App;
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::broker::{Broker, BrokerError, RabbitMq, Session};
-use crate::{BrokerSettings, Ladder, LoopOptions, names};
+use crate::{BrokerSettings, LoopOptions, RetrySchedule, names};
 
-/// Pauses between tries to reach the broker: first, and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// How often a program looks whether its pipeline is configured by now.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the broker is asked for something that changes without notice: whether the pipeline is configured, the
+/// lease is free, or there is room in a queue.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A program and its broker: what every loop is given.
+/// A program and its broker, which every loop works with.
 #[derive(Clone)]
 pub struct Program {
     pub app: App,
     pub broker: Broker,
     pub(crate) options: Arc<LoopOptions>,
-    pub(crate) ladder: Arc<Ladder>,
+    pub(crate) schedule: Arc<RetrySchedule>,
     give_up: Duration,
     #[cfg(test)]
     pub(crate) mutant: crate::conformance::Mutant,
@@ -34,19 +34,24 @@ impl Program {
         let url = settings.url.reveal()?;
         let broker = RabbitMq::new(&url)
             .map_err(|error| anyhow::anyhow!("broker.url is not an AMQP address: {error}"))?;
-        let ladder = settings.ladder().map_err(anyhow::Error::msg)?;
-        let mut program = Self::with_broker(app, Broker::RabbitMq(broker), options, ladder);
+        let schedule = settings.retry_schedule().map_err(anyhow::Error::msg)?;
+        let mut program = Self::with_broker(app, Broker::RabbitMq(broker), options, schedule);
         program.give_up = settings.give_up();
         Ok(program)
     }
 
     /// A program on any broker.
-    pub fn with_broker(app: &App, broker: Broker, options: &LoopOptions, ladder: Ladder) -> Self {
+    pub fn with_broker(
+        app: &App,
+        broker: Broker,
+        options: &LoopOptions,
+        schedule: RetrySchedule,
+    ) -> Self {
         Self {
             app: app.clone(),
             broker,
             options: Arc::new(options.clone()),
-            ladder: Arc::new(ladder),
+            schedule: Arc::new(schedule),
             give_up: BrokerSettings::default().give_up(),
             #[cfg(test)]
             mutant: Default::default(),
@@ -60,11 +65,12 @@ impl Program {
     /// Begins a session, trying until it succeeds, the time is up, or the program is told to stop (`None`).
     /// Refused credentials end the tries at once: they would be refused again.
     pub(crate) async fn connect(&self) -> Result<Option<Session>, BrokerError> {
-        self.persistently(|| self.broker.connect(self.name())).await
+        self.with_retries(|| self.broker.connect(self.name())).await
     }
 
-    /// Asks the broker for something that takes a connection of its own, as persistently as [`Self::connect`].
-    pub(crate) async fn persistently<T, F>(
+    /// Asks the broker for something that takes a connection of its own, until it succeeds, `broker.give_up_seconds`
+    /// are over, or the program is told to stop (`None`).
+    pub async fn with_retries<T, F>(
         &self,
         mut ask: impl FnMut() -> F,
     ) -> Result<Option<T>, BrokerError>
@@ -72,7 +78,7 @@ impl Program {
         F: Future<Output = Result<T, BrokerError>>,
     {
         let since = Instant::now();
-        let mut pause = RECONNECT.0;
+        let mut backoff = Backoff::new();
         loop {
             let error = match ask().await {
                 Ok(answer) => {
@@ -83,33 +89,42 @@ impl Program {
                 Err(error) if since.elapsed() >= self.give_up => return Err(error),
                 Err(error) => error,
             };
+            let pause = backoff.next_pause();
             tracing::warn!(%error, "no connection to the broker; trying again in {pause:?}");
             self.app.health.set("broker", Err(error.to_string()));
-            tokio::select! {
-                () = self.app.shutdown.triggered() => return Ok(None),
-                () = tokio::time::sleep(pause) => {}
+            if !self.pause(pause).await {
+                return Ok(None);
             }
-            pause = (pause * 2).min(RECONNECT.1);
         }
     }
 
     /// Waits until the pipeline is configured. `false` when the program is told to stop or the session is lost.
-    pub(crate) async fn configured(&self, session: &Session) -> Result<bool, BrokerError> {
-        let mut said = false;
+    pub(crate) async fn wait_until_configured(
+        &self,
+        session: &Session,
+    ) -> Result<bool, BrokerError> {
+        let mut logged = false;
         while !session.exchange_exists(names::CONFIGURED).await? {
-            if !said {
+            if !logged {
                 tracing::info!(
                     "waiting until the pipeline is configured: fleet pipeline configure --type TYPE"
                 );
-                said = true;
+                logged = true;
             }
             tokio::select! {
-                () = self.app.shutdown.triggered() => return Ok(false),
+                going_on = self.pause(POLL_INTERVAL) => if !going_on { return Ok(false) },
                 _ = session.lost() => return Ok(false),
-                () = tokio::time::sleep(LOOK) => {}
             }
         }
         Ok(true)
+    }
+
+    /// Waits for as long as `pause`. `false` when told to stop before it is over.
+    pub(crate) async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.app.shutdown.triggered() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
     }
 
     /// Counts a message sent.
@@ -119,7 +134,7 @@ impl Program {
     }
 }
 
-/// Tells the log and the health page whenever the broker stops or resumes taking messages.
+/// Tells the log and the health page whenever the broker stops or resumes taking messages, until the session ends.
 pub(crate) async fn watch_alarms(app: App, session: Session) {
     let mut blocked = session.blocked();
     let mut was_blocked = false;

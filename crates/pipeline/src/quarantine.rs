@@ -1,13 +1,13 @@
-//! Looking into quarantine without touching it.
+//! Inspecting quarantine without changing it.
 //!
-//! The messages are taken as any consumer takes them and never answered for: when the reader goes, however it
-//! goes, the broker takes them back. Each look counts as a delivery, so the delivery limit of a quarantine queue
+//! The messages are consumed like any others and never acknowledged: when the reader ends, in whatever way, the
+//! broker takes them back. Each inspection counts as a delivery, so the delivery limit of a quarantine queue
 //! is out of reach (the crate `topology` declares it so).
 //!
-//! A quorum queue hands out what came back first, and puts what comes back again behind all that did so
-//! earlier: a look at a part of it would move that part. So a look goes on until it has everything that ever
-//! came back, which the broker's count of deliveries tells, and gives all of it back in its order. Only a look
-//! that is killed, or two at once, can change the order.
+//! A quorum queue delivers first what was requeued, and puts what is requeued again behind all that was requeued
+//! earlier: an inspection of a part of it would move that part. So an inspection continues until it has everything
+//! that was ever requeued, which the broker's count of deliveries tells, and requeues all of it in its order. Only an
+//! inspection that is killed, or two at once, can change the order.
 
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use serde::Serialize;
 use crate::broker::{Broker, BrokerError, Delivery, Session, Subscription};
 use crate::names;
 
-/// Messages taken at once beyond the limit of a look: few, for each look adds as many to those that came back.
+/// Messages taken at once beyond the limit of an inspection: few, for each inspection adds as many to those that were
+/// requeued.
 const BEYOND: u16 = 256;
 
-/// A pause after which nothing more is expected, though the queue should have more: another reader holds it.
-const QUIET: Duration = Duration::from_secs(2);
+/// A pause after which no more messages are expected, though the queue should have more: another reader has them.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The broker's own word for a message that was delivered too often.
 const DELIVERY_LIMIT: &str = "delivery_limit";
@@ -31,9 +32,9 @@ const DELIVERY_LIMIT: &str = "delivery_limit";
 /// they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quarantined {
-    /// Place in the queue, from 1: the same at every look until something is taken out.
+    /// Position in the queue, from 1: the same at every inspection until a message is taken out.
     pub position: u64,
-    /// The program whose quarantine it is in.
+    /// The program that has it in quarantine.
     pub program: String,
     pub reason: Option<Reason>,
     pub run: Option<RunId>,
@@ -56,7 +57,7 @@ pub struct Quarantined {
 impl Quarantined {
     fn new(program: &str, position: u64, message: Message, death: Option<String>) -> Self {
         let Message { headers, body } = message;
-        // The broker's word is the later one: a program that quarantines a message publishes it anew.
+        // The broker's reason is the later one: a program that quarantines a message publishes a new copy.
         let reason = match death.as_deref() {
             Some(DELIVERY_LIMIT) => Some(Reason::DeliveryLimit),
             _ => headers.text(header::REASON).and_then(Reason::parse),
@@ -89,44 +90,44 @@ impl Quarantined {
     }
 }
 
-/// What a look into a quarantine found.
+/// What an inspection found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Look<T> {
+pub struct Inspection<T> {
     /// What the caller kept, in the order of the queue.
     pub kept: Vec<T>,
-    /// How many messages were looked at, from the head of the queue.
+    /// How many messages were inspected, from the head of the queue.
     pub seen: u64,
-    /// How many messages the queue had to give when the look began. More than `seen` when there are more than the
-    /// limit, or another reader holds some.
+    /// How many messages were ready in the queue when the inspection began. More than `seen` when there are more than
+    /// the limit, or another reader has some.
     pub ready: u64,
 }
 
-/// Looks at the first `limit` messages in the quarantine of `program`. `keep` is given each and answers with
-/// what to keep of it: bodies can be large, so what is not needed should be let go.
+/// Inspects the first `limit` messages in the quarantine of `program`. `keep` is given each and returns what to keep
+/// of it: bodies can be large, so what is not needed should be dropped.
 ///
-/// Fails with [`BrokerError::Object`] when the program has no quarantine.
-pub async fn look<T>(
+/// Fails with [`BrokerError::NotFound`] when the program has no quarantine.
+pub async fn inspect<T>(
     broker: &Broker,
     program: &str,
     limit: u16,
     keep: impl FnMut(Quarantined) -> Option<T>,
-) -> Result<Look<T>, BrokerError> {
+) -> Result<Inspection<T>, BrokerError> {
     let session = broker.connect("fleet-quarantine").await?;
-    let looked = look_in(&session, program, limit, keep).await;
+    let inspection = inspect_in(&session, program, limit, keep).await;
     session.close().await;
-    looked
+    inspection
 }
 
-async fn look_in<T>(
+async fn inspect_in<T>(
     session: &Session,
     program: &str,
     limit: u16,
     mut keep: impl FnMut(Quarantined) -> Option<T>,
-) -> Result<Look<T>, BrokerError> {
+) -> Result<Inspection<T>, BrokerError> {
     let queue = names::quarantine_queue(program);
     let ready = session.queue_length(&queue).await?;
     let wanted = ready.min(u64::from(limit));
-    let mut look = Look {
+    let mut inspection = Inspection {
         kept: Vec::new(),
         seen: 0,
         ready,
@@ -134,27 +135,27 @@ async fn look_in<T>(
     let mut taken = Taken::new(session, &queue);
     let mut next = wanted as u16;
     while next > 0 {
-        let came_back = taken
+        let was_requeued = taken
             .take(next, |n, message, death| {
                 if n <= wanted {
-                    look.seen = n;
+                    inspection.seen = n;
                     let quarantined = Quarantined::new(program, n, message, death);
-                    look.kept.extend(keep(quarantined));
+                    inspection.kept.extend(keep(quarantined));
                 }
             })
             .await?;
         let left = ready - taken.count;
-        next = if came_back {
+        next = if was_requeued {
             left.min(u64::from(BEYOND)) as u16
         } else {
             0
         };
     }
-    taken.give_back().await;
-    Ok(look)
+    taken.requeue_all().await;
+    Ok(inspection)
 }
 
-/// Messages in the hands of a reader.
+/// Messages that a reader has taken.
 struct Taken<'a> {
     session: &'a Session,
     queue: &'a str,
@@ -173,17 +174,17 @@ impl<'a> Taken<'a> {
         }
     }
 
-    /// Takes `more` messages and shows each, with its place in the queue and the broker's reason for it.
-    /// Answers whether there are `more`, and the last one had been taken before and come back.
+    /// Takes `more` messages and shows each, with its position in the queue and the broker's reason for it.
+    /// Returns whether there are `more`, and the last one had been requeued before.
     async fn take(
         &mut self,
         more: u16,
         mut show: impl FnMut(u64, Message, Option<String>),
     ) -> Result<bool, BrokerError> {
         let mut subscription = self.session.subscribe(self.queue, more).await?;
-        let mut came_back = false;
+        let mut was_requeued = false;
         for _ in 0..more {
-            match tokio::time::timeout(QUIET, subscription.deliveries.recv()).await {
+            match tokio::time::timeout(IDLE_TIMEOUT, subscription.deliveries.recv()).await {
                 Ok(Some(delivery)) => {
                     let Delivery {
                         message,
@@ -192,7 +193,7 @@ impl<'a> Taken<'a> {
                         ..
                     } = delivery;
                     self.count += 1;
-                    came_back = delivery_count > 0;
+                    was_requeued = delivery_count > 0;
                     show(self.count, message, death);
                 }
                 Ok(None) => {
@@ -203,17 +204,17 @@ impl<'a> Taken<'a> {
                     });
                 }
                 Err(_) => {
-                    came_back = false;
+                    was_requeued = false;
                     break;
                 }
             }
         }
         self.subscriptions.push(subscription);
-        Ok(came_back)
+        Ok(was_requeued)
     }
 
-    /// Gives everything back, in its order.
-    async fn give_back(self) {
+    /// Requeues everything, in its order.
+    async fn requeue_all(self) {
         for subscription in self.subscriptions {
             subscription.close().await;
         }

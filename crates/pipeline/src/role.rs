@@ -23,7 +23,7 @@ pub enum RoleKind {
     Worker,
     /// Reads nothing.
     Producer,
-    /// Follows the ledger, one process at a time; a type may have it read a queue too.
+    /// Reads the ledger as it grows, one process at a time; a type may have it read a queue too.
     Controller,
     /// No program at all: an append-only stream that others read.
     Stream,
@@ -31,11 +31,14 @@ pub enum RoleKind {
 
 /// A role that processes one message at a time; `concurrency` of them at once.
 pub trait Worker: Send + Sync + 'static {
+    /// The output for [`Self::quarantined`].
+    const RECEIPTS: &'static str;
+
     /// Processes one message. Outputs go out through [`Job::send`] while it runs. It is cancelled at its next
     /// `await` when the connection is lost: nothing is acknowledged then, and the message is delivered again.
     fn process(&self, job: &mut Job) -> impl Future<Output = Outcome> + Send;
 
-    /// The message that tells the ledger of a quarantined message, sent to output `receipts`.
+    /// The message that tells the ledger of a quarantined message, sent to output [`Self::RECEIPTS`].
     fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {
         None
     }
@@ -43,12 +46,15 @@ pub trait Worker: Send + Sync + 'static {
 
 /// A role that processes groups of messages that belong together.
 pub trait BatchWorker: Send + Sync + 'static {
-    /// What messages of one group have in common: a shard, say.
+    /// As [`Worker::RECEIPTS`].
+    const RECEIPTS: &'static str;
+
+    /// What messages of one group have in common, such as a shard.
     type Key: Clone + Eq + Hash + Send + Sync + std::fmt::Debug + 'static;
     /// A message, checked and made ready when it is admitted.
     type Item: Send + 'static;
 
-    /// Checks a message as it comes in, cheaply. What is refused here goes to quarantine alone.
+    /// Checks a message as it comes in, cheaply. One that is refused here goes to quarantine alone.
     fn admit(&self, message: &Message) -> Result<(Self::Key, Weight, Self::Item), Invalid>;
 
     /// When a group is full.

@@ -6,7 +6,7 @@ use app::App;
 use batch::Message;
 
 use crate::broker::{Broker, Confirm, Memory, Publication, Publisher};
-use crate::{Job, Ladder, LoopOptions, Outcome, Program};
+use crate::{Job, LoopOptions, Outcome, Program, RetrySchedule};
 
 /// What a detached job sent: output (or queue) and message, in order.
 #[derive(Clone, Default)]
@@ -24,7 +24,12 @@ impl Sent {
 /// A job of program `app` with `message` at its `attempt`-th try, whose outputs are all confirmed.
 pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
     let broker = Broker::Memory(Memory::new());
-    let program = Program::with_broker(app, broker, &LoopOptions::default(), Ladder::default());
+    let program = Program::with_broker(
+        app,
+        broker,
+        &LoopOptions::default(),
+        RetrySchedule::default(),
+    );
     let (publisher, mut requests) = Publisher::new();
     let sent = Sent::default();
     let record = sent.clone();
@@ -43,12 +48,12 @@ pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
             let _ = request.confirm.send(Confirm::Stored);
         }
     });
-    (Job::new(message, attempt, program, publisher), sent)
+    (Job::new(message, attempt, &program, publisher), sent)
 }
 
 /// Waits until everything that `job` sent is confirmed, and so in its [`Sent`].
 pub async fn confirmed(job: &mut Job) {
-    let confirmed = job.confirmed().await;
+    let confirmed = job.outbox.flush().await;
     confirmed.expect("the connection of a detached job is not lost");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use batch::{Fact, RunId, RunPlan, Stage};
 use ledger::Ledger;
 use pipeline::broker::{BrokerError, Confirm, Publication};
-use pipeline::{ProducerError, Program, RoleKind, Sender, history, names, now_ms, receipt};
+use pipeline::{Producer, ProducerError, Program, RoleKind, history, names, now_ms, receipt};
 use stores::clickhouse::{Cluster, ConfigError, SourceSettings};
 use tokio::time::Instant;
 use topology::{Edge, Topology};
@@ -21,7 +21,7 @@ use crate::report::Report;
 use crate::{BATCHES, CH_WRITER, ORDERS, RECEIPTS, TASKS};
 
 /// Time for giving a run up when the queuer is told to stop: well within any grace period.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the queuer ended without doing what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +102,8 @@ impl Pipeline {
         let fetchers: Vec<&str> = topology.readers(program, TASKS).collect();
         let mut batches: Vec<&str> = Vec::new();
         let mut senders = fetchers.clone();
-        while let Some(sender) = senders.pop() {
-            for reader in topology.readers(sender, BATCHES) {
+        while let Some(producer) = senders.pop() {
+            for reader in topology.readers(producer, BATCHES) {
                 // Batches may go through further programs, which send what they make of them.
                 if !batches.contains(&reader) {
                     batches.push(reader);
@@ -200,12 +200,12 @@ pub async fn run(
     let queues = [&pipeline.task_queues[..], &pipeline.batch_queues].concat();
     let readers = BTreeMap::from([(TASKS.to_owned(), queues)]);
     let finished = async {
-        let mut sender = Sender::open(program, readers, settings.max_queue_len).await?;
+        let mut producer = Producer::open(program, readers, settings.max_queue_len).await?;
         let finished = match options.every_seconds {
-            None => Finished::Published(queuer.cycle(&mut sender, options.force.as_ref()).await?),
-            Some(seconds) => queuer.repeat(&mut sender, seconds).await?,
+            None => Finished::Published(queuer.cycle(&mut producer, options.force.as_ref()).await?),
+            Some(seconds) => queuer.repeat(&mut producer, seconds).await?,
         };
-        sender.close().await?;
+        producer.close().await?;
         Ok(finished)
     };
     match finished.await {
@@ -234,6 +234,18 @@ impl Queuer<'_> {
         Ok(Report::of(&plan)?)
     }
 
+    /// What the ledger says up to now, and whose receipts came first. A reading that is cut off begins again.
+    async fn read_history(&self) -> Result<(Ledger, Order), ProducerError> {
+        let broker = &self.program.broker;
+        let read = || async move {
+            let mut order = Order::default();
+            let ledger = history::read(broker, |receipt| order.see(receipt)).await?;
+            Ok((ledger, order))
+        };
+        let read = self.program.with_retries(read).await?;
+        read.ok_or(ProducerError::Stopped)
+    }
+
     fn past<'a>(&'a self, ledger: &'a Ledger) -> Past<'a> {
         Past {
             ledger,
@@ -242,7 +254,7 @@ impl Queuer<'_> {
     }
 
     /// A cycle at every start, until told to stop.
-    async fn repeat(&self, sender: &mut Sender, every_seconds: u64) -> Result<Finished, Error> {
+    async fn repeat(&self, producer: &mut Producer, every_seconds: u64) -> Result<Finished, Error> {
         let mut cycles = Cycles::every(every_seconds);
         let mut force = self.planner.options.force.as_ref();
         loop {
@@ -257,7 +269,7 @@ impl Queuer<'_> {
                 () = self.program.app.shutdown.triggered() => return Ok(Finished::Stopped),
                 () = wait_until(start_ms) => {}
             }
-            match self.cycle(sender, force.take()).await {
+            match self.cycle(producer, force.take()).await {
                 Ok(_) => {}
                 Err(Error::Refused(refused)) => tracing::warn!(error = %refused, "cycle skipped"),
                 Err(Error::Plan(error)) => tracing::error!(%error, "cycle skipped"),
@@ -266,9 +278,13 @@ impl Queuer<'_> {
         }
     }
 
-    async fn cycle(&self, sender: &mut Sender, force: Option<&RunId>) -> Result<Published, Error> {
+    async fn cycle(
+        &self,
+        producer: &mut Producer,
+        force: Option<&RunId>,
+    ) -> Result<Published, Error> {
         let begun = Instant::now();
-        let result = self.plan_and_publish(sender, force).await;
+        let result = self.plan_and_publish(producer, force).await;
         let stats = &self.program.app.stats;
         stats.time("main_loop", &[], begun.elapsed());
         result
@@ -276,10 +292,10 @@ impl Queuer<'_> {
 
     async fn plan_and_publish(
         &self,
-        sender: &mut Sender,
+        producer: &mut Producer,
         force: Option<&RunId>,
     ) -> Result<Published, Error> {
-        let (ledger, _) = sender.read_history(Order::see).await?;
+        let (ledger, _) = self.read_history().await?;
         let abandon = admit(&ledger, &self.pipeline.name, force)?;
         let past = Some(self.past(&ledger));
         let plan = self.planner.plan(&self.pipeline.name, past).await?;
@@ -287,11 +303,11 @@ impl Queuer<'_> {
             return Err(Refused::Exists(plan.run).into());
         }
         if let Some(run) = abandon {
-            self.abandon(sender, &run, format!("--force, for run {}", plan.run))
+            self.abandon(producer, &run, format!("--force, for run {}", plan.run))
                 .await?;
         }
-        let published = match self.begin(sender, &plan).await {
-            Ok(()) => self.publish(sender, &plan).await.map_err(Error::from),
+        let published = match self.begin(producer, &plan).await {
+            Ok(()) => self.publish(producer, &plan).await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error @ Error::Producer(_)) = &published {
@@ -310,7 +326,7 @@ impl Queuer<'_> {
     /// Says that the run has started, and looks whether it was the first to say so: two queuers may have
     /// looked at the ledger at the same moment. All see the same order there, so one of them goes on. When
     /// their clocks agree, both runs have one name, and only the nonces tell whose was first.
-    async fn begin(&self, sender: &mut Sender, plan: &Plan) -> Result<(), Error> {
+    async fn begin(&self, producer: &mut Producer, plan: &Plan) -> Result<(), Error> {
         let carries = describe(plan.read.mode, plan.read.until_ms);
         let because = &plan.basis;
         tracing::info!(run = %plan.run, carries, because, partial = plan.partial, "starting");
@@ -326,8 +342,8 @@ impl Queuer<'_> {
             nonce: nonce.clone(),
             run_plan: self.run_plan(),
         };
-        say(sender, &plan.run, started).await?;
-        let (ledger, order) = sender.read_history(Order::see).await?;
+        say(producer, &plan.run, started).await?;
+        let (ledger, order) = self.read_history().await?;
         if ledger.record(&plan.run).is_some() {
             return Err(Refused::Ended(plan.run.clone()).into());
         }
@@ -340,7 +356,7 @@ impl Queuer<'_> {
             _ => return Ok(()),
         };
         let why = format!("run {first} started at the same moment");
-        self.abandon(sender, &plan.run, why).await?;
+        self.abandon(producer, &plan.run, why).await?;
         let progress = ledger.progress(&first).map(|run| run.summary());
         Err(Error::Refused(Refused::Unfinished {
             pipeline: self.pipeline.name.clone(),
@@ -359,15 +375,19 @@ impl Queuer<'_> {
         })
     }
 
-    async fn publish(&self, sender: &mut Sender, plan: &Plan) -> Result<Published, ProducerError> {
+    async fn publish(
+        &self,
+        producer: &mut Producer,
+        plan: &Plan,
+    ) -> Result<Published, ProducerError> {
         for task in plan.tasks() {
             if self.program.app.shutdown.is_triggered() {
                 return Err(ProducerError::Stopped);
             }
-            sender.send(TASKS, task.to_message()).await?;
+            producer.send(TASKS, task.to_message()).await?;
         }
         // The manifest says that every task is there: it must not come before they are.
-        sender.flush().await?;
+        producer.flush().await?;
         let published = Published {
             run: plan.run.clone(),
             tasks: plan.task_count(),
@@ -377,13 +397,18 @@ impl Queuer<'_> {
             tasks: published.tasks,
             estimated_rows: published.estimated_rows,
         };
-        say(sender, &plan.run, manifest).await?;
+        say(producer, &plan.run, manifest).await?;
         Ok(published)
     }
 
-    async fn abandon(&self, sender: &mut Sender, run: &RunId, why: String) -> Result<(), Error> {
+    async fn abandon(
+        &self,
+        producer: &mut Producer,
+        run: &RunId,
+        why: String,
+    ) -> Result<(), Error> {
         tracing::warn!(%run, why, "giving the run up");
-        say(sender, run, self.abandoned(why)).await?;
+        say(producer, run, self.abandoned(why)).await?;
         Ok(())
     }
 
@@ -397,32 +422,29 @@ impl Queuer<'_> {
     /// tell, it is given up.
     async fn leave(&self, run: &RunId, error: &Error) {
         let why = format!("not all tasks could be published: {error}");
-        let told = tokio::time::timeout(LAST_WORDS, self.last_words(run, why));
+        let told = tokio::time::timeout(ABANDON_TIMEOUT, self.abandon_apart(run, why));
         match told.await {
             Ok(Ok(Confirm::Stored)) => tracing::warn!(%run, "the run was given up"),
             _ => tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}"),
         }
     }
 
-    /// Says on a session of its own, for the sender's has ended, that the run is given up.
-    async fn last_words(&self, run: &RunId, why: String) -> anyhow::Result<Confirm> {
+    /// Says on a session of its own, for the producer's has ended, that the run is given up.
+    async fn abandon_apart(&self, run: &RunId, why: String) -> anyhow::Result<Confirm> {
         let program = self.program;
         let session = program.broker.connect(program.name()).await?;
-        let publication = Publication {
-            exchange: names::output_exchange(program.name()),
-            routing_key: RECEIPTS.to_owned(),
-            message: receipt(run, self.abandoned(why)).to_message(),
-        };
-        let confirm = session.publisher.publish(publication).await?.await?;
+        let message = receipt(run, self.abandoned(why)).to_message();
+        let publication = Publication::to_output(program.name(), RECEIPTS, message);
+        let confirm = session.publisher.publish_and_wait(publication).await?;
         session.close().await;
         Ok(confirm)
     }
 }
 
 /// Publishes a receipt and waits until it is stored.
-async fn say(sender: &mut Sender, run: &RunId, fact: Fact) -> Result<(), ProducerError> {
-    sender
+async fn say(producer: &mut Producer, run: &RunId, fact: Fact) -> Result<(), ProducerError> {
+    producer
         .send(RECEIPTS, receipt(run, fact).to_message())
         .await?;
-    sender.flush().await
+    producer.flush().await
 }

@@ -158,6 +158,8 @@ impl SerpRestarter {
 }
 
 impl Worker for SerpRestarter {
+    const RECEIPTS: &'static str = "receipts";
+
     /// Nothing is kept from one try to the next: ports that serve the version by then are left alone.
     async fn process(&self, job: &mut Job) -> Outcome {
         let (order, node) = match self.read(job.message()) {

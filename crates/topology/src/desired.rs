@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::names::{POLICY_PRIORITY, policy_name, policy_pattern};
 use super::{PIPELINE_ARGUMENT, PROGRAM_ARGUMENT, PipelineSettings, Program, QueueClass, Topology};
-use pipeline::{Ladder, RoleKind, names};
+use pipeline::{RetrySchedule, RoleKind, names};
 
 /// Arguments of a queue or an exchange, as the broker lists them.
 pub type Arguments = BTreeMap<String, Value>;
@@ -70,11 +70,15 @@ pub struct Policy {
     pub definition: Arguments,
 }
 
-/// The objects of `topology`, with the delays of `ladder`.
-pub fn desired(topology: &Topology, settings: &PipelineSettings, ladder: &Ladder) -> Desired {
+/// The objects of `topology`, with the delays of `schedule`.
+pub fn desired(
+    topology: &Topology,
+    settings: &PipelineSettings,
+    schedule: &RetrySchedule,
+) -> Desired {
     let mut desired = Desired::nothing(&topology.name);
     for program in &topology.programs {
-        for class in classes(program, topology.has_input(&program.name), ladder) {
+        for class in classes(program, topology.has_input(&program.name), schedule) {
             desired.queues.push(queue(program, class));
             let policy = policy(program, class, settings);
             // One policy serves all delays.
@@ -131,10 +135,10 @@ impl Desired {
     }
 }
 
-fn classes(program: &Program, has_input: bool, ladder: &Ladder) -> Vec<QueueClass> {
+fn classes(program: &Program, has_input: bool, schedule: &RetrySchedule) -> Vec<QueueClass> {
     // Targets of dead letters come first, so that they exist when the first message is dead-lettered.
     let work = || {
-        let delays = ladder.delays().iter().copied().map(QueueClass::Delay);
+        let delays = schedule.delays().iter().copied().map(QueueClass::Delay);
         [QueueClass::Quarantine, QueueClass::Input]
             .into_iter()
             .chain(delays)

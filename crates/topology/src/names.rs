@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use pipeline::{Ladder, names};
+use pipeline::{RetrySchedule, names};
 
 /// Argument of the fleet's queues and exchanges that names their program: how `fleet pipeline` knows its own.
 pub const PROGRAM_ARGUMENT: &str = "fleet-program";
@@ -20,7 +20,7 @@ const MAX_NAME: usize = 48;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueueClass {
     Input,
-    /// One rung of the ladder: messages come back to the input after this time.
+    /// One retry delay: messages come back to the input after this time.
     Delay(Duration),
     Quarantine,
     /// Holds no message: its only active consumer is the one process at work.
@@ -45,7 +45,7 @@ impl QueueClass {
     pub fn queue(self, program: &str) -> String {
         match self {
             Self::Input => names::input_queue(program),
-            Self::Delay(delay) => Ladder::queue(program, delay),
+            Self::Delay(delay) => RetrySchedule::queue(program, delay),
             Self::Quarantine => names::quarantine_queue(program),
             Self::Lease => names::lease_queue(program),
             Self::Stream => program.to_owned(),
@@ -63,7 +63,7 @@ pub fn class_of(program: &str, queue: &str) -> Option<QueueClass> {
         rest => {
             let delay = delay_of(rest.strip_prefix("-delay-")?)?;
             // Only the spelling that the fleet itself uses: `120s` is not, since it would be `2m`.
-            (Ladder::queue(program, delay) == queue).then_some(QueueClass::Delay(delay))
+            (RetrySchedule::queue(program, delay) == queue).then_some(QueueClass::Delay(delay))
         }
     }
 }
@@ -77,8 +77,8 @@ fn delay_of(label: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// Name of the policy for the queues of one class of `program`. All rungs share one policy, so that a
-/// rung taken off the ladder keeps it until it is empty.
+/// Name of the policy for the queues of one class of `program`. All delays share one policy, so that a
+/// delay taken out of the schedule keeps it until it is empty.
 pub fn policy_name(program: &str, class: QueueClass) -> String {
     match class {
         QueueClass::Input => format!("fleet-{program}-in"),

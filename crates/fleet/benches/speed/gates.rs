@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use batch::{Fact, Message, Receipt, RunId, RunPlan};
-use pipeline::broker::{Broker, Follower, RabbitMq};
+use pipeline::broker::{Broker, RabbitMq, StreamConsumer};
 use pipeline::{history, names};
 use testkit::{Fleet, VirtualHost, repository, unique};
 
@@ -59,7 +59,7 @@ async fn measure() -> (Vec<f64>, f64) {
     let mut large = judged(&run_id(0), RECEIPTS);
     let last_of_large = large.pop().expect("it has receipts");
     publish(&broker, names::LEDGER, large).await;
-    let (_, mut follower) = history::follow(&broker)
+    let (_, mut consumer) = history::follow(&broker)
         .await
         .expect("the ledger can be followed");
     let mut beside = Vec::new();
@@ -67,19 +67,24 @@ async fn measure() -> (Vec<f64>, f64) {
         let mut small = judged(&run_id(n), SMALL);
         let last = small.pop().expect("it has receipts");
         publish(&broker, names::LEDGER, small).await;
-        beside.push(decision(&broker, &mut follower, &run_id(n), last).await);
+        beside.push(decision(&broker, &mut consumer, &run_id(n), last).await);
     }
-    let own = decision(&broker, &mut follower, &run_id(0), last_of_large).await;
+    let own = decision(&broker, &mut consumer, &run_id(0), last_of_large).await;
     let _ = std::fs::remove_dir_all(&folder);
     (beside, own)
 }
 
 /// Seconds from the confirm of `last` to the decision on the run's last store, both as this process sees them.
-async fn decision(broker: &Broker, follower: &mut Follower, run: &RunId, last: Message) -> f64 {
+async fn decision(
+    broker: &Broker,
+    consumer: &mut StreamConsumer,
+    run: &RunId,
+    last: Message,
+) -> f64 {
     publish(broker, names::LEDGER, vec![last]).await;
     let begun = Instant::now();
     loop {
-        let next = tokio::time::timeout(PATIENCE, follower.next()).await;
+        let next = tokio::time::timeout(PATIENCE, consumer.next()).await;
         let (_, message) = next
             .expect("a decision in time")
             .expect("the ledger goes on");

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pipeline::broker::{Broker, Publication, RabbitMq};
-use pipeline::{Job, Ladder, LoopOptions, Outcome, Program, Worker, names};
+use pipeline::{Job, LoopOptions, Outcome, Program, RetrySchedule, Worker, names};
 use testkit::{VirtualHost, repository};
 
 use crate::figure::{Figure, median};
@@ -98,7 +98,8 @@ fn relay(bytes: usize, messages: usize) -> f64 {
         fill(&broker, bytes, messages).await;
         let app = app::App::detached("relay");
         let options = LoopOptions::sized(WINDOW, usize::from(WINDOW));
-        let program = Program::with_broker(&app, broker.clone(), &options, Ladder::default());
+        let program =
+            Program::with_broker(&app, broker.clone(), &options, RetrySchedule::default());
         let started = Instant::now();
         let running = tokio::spawn(async move { pipeline::run_worker(&program, Relay).await });
         let session = broker.connect("bench").await.expect("the broker is there");
@@ -123,6 +124,8 @@ fn relay(bytes: usize, messages: usize) -> f64 {
 struct Relay;
 
 impl Worker for Relay {
+    const RECEIPTS: &'static str = "receipts";
+
     async fn process(&self, job: &mut Job) -> Outcome {
         job.send("next", job.message().clone()).await;
         Outcome::Done

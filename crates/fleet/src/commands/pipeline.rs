@@ -240,8 +240,12 @@ impl<'a> Pipelines<'a> {
     }
 
     fn desired(&self, topology: &Topology) -> anyhow::Result<Desired> {
-        let ladder = self.config.broker.ladder().map_err(anyhow::Error::msg)?;
-        Ok(desired(topology, &self.config.pipeline, &ladder))
+        let schedule = self
+            .config
+            .broker
+            .retry_schedule()
+            .map_err(anyhow::Error::msg)?;
+        Ok(desired(topology, &self.config.pipeline, &schedule))
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use batch::{Reason, RunId, TaskHash};
 use clap::builder::PossibleValuesParser;
 use pipeline::broker::{Broker, RabbitMq};
-use pipeline::quarantine::{Quarantined, look};
+use pipeline::quarantine::{Quarantined, inspect};
 use topology::QueueClass;
 use topology::management::Management;
 
@@ -108,7 +108,7 @@ async fn list(
                 && (arguments.run.is_none() || message.run == arguments.run);
             wanted.then(|| list::Entry::of(message))
         };
-        let looked = look(broker, &program, arguments.limit, keep).await;
+        let looked = inspect(broker, &program, arguments.limit, keep).await;
         let looked = looked.with_context(|| cannot_look(&program))?;
         listing.add(program, looked);
     }
@@ -155,7 +155,7 @@ async fn show(
             .task
             .is_some_and(|task| arguments.tasks.contains(&task)),
     };
-    let looked = look(broker, &program, limit, |message| {
+    let looked = inspect(broker, &program, limit, |message| {
         wanted(&message).then_some(message)
     });
     let looked = looked.await.with_context(|| cannot_look(&program))?;

@@ -10,7 +10,7 @@ use anyhow::bail;
 use batch::{Decision, RunId, Stage};
 use comfy_table::Cell;
 use ledger::{Ledger, Progress, State};
-use pipeline::broker::{Broker, RabbitMq};
+use pipeline::broker::{Broker, BrokerError, RabbitMq};
 use pipeline::history;
 use serde_json::json;
 
@@ -113,7 +113,7 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 
 async fn read(broker: &Broker) -> anyhow::Result<Ledger> {
     match history::read(broker, |_| {}).await {
-        Err(error) if error.is_missing() => {
+        Err(BrokerError::NotFound { .. }) => {
             bail!(
                 "there is no ledger here: no pipeline is configured (fleet pipeline configure --type TYPE)"
             )

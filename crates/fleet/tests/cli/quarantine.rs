@@ -192,7 +192,7 @@ async fn give_up(session: &Session) {
     let mut subscription = session.subscribe("ch-writer-in", 1).await.unwrap();
     for _ in 0..=20 {
         let delivery = subscription.deliveries.recv().await.unwrap();
-        subscription.answer(Acknowledgement::GiveBack { tag: delivery.tag });
+        subscription.acknowledge(Acknowledgement::Requeue { tag: delivery.tag });
     }
     subscription.close().await;
     while session.queue_length("ch-writer-quar").await.unwrap() == 0 {

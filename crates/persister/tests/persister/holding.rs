@@ -26,7 +26,7 @@ async fn nothing_goes_on_before_the_last_task_is_in_and_then_one_attempt_of_ever
     tokio::time::sleep(Duration::from_millis(500)).await;
     for _ in 0..50 {
         assert_eq!(
-            stage.memory.unanswered("persister-in"),
+            stage.memory.unacked("persister-in"),
             0,
             "nothing is in hand"
         );
@@ -42,7 +42,7 @@ async fn nothing_goes_on_before_the_last_task_is_in_and_then_one_attempt_of_ever
         .until("the rest is dropped", |stage| {
             stage.memory.ready("persister-in").is_empty()
                 && stage.memory.ready("persister-delay-1s").is_empty()
-                && stage.memory.unanswered("persister-in") == 0
+                && stage.memory.unacked("persister-in") == 0
         })
         .await;
     let mut wanted = vec!["0/2/0", "0/2/1", "0/2/2", "1/1/0", "1/1/1"];
@@ -168,7 +168,7 @@ async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_
     stage
         .until("the first run's are gone", |stage| {
             stage.memory.ready("persister-in").is_empty()
-                && stage.memory.unanswered("persister-in") == 0
+                && stage.memory.unacked("persister-in") == 0
         })
         .await;
     assert_eq!(stage.bodies("stores"), [""; 0]);
@@ -185,7 +185,7 @@ async fn batches_of_an_abandoned_run_are_dropped_and_those_of_the_next_wait_for_
             |stage| {
                 stage.bodies("stores").len() == 2
                     && stage.memory.ready("persister-in").is_empty()
-                    && stage.memory.unanswered("persister-in") == 0
+                    && stage.memory.unacked("persister-in") == 0
             },
         )
         .await;

@@ -10,7 +10,7 @@ use batch::{
 use ledger::{Ledger, Record};
 use persister::{GateSettings, PersisterInputs, PersisterSettings};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
-use pipeline::{Ladder, LoopOptions, Program, names};
+use pipeline::{LoopOptions, Program, RetrySchedule, names};
 use tokio::task::JoinHandle;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,14 +93,14 @@ impl Scene {
 
     pub fn start(&self) -> Running {
         let app = App::detached("persister");
-        let ladder = Ladder::new(vec![Duration::from_secs(1)]).unwrap();
+        let schedule = RetrySchedule::new(vec![Duration::from_secs(1)]).unwrap();
         let settings = PersisterSettings {
             max_queue_len: self.max_queue_len,
             ..PersisterSettings::default()
         };
         let broker = Broker::Memory(self.memory.clone());
         let options: &LoopOptions = &settings.options;
-        let program = Program::with_broker(&app, broker, options, ladder);
+        let program = Program::with_broker(&app, broker, options, schedule);
         let inputs = PersisterInputs {
             holds: self.holds,
             release_queues: vec!["stores".to_owned()],

@@ -1,4 +1,4 @@
-mod serving;
+mod subscription;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,11 +8,12 @@ use batch::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::session::{Answer, Backend};
+use super::session::{Backend, ChannelCommand};
 use super::{
-    Acknowledgement, BrokerError, Confirm, Link, Publication, Publisher, Request, Session,
+    Acknowledgement, BrokerError, Confirm, ConnectionState, Publication, Publisher, Request,
+    Session,
 };
-pub(crate) use serving::Connected;
+pub(crate) use subscription::Connected;
 
 /// A broker in memory that behaves as RabbitMQ does where the loops depend on it: durable queues,
 /// prefetch, confirms, unroutable messages, bounds, delays, delivery limits, streams, and the ways
@@ -37,7 +38,7 @@ pub struct QueueOptions {
     pub ttl: Option<Duration>,
     /// Queue for messages whose time or deliveries are used up.
     pub dead_letter: Option<String>,
-    /// Deliveries without an answer, after which a message moves on.
+    /// Deliveries without an acknowledgement, after which a message moves on.
     pub delivery_limit: Option<u32>,
     /// Messages that it holds at most; further ones are refused.
     pub max_length: Option<usize>,
@@ -48,8 +49,8 @@ struct State {
     queues: BTreeMap<String, Queue>,
     /// Exchange → (routing key, queue).
     exchanges: BTreeMap<String, Vec<(String, String)>>,
-    links: Vec<Link>,
-    leases: BTreeMap<String, Holding>,
+    connections: Vec<ConnectionState>,
+    leases: BTreeMap<String, LeaseHolder>,
     sessions: u64,
     confirms_held: bool,
     refuses_connections: bool,
@@ -60,20 +61,20 @@ struct State {
 struct Queue {
     options: QueueOptions,
     ready: VecDeque<Entry>,
-    /// How many of the first were given back: they are handed out first, in the order in which they came back.
-    returned: usize,
-    unanswered: Vec<(Holder, Entry)>,
+    /// How many of the first were requeued: they are delivered first, in the order in which they came back.
+    requeued: usize,
+    unacked: Vec<(Holder, Entry)>,
 }
 
 /// Who holds the lease of a queue: until the session is lost, or the subscription is dropped.
-struct Holding {
-    link: Link,
-    answers: mpsc::WeakUnboundedSender<Answer>,
+struct LeaseHolder {
+    connection: ConnectionState,
+    commands: mpsc::WeakUnboundedSender<ChannelCommand>,
 }
 
-impl Holding {
+impl LeaseHolder {
     fn is_over(&self) -> bool {
-        self.link.is_lost() || self.answers.upgrade().is_none()
+        self.connection.is_lost() || self.commands.upgrade().is_none()
     }
 }
 
@@ -123,10 +124,12 @@ impl Memory {
         self.lock().queues.remove(name);
     }
 
-    /// Ends every session, as a broker that restarts does: what is unanswered returns to its queue.
+    /// Ends every session, as a broker that restarts does: what is unacknowledged returns to its queue.
     pub fn disconnect(&self, cause: &str) {
-        let links = std::mem::take(&mut self.lock().links);
-        links.iter().for_each(|link| link.lose(cause));
+        let connections = std::mem::take(&mut self.lock().connections);
+        connections
+            .iter()
+            .for_each(|connection| connection.fail(cause));
         self.changed.notify_waiters();
     }
 
@@ -150,9 +153,9 @@ impl Memory {
         state.blocked = reason.map(str::to_owned);
         let blocked = state.blocked.clone();
         state
-            .links
+            .connections
             .iter()
-            .for_each(|link| link.block(blocked.clone()));
+            .for_each(|connection| connection.block(blocked.clone()));
         drop(state);
         self.changed.notify_waiters();
     }
@@ -165,34 +168,34 @@ impl Memory {
         entries.map(|entry| entry.message.clone()).collect()
     }
 
-    /// Messages of a queue that are delivered and unanswered.
-    pub fn unanswered(&self, queue: &str) -> usize {
+    /// Messages of a queue that are delivered and not acknowledged.
+    pub fn unacked(&self, queue: &str) -> usize {
         self.lock()
             .queues
             .get(queue)
-            .map_or(0, |queue| queue.unanswered.len())
+            .map_or(0, |queue| queue.unacked.len())
     }
 
-    /// As [`super::Broker::read_stream_from`]; returns the number of messages in the stream.
-    pub(super) fn read_stream_from(
+    /// Hands out what [`super::Broker::read_stream_from`] does, and returns the offset of the end.
+    pub(super) fn read_stream(
         &self,
         stream: &str,
         from: u64,
         mut take: impl FnMut(u64, Message),
-    ) -> usize {
+    ) -> u64 {
         let messages = self.ready(stream);
-        let read = messages.len();
-        let from = if from > read as u64 { 0 } else { from };
-        let wanted = (0..).zip(messages).filter(|(place, _)| *place >= from);
-        wanted.for_each(|(place, message)| take(place, message));
-        read
+        let end = messages.len() as u64;
+        let from = if from > end { 0 } else { from };
+        let wanted = (0..).zip(messages).filter(|(offset, _)| *offset >= from);
+        wanted.for_each(|(offset, message)| take(offset, message));
+        end
     }
 
-    /// The message at place `n` of a stream, once there is one.
-    pub(super) async fn stream_message(&self, stream: &str, n: usize) -> Message {
+    /// The message at `offset` of a stream, once there is one.
+    pub(super) async fn stream_message(&self, stream: &str, offset: u64) -> Message {
         loop {
             let changed = self.changed.notified();
-            if let Some(message) = self.ready(stream).get(n) {
+            if let Some(message) = self.ready(stream).get(offset as usize) {
                 return message.clone();
             }
             changed.await;
@@ -200,7 +203,7 @@ impl Memory {
     }
 
     pub(super) async fn connect(&self) -> Result<Session, BrokerError> {
-        let link = Link::new();
+        let connection = ConnectionState::new();
         {
             let mut state = self.lock();
             if state.refuses_connections {
@@ -209,14 +212,14 @@ impl Memory {
                     detail: "connections are refused".into(),
                 });
             }
-            link.block(state.blocked.clone());
-            state.links.push(link.clone());
+            connection.block(state.blocked.clone());
+            state.connections.push(connection.clone());
         }
         let (publisher, requests) = Publisher::new();
-        tokio::spawn(self.clone().publish(requests, link.clone()));
+        tokio::spawn(self.clone().publish(requests, connection.clone()));
         Ok(Session {
             publisher,
-            link,
+            state: connection,
             backend: Backend::Memory(Connected(self.clone())),
         })
     }
@@ -227,11 +230,11 @@ impl Memory {
             .expect("no test panics while it holds the broker")
     }
 
-    async fn publish(self, mut requests: mpsc::Receiver<Request>, link: Link) {
+    async fn publish(self, mut requests: mpsc::Receiver<Request>, connection: ConnectionState) {
         loop {
             let request = tokio::select! {
                 biased;
-                _ = link.lost() => return,
+                _ = connection.lost() => return,
                 request = requests.recv() => request,
             };
             let Some(request) = request else { return };
@@ -243,17 +246,17 @@ impl Memory {
             };
             let confirm = tokio::select! {
                 biased;
-                _ = link.lost() => return,
+                _ = connection.lost() => return,
                 confirm = taking => confirm,
             };
-            let (memory, link) = (self.clone(), link.clone());
+            let (memory, connection) = (self.clone(), connection.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
-                    _ = link.lost() => {}
+                    _ = connection.lost() => {}
                     () = memory.until(|state| !state.confirms_held) => {
                         let _ = request.confirm.send(confirm);
-                        drop(request.share);
+                        drop(request.permit);
                     }
                 }
             });
@@ -273,7 +276,7 @@ impl Memory {
 
 impl Queue {
     fn pop(&mut self) -> Option<Entry> {
-        self.returned = self.returned.saturating_sub(1);
+        self.requeued = self.requeued.saturating_sub(1);
         self.ready.pop_front()
     }
 }
@@ -324,7 +327,7 @@ impl State {
         }
     }
 
-    /// Moves what has waited long enough; answers when the next message will have.
+    /// Moves what has waited long enough; returns when the next message will have.
     fn expire(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let mut next = None;
@@ -352,27 +355,27 @@ impl State {
         next
     }
 
-    fn answer(&mut self, queue: &str, subscription: u64, answer: Acknowledgement) {
+    fn acknowledge(&mut self, queue: &str, subscription: u64, acknowledgement: Acknowledgement) {
         let Some(queue) = self.queues.get_mut(queue) else {
             return;
         };
-        match answer {
-            Acknowledgement::Ack { tag, multiple } => queue.unanswered.retain(|(holder, _)| {
+        match acknowledgement {
+            Acknowledgement::Ack { tag, multiple } => queue.unacked.retain(|(holder, _)| {
                 let meant = holder.tag == tag || (multiple && holder.tag < tag);
                 holder.subscription != subscription || !meant
             }),
-            Acknowledgement::GiveBack { tag } => {
-                let given = Holder { subscription, tag };
-                self.give_back(|holder| *holder == given);
+            Acknowledgement::Requeue { tag } => {
+                let requeued = Holder { subscription, tag };
+                self.requeue(|holder| *holder == requeued);
             }
         }
     }
 
-    /// Returns deliveries to their queue, before all that were never given out, or past the limit to the next queue.
-    fn give_back(&mut self, which: impl Fn(&Holder) -> bool) {
+    /// Returns deliveries to their queue, before all that were never delivered, or past the limit to the next queue.
+    fn requeue(&mut self, which: impl Fn(&Holder) -> bool) {
         let mut dead = Vec::new();
         for queue in self.queues.values_mut() {
-            let taken = queue.unanswered.extract_if(.., |(holder, _)| which(holder));
+            let taken = queue.unacked.extract_if(.., |(holder, _)| which(holder));
             let taken: Vec<_> = taken.collect();
             for (_, mut entry) in taken {
                 entry.delivery_count += 1;
@@ -381,8 +384,8 @@ impl State {
                         dead.push((queue.options.dead_letter.clone(), entry.message));
                     }
                     _ => {
-                        queue.ready.insert(queue.returned, entry);
-                        queue.returned += 1;
+                        queue.ready.insert(queue.requeued, entry);
+                        queue.requeued += 1;
                     }
                 }
             }

@@ -1,52 +1,49 @@
-//! The broker, as the loops see it: a session is one life of a connection. Whatever goes wrong ends
-//! the session, once and with a cause; the loops then begin a new one. Nothing is patched up in between:
-//! what was delivered and not acknowledged comes again.
+//! The broker, as the loops see it: a session is one life of a connection. Every error ends the session, once and
+//! with a cause; the loops then begin a new one. Nothing is repaired in between: what was delivered and not
+//! acknowledged is delivered again.
 
-mod ackbook;
+mod ack_tracker;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
 mod rabbitmq;
 mod session;
 mod stream;
 
-pub use ackbook::AckBook;
+pub use ack_tracker::AckTracker;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
 pub use session::{
-    Acknowledgement, Confirm, Delivery, Lease, Publication, Publisher, Session, Subscription,
+    Acknowledgement, Confirm, ConnectionLost, Delivery, Lease, Publication, Publisher, Session,
+    Subscription,
 };
-pub(crate) use session::{Link, Request};
-pub use stream::Follower;
+pub(crate) use session::{ConnectionState, Request};
+pub use stream::StreamConsumer;
 
 use batch::Message;
 
 /// Why there is no session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
-    /// Trying again is of no use until someone changes something.
+    /// Trying again is of no use until the user, the password or the virtual host is another.
     #[error(
         "the broker at {address} refuses the connection: {detail}. Check user, password and virtual host (broker.url)"
     )]
     Refused { address: String, detail: String },
     #[error("the broker at {address} cannot be reached: {detail}")]
     Unreachable { address: String, detail: String },
+    #[error("the broker's {object} {name:?} does not exist: {detail}")]
+    NotFound {
+        object: &'static str,
+        name: String,
+        detail: String,
+    },
     #[error("the broker's {object} {name:?} is not usable: {detail}")]
     Object {
         object: &'static str,
         name: String,
         detail: String,
     },
-}
-
-impl BrokerError {
-    /// Whether the broker says that what was asked for is not there.
-    pub fn is_missing(&self) -> bool {
-        let Self::Object { detail, .. } = self else {
-            return false;
-        };
-        detail.contains("NOT_FOUND - no ")
-    }
 }
 
 /// A broker: RabbitMQ, or, with the feature `testing`, one in memory with the same behaviour.
@@ -75,10 +72,10 @@ impl Broker {
         Ok(messages)
     }
 
-    /// The messages of a stream from the place `from` on, or from the first that is still there, each with its place,
-    /// handed out as they come: a ledger of months is far smaller folded than it is as messages. A stream that has not
-    /// come to the place yet is not the one whose place it is, and is read whole. After an error some messages were
-    /// handed out.
+    /// The messages of a stream from the offset `from` on, or from the first that is still there, each with its offset,
+    /// handed out as they come: a ledger of months is far smaller folded than it is as messages. A stream that ends
+    /// before the offset was made again since the offset was noted, and is read whole. After an error some messages
+    /// were handed out.
     pub async fn read_stream_from(
         &self,
         stream: &str,
@@ -89,7 +86,7 @@ impl Broker {
             Self::RabbitMq(broker) => broker.read_stream(stream, from, take).await,
             #[cfg(any(test, feature = "testing"))]
             Self::Memory(broker) => {
-                broker.read_stream_from(stream, from, take);
+                broker.read_stream(stream, from, take);
                 Ok(())
             }
         }
@@ -101,13 +98,13 @@ impl Broker {
         stream: &str,
         from: u64,
         take: impl FnMut(u64, Message),
-    ) -> Result<Follower, BrokerError> {
+    ) -> Result<StreamConsumer, BrokerError> {
         match self {
             Self::RabbitMq(broker) => broker.follow_stream(stream, from, take).await,
             #[cfg(any(test, feature = "testing"))]
             Self::Memory(broker) => {
-                let read = broker.read_stream_from(stream, from, take);
-                Ok(Follower::of_memory(broker, stream, read))
+                let end = broker.read_stream(stream, from, take);
+                Ok(StreamConsumer::in_memory(broker, stream, end))
             }
         }
     }

@@ -15,16 +15,19 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer, ErrorKind, Event, ExchangeKind};
 use tokio::sync::mpsc;
 
-use super::session::{Answer, Backend};
-use super::{Acknowledgement, BrokerError, Delivery, Link, Publisher, Session, Subscription};
+use super::session::{Backend, ChannelCommand};
+use super::{
+    Acknowledgement, BrokerError, ConnectionState, Delivery, Publisher, Session, Subscription,
+};
 use publishing::publish;
 pub(super) use translation::{receive, stream_offset, to_table};
 
 /// Time for the TCP connection and the AMQP handshake together.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// AMQP reply codes that mean "not with these credentials, not this virtual host".
 pub(super) const ACCESS_REFUSED: u16 = 403;
 const NOT_ALLOWED: u16 = 530;
+const NOT_FOUND: u16 = 404;
 
 /// RabbitMQ at one AMQP URL.
 #[derive(Clone)]
@@ -54,17 +57,20 @@ impl RabbitMq {
 
     pub(super) async fn connect(&self, program: &str) -> Result<Session, BrokerError> {
         let connection = self.open(program).await?;
-        let link = Link::new();
-        tokio::spawn(watch_connection(connection.events_listener(), link.clone()));
+        let state = ConnectionState::new();
+        tokio::spawn(watch_connection(
+            connection.events_listener(),
+            state.clone(),
+        ));
         let unusable = |e: lapin::Error| self.unreachable(&e);
         let channel = connection.create_channel().await.map_err(unusable)?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         select.await.map_err(unusable)?;
         let (publisher, requests) = Publisher::new();
-        tokio::spawn(publish(channel, requests, link.clone()));
+        tokio::spawn(publish(channel, requests, state.clone()));
         Ok(Session {
             publisher,
-            link,
+            state,
             backend: Backend::RabbitMq(Arc::new(Connected { connection })),
         })
     }
@@ -74,17 +80,17 @@ impl RabbitMq {
         // connection, and a confirm may never come. A lost session is lost as a whole.
         let properties = ConnectionProperties::default().with_connection_name(program.into());
         let connecting = Connection::connect(&self.url, properties);
-        match tokio::time::timeout(CONNECT, connecting).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.judge(&error)),
+            Ok(Err(error)) => Err(self.connection_error(&error)),
             Err(_) => Err(BrokerError::Unreachable {
                 address: self.address.to_string(),
-                detail: format!("no answer within {} s", CONNECT.as_secs()),
+                detail: format!("no reply within {} s", CONNECT_TIMEOUT.as_secs()),
             }),
         }
     }
 
-    fn judge(&self, error: &lapin::Error) -> BrokerError {
+    fn connection_error(&self, error: &lapin::Error) -> BrokerError {
         let refused = match error.kind() {
             ErrorKind::ProtocolError(amqp) => {
                 // While a broker starts, its virtual hosts come up after its listeners.
@@ -125,9 +131,9 @@ impl Connected {
         &self,
         queue: &str,
         prefetch: u16,
-        link: &Link,
+        state: &ConnectionState,
     ) -> Result<Subscription, BrokerError> {
-        let unusable = |e: lapin::Error| object("queue", queue, &e);
+        let unusable = |e: lapin::Error| object_error("queue", queue, &e);
         let channel = self.connection.create_channel().await.map_err(unusable)?;
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         qos.await.map_err(unusable)?;
@@ -137,25 +143,31 @@ impl Connected {
         let consumer = consumer.await.map_err(unusable)?;
         let tag = consumer.tag().to_string();
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
-        let (answers, receiver) = mpsc::unbounded_channel();
+        let (commands, receiver) = mpsc::unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let delivering = deliver(
             consumer,
             sender,
             cancelled.clone(),
             queue.to_owned(),
-            link.clone(),
+            state.clone(),
         );
         tokio::spawn(delivering);
-        tokio::spawn(acknowledge(channel, tag, receiver, cancelled, link.clone()));
+        tokio::spawn(acknowledge(
+            channel,
+            tag,
+            receiver,
+            cancelled,
+            state.clone(),
+        ));
         Ok(Subscription {
             deliveries,
-            answers,
+            commands,
         })
     }
 
     pub async fn exchange_exists(&self, name: &str) -> Result<bool, BrokerError> {
-        let unusable = |e: lapin::Error| object("exchange", name, &e);
+        let unusable = |e: lapin::Error| object_error("exchange", name, &e);
         let channel = self.connection.create_channel().await.map_err(unusable)?;
         let passive = ExchangeDeclareOptions {
             passive: true,
@@ -172,13 +184,13 @@ impl Connected {
                 let _ = channel.close(200, "done".into()).await;
                 Ok(true)
             }
-            Err(error) if is_not_found(&error) => Ok(false),
+            Err(error) if is_reply(&error, NOT_FOUND) => Ok(false),
             Err(error) => Err(unusable(error)),
         }
     }
 
     pub async fn queue_length(&self, name: &str) -> Result<u64, BrokerError> {
-        let unusable = |e: lapin::Error| object("queue", name, &e);
+        let unusable = |e: lapin::Error| object_error("queue", name, &e);
         let channel = self.connection.create_channel().await.map_err(unusable)?;
         let passive = QueueDeclareOptions {
             passive: true,
@@ -196,17 +208,23 @@ impl Connected {
     }
 }
 
-fn object(object: &'static str, name: &str, error: &lapin::Error) -> BrokerError {
-    BrokerError::Object {
-        object,
-        name: name.to_owned(),
-        detail: error.to_string(),
+/// What the broker says against one of its objects.
+pub(super) fn object_error(object: &'static str, name: &str, error: &lapin::Error) -> BrokerError {
+    let (name, detail) = (name.to_owned(), error.to_string());
+    // The code is the same for a queue that exists and whose leader is down.
+    if is_reply(error, NOT_FOUND) && detail.contains("NOT_FOUND - no ") {
+        BrokerError::NotFound {
+            object,
+            name,
+            detail,
+        }
+    } else {
+        BrokerError::Object {
+            object,
+            name,
+            detail,
+        }
     }
-}
-
-fn is_not_found(error: &lapin::Error) -> bool {
-    const NOT_FOUND: u16 = 404;
-    is_reply(error, NOT_FOUND)
 }
 
 /// Whether the broker itself said so, with this code.
@@ -214,30 +232,30 @@ pub(super) fn is_reply(error: &lapin::Error, code: u16) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
 }
 
-async fn watch_connection(events: impl futures_util::Stream<Item = Event>, link: Link) {
+async fn watch_connection(events: impl futures_util::Stream<Item = Event>, state: ConnectionState) {
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
-            Event::ConnectionBlocked(reason) => link.block(Some(reason)),
-            Event::ConnectionUnblocked => link.block(None),
-            // An error of one channel ends what uses that channel, which says so itself: a look whether an
+            Event::ConnectionBlocked(reason) => state.block(Some(reason)),
+            Event::ConnectionUnblocked => state.block(None),
+            // An error of one channel ends what uses that channel, which says so itself: a check whether an
             // exchange exists ends its own alone.
             Event::Error(error) if error.is_amqp_soft_error() => {}
-            Event::Error(error) => link.lose(error.to_string()),
+            Event::Error(error) => state.fail(error.to_string()),
             _ => {}
         }
     }
-    link.lose("the connection is closed");
+    state.fail("the connection is closed");
 }
 
-/// Hands deliveries on until the consumer ends, and says so: a consumer never dies unseen. Its end is
-/// no loss when the loop itself has cancelled it.
+/// Hands deliveries on until the consumer ends, which fails the session: a consumer never ends unseen. Its end is
+/// no failure when the loop itself has cancelled it.
 async fn deliver(
     mut consumer: Consumer,
     sender: mpsc::Sender<Delivery>,
     cancelled: Arc<AtomicBool>,
     queue: String,
-    link: Link,
+    state: ConnectionState,
 ) {
     loop {
         let delivery = tokio::select! {
@@ -252,9 +270,9 @@ async fn deliver(
                 }
             }
             // After an error the consumer never wakes again: the session is over.
-            Some(Err(error)) => return link.lose(format!("consuming {queue} failed: {error}")),
+            Some(Err(error)) => return state.fail(format!("consuming {queue} failed: {error}")),
             None if cancelled.load(Ordering::SeqCst) => return,
-            None => return link.lose(format!("the broker cancelled the consumer of {queue}")),
+            None => return state.fail(format!("the broker cancelled the consumer of {queue}")),
         }
     }
 }
@@ -262,41 +280,41 @@ async fn deliver(
 async fn acknowledge(
     channel: Channel,
     consumer: String,
-    mut answers: mpsc::UnboundedReceiver<Answer>,
+    mut commands: mpsc::UnboundedReceiver<ChannelCommand>,
     cancelled: Arc<AtomicBool>,
-    link: Link,
+    state: ConnectionState,
 ) {
-    while let Some(answer) = answers.recv().await {
-        let sent = match answer {
-            Answer::Acknowledgement(Acknowledgement::Ack { tag, multiple }) => {
+    while let Some(command) = commands.recv().await {
+        let sent = match command {
+            ChannelCommand::Acknowledgement(Acknowledgement::Ack { tag, multiple }) => {
                 channel.basic_ack(tag, BasicAckOptions { multiple }).await
             }
-            Answer::Acknowledgement(Acknowledgement::GiveBack { tag }) => {
+            ChannelCommand::Acknowledgement(Acknowledgement::Requeue { tag }) => {
                 let options = BasicNackOptions {
                     multiple: false,
                     requeue: true,
                 };
                 channel.basic_nack(tag, options).await
             }
-            Answer::Cancel => {
+            ChannelCommand::Cancel => {
                 cancelled.store(true, Ordering::SeqCst);
                 let options = BasicCancelOptions::default();
                 channel
                     .basic_cancel(consumer.as_str().into(), options)
                     .await
             }
-            Answer::Close(done) => {
+            ChannelCommand::Close(done) => {
                 // The broker has everything before its close-ok.
                 let closed = channel.close(200, "done".into()).await;
                 let _ = done.send(());
                 if let Err(error) = closed {
-                    link.lose(format!("closing the channel failed: {error}"));
+                    state.fail(format!("closing the channel failed: {error}"));
                 }
                 return;
             }
         };
         if let Err(error) = sent {
-            return link.lose(format!("acknowledging failed: {error}"));
+            return state.fail(format!("acknowledging failed: {error}"));
         }
     }
 }

@@ -5,11 +5,19 @@ use batch::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::Lost;
+use super::BrokerError;
+use crate::names;
 
 /// How long an end in good order is waited for. From a connection that publishes during a resource alarm the
-/// broker reads nothing, this included, and takes back what is unanswered when the connection is gone.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// broker reads nothing, this included, and takes back what is unacknowledged when the connection is gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connection to the broker was lost while a message was in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the connection to the broker was lost while a message was in flight; it will be delivered again"
+)]
+pub struct ConnectionLost;
 
 /// A message on its way to the broker.
 #[derive(Debug, Clone)]
@@ -21,6 +29,15 @@ pub struct Publication {
 }
 
 impl Publication {
+    /// To an output of `program`.
+    pub fn to_output(program: &str, output: &str, message: Message) -> Self {
+        Self {
+            exchange: names::output_exchange(program),
+            routing_key: output.to_owned(),
+            message,
+        }
+    }
+
     pub fn to_queue(queue: String, message: Message) -> Self {
         Self {
             exchange: String::new(),
@@ -30,7 +47,7 @@ impl Publication {
     }
 }
 
-/// The broker's answer to a publication. Only `Stored` lets go of it.
+/// The broker's reply to a publication. Only with `Stored` is it done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirm {
     /// Written to disk by a majority of every queue that it was routed to.
@@ -44,8 +61,8 @@ pub enum Confirm {
 pub(crate) struct Request {
     pub publication: Publication,
     pub confirm: oneshot::Sender<Confirm>,
-    /// The publication's share of the window; released with the confirm.
-    pub share: OwnedSemaphorePermit,
+    /// The publication's part of the window; released with the confirm.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// The way out. Clones share one window of outstanding confirms, bounded in messages and in bytes.
@@ -68,24 +85,34 @@ impl Publisher {
         (Self { requests, window }, receiver)
     }
 
-    /// Hands a publication over, waiting for room in the window. The answer comes through the receiver,
+    /// Hands a publication over, waiting for room in the window. The confirm comes through the receiver,
     /// which fails when the session ends first.
     pub async fn publish(
         &self,
         publication: Publication,
-    ) -> Result<oneshot::Receiver<Confirm>, Lost> {
+    ) -> Result<oneshot::Receiver<Confirm>, ConnectionLost> {
         let kib = publication.message.body.len() / 1024;
         let least = Self::WINDOW_KIB / Self::WINDOW;
-        let share = kib.clamp(least, Self::WINDOW_KIB) as u32;
-        let share = self.window.clone().acquire_many_owned(share).await;
-        let (confirm, answer) = oneshot::channel();
+        let kib = kib.clamp(least, Self::WINDOW_KIB) as u32;
+        let permit = self.window.clone().acquire_many_owned(kib).await;
+        let (confirm, confirmed) = oneshot::channel();
         let request = Request {
             publication,
             confirm,
-            share: share.map_err(|_| Lost)?,
+            permit: permit.map_err(|_| ConnectionLost)?,
         };
-        self.requests.send(request).await.map_err(|_| Lost)?;
-        Ok(answer)
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| ConnectionLost)?;
+        Ok(confirmed)
+    }
+
+    /// Publishes one message by itself, up to the confirm.
+    pub async fn publish_and_wait(
+        &self,
+        publication: Publication,
+    ) -> Result<Confirm, ConnectionLost> {
+        let confirm = self.publish(publication).await?;
+        confirm.await.map_err(|_| ConnectionLost)
     }
 }
 
@@ -95,26 +122,26 @@ pub struct Delivery {
     pub message: Message,
     /// Counts from 1 in each subscription.
     pub tag: u64,
-    /// How often the broker delivered it before without getting an answer.
+    /// How often the broker delivered it before without getting an acknowledgement.
     pub delivery_count: u32,
     /// Why the broker itself moved it here from another queue (`delivery_limit`, `expired`…), if it did.
     pub death: Option<String>,
 }
 
-/// Messages answered for.
+/// What becomes of delivered messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acknowledgement {
     /// This one, or with `multiple` all up to it.
     Ack { tag: u64, multiple: bool },
-    /// Given back: it will be delivered again, to whoever is next.
-    GiveBack { tag: u64 },
+    /// A negative one: the message will be delivered again, to the next consumer.
+    Requeue { tag: u64 },
 }
 
-pub(crate) enum Answer {
+pub(crate) enum ChannelCommand {
     Acknowledgement(Acknowledgement),
-    /// No more deliveries, please; the channel stays for what is in hand.
+    /// No more deliveries; the channel stays for what is in flight.
     Cancel,
-    /// Answers when everything before it has reached the broker.
+    /// Replies when everything before it has reached the broker.
     Close(oneshot::Sender<()>),
 }
 
@@ -122,58 +149,59 @@ pub(crate) enum Answer {
 pub struct Subscription {
     /// Ends when the session does.
     pub deliveries: mpsc::Receiver<Delivery>,
-    pub(crate) answers: mpsc::UnboundedSender<Answer>,
+    pub(crate) commands: mpsc::UnboundedSender<ChannelCommand>,
 }
 
 impl Subscription {
-    pub fn answer(&self, acknowledgement: Acknowledgement) {
+    pub fn acknowledge(&self, acknowledgement: Acknowledgement) {
         // Fails only after the session's end, when the broker has taken everything back already.
-        let _ = self.answers.send(Answer::Acknowledgement(acknowledgement));
+        let command = ChannelCommand::Acknowledgement(acknowledgement);
+        let _ = self.commands.send(command);
     }
 
     /// Asks for no more deliveries.
     pub fn cancel(&self) {
-        let _ = self.answers.send(Answer::Cancel);
+        let _ = self.commands.send(ChannelCommand::Cancel);
     }
 
-    /// Flushes the acknowledgements and closes; what is unanswered returns to the queue.
+    /// Flushes the acknowledgements and closes; what is unacknowledged returns to the queue.
     pub async fn close(self) {
         let (done, flushed) = oneshot::channel();
-        if self.answers.send(Answer::Close(done)).is_ok() {
-            let _ = tokio::time::timeout(FAREWELL, flushed).await;
+        if self.commands.send(ChannelCommand::Close(done)).is_ok() {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, flushed).await;
         }
     }
 }
 
-/// The right to be the one at work; given up when it is dropped or its session ends.
+/// The right to be the one active process; given up when it is dropped or its session ends.
 pub struct Lease {
-    /// Aborts what it has on drop.
-    _holding: JoinSet<()>,
+    /// One task, aborted on drop.
+    _holder: JoinSet<()>,
 }
 
 impl Lease {
     /// Holds a subscription, and takes what is delivered out of the way: the broker ends a consumer that leaves a
-    /// message unanswered for half an hour.
-    pub(crate) fn of(mut subscription: Subscription) -> Self {
-        let mut holding = JoinSet::new();
-        holding.spawn(async move {
+    /// message unacknowledged for half an hour.
+    pub(crate) fn new(mut subscription: Subscription) -> Self {
+        let mut holder = JoinSet::new();
+        holder.spawn(async move {
             while let Some(Delivery { tag, .. }) = subscription.deliveries.recv().await {
                 let multiple = false;
-                subscription.answer(Acknowledgement::Ack { tag, multiple });
+                subscription.acknowledge(Acknowledgement::Ack { tag, multiple });
             }
         });
-        Self { _holding: holding }
+        Self { _holder: holder }
     }
 }
 
 /// What a backend keeps to tell the loops about the connection.
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionState {
     lost: watch::Sender<Option<String>>,
     blocked: watch::Sender<Option<String>>,
 }
 
-impl Link {
+impl ConnectionState {
     pub fn new() -> Self {
         Self {
             lost: watch::Sender::new(None),
@@ -182,7 +210,7 @@ impl Link {
     }
 
     /// Ends the session; the first cause stands.
-    pub fn lose(&self, cause: impl Into<String>) {
+    pub fn fail(&self, cause: impl Into<String>) {
         let cause = cause.into();
         self.lost.send_if_modified(|lost| {
             let first = lost.is_none();
@@ -217,7 +245,7 @@ impl Link {
 #[derive(Clone)]
 pub struct Session {
     pub publisher: Publisher,
-    pub(crate) link: Link,
+    pub(crate) state: ConnectionState,
     pub(crate) backend: Backend,
 }
 
@@ -231,44 +259,40 @@ pub(crate) enum Backend {
 impl Session {
     /// Whether the session has ended.
     pub fn is_lost(&self) -> bool {
-        self.link.is_lost()
+        self.state.is_lost()
     }
 
     /// Resolves with the cause when the session has ended.
     pub async fn lost(&self) -> String {
-        self.link.lost().await
+        self.state.lost().await
     }
 
-    /// Why the broker takes nothing at the moment (a memory or disk alarm), if so.
+    /// Why the broker takes no messages at the moment (a memory or disk alarm), if so.
     pub fn blocked(&self) -> watch::Receiver<Option<String>> {
-        self.link.blocked.subscribe()
+        self.state.blocked.subscribe()
     }
 
-    /// Subscribes to `queue`, with at most `prefetch` deliveries unanswered.
-    pub async fn subscribe(
-        &self,
-        queue: &str,
-        prefetch: u16,
-    ) -> Result<Subscription, super::BrokerError> {
+    /// Subscribes to `queue`, with at most `prefetch` deliveries unacknowledged.
+    pub async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.subscribe(queue, prefetch, &self.link).await,
+            Backend::RabbitMq(connected) => connected.subscribe(queue, prefetch, &self.state).await,
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => connected.subscribe(queue, prefetch, &self.link),
+            Backend::Memory(connected) => connected.subscribe(queue, prefetch, &self.state),
         }
     }
 
     /// Takes the lease of `queue`, which one session holds at a time; `None`: another holds it. The queue must have
     /// a single active consumer, no room for messages, and no other subscribers.
-    pub async fn lease(&self, queue: &str) -> Result<Option<Lease>, super::BrokerError> {
+    pub async fn lease(&self, queue: &str) -> Result<Option<Lease>, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.lease(queue, &self.link).await,
+            Backend::RabbitMq(connected) => connected.lease(queue, &self.state).await,
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => connected.lease(queue, &self.link),
+            Backend::Memory(connected) => connected.lease(queue, &self.state),
         }
     }
 
     /// Whether the exchange exists.
-    pub async fn exchange_exists(&self, name: &str) -> Result<bool, super::BrokerError> {
+    pub async fn exchange_exists(&self, name: &str) -> Result<bool, BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.exchange_exists(name).await,
             #[cfg(any(test, feature = "testing"))]
@@ -276,8 +300,8 @@ impl Session {
         }
     }
 
-    /// Messages that are ready in a queue: what the loops hold producers back by.
-    pub async fn queue_length(&self, name: &str) -> Result<u64, super::BrokerError> {
+    /// Messages that are ready in a queue.
+    pub async fn queue_length(&self, name: &str) -> Result<u64, BrokerError> {
         match &self.backend {
             Backend::RabbitMq(connected) => connected.queue_length(name).await,
             #[cfg(any(test, feature = "testing"))]
@@ -285,12 +309,26 @@ impl Session {
         }
     }
 
+    /// Whether every queue has room, none holding more than `max_queue_len` messages; why not, otherwise.
+    pub async fn check_room(&self, queues: &[String], max_queue_len: u64) -> Result<(), String> {
+        for queue in queues {
+            let length = self.queue_length(queue).await;
+            let length = length.map_err(|error| error.to_string())?;
+            if length > max_queue_len {
+                return Err(format!(
+                    "queue {queue} has {length} messages, more than max_queue_len {max_queue_len}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the session in good order.
     pub async fn close(&self) {
-        self.link.lose("closed");
+        self.state.fail("closed");
         match &self.backend {
             Backend::RabbitMq(connected) => {
-                let _ = tokio::time::timeout(FAREWELL, connected.close()).await;
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, connected.close()).await;
             }
             #[cfg(any(test, feature = "testing"))]
             Backend::Memory(_) => {}

@@ -1,4 +1,4 @@
-//! What the suite works with: a broker with the objects of one program, and the program at work.
+//! What the suite works with: a broker with the objects of one program, and the running program.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 
 use crate::broker::{Broker, Memory, Publication, QueueOptions, RabbitMq, Session};
 use crate::{
-    Job, Ladder, LoopOptions, Outcome, Program, Worker, names, run_worker, run_worker_while,
+    Job, LoopOptions, Outcome, Program, RetrySchedule, Worker, names, run_worker, run_worker_while,
 };
 
-/// Nothing that is to happen takes longer on a loaded machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Everything that is expected happens within this time, also on a loaded machine.
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// As the topology has it by default.
 pub(super) const DELIVERY_LIMIT: u32 = 20;
 
@@ -123,9 +123,9 @@ impl Bench {
     }
 
     pub(super) fn program(&self, options: LoopOptions) -> Program {
-        let ladder = Ladder::new(vec![Duration::from_secs(1)]).unwrap();
+        let schedule = RetrySchedule::new(vec![Duration::from_secs(1)]).unwrap();
         let app = App::detached("relay");
-        Program::with_broker(&app, self.broker.clone(), &options, ladder)
+        Program::with_broker(&app, self.broker.clone(), &options, schedule)
     }
 
     pub(super) async fn session(&self) -> Session {
@@ -150,7 +150,7 @@ impl Bench {
         session.close().await;
     }
 
-    /// Takes messages out of a queue until there are as many distinct bodies as wanted; answers with all taken.
+    /// Takes messages out of a queue until there are as many distinct bodies as wanted; returns all taken.
     pub(super) async fn take(&self, queue: &str, distinct: usize) -> Vec<crate::broker::Delivery> {
         let session = self.session().await;
         let mut subscription = session.subscribe(queue, 1000).await.unwrap();
@@ -165,14 +165,14 @@ impl Bench {
                     .expect("the session lasts");
                 bodies.insert(delivery.message.body.clone());
                 let tag = delivery.tag;
-                subscription.answer(crate::broker::Acknowledgement::Ack {
+                subscription.acknowledge(crate::broker::Acknowledgement::Ack {
                     tag,
                     multiple: false,
                 });
                 taken.push(delivery);
             }
         };
-        let complete = tokio::time::timeout(PATIENCE, taking).await;
+        let complete = tokio::time::timeout(TEST_TIMEOUT, taking).await;
         assert!(
             complete.is_ok(),
             "{queue} gave {} of {distinct} messages",
@@ -210,7 +210,7 @@ impl Bench {
 
     pub(super) async fn lose_sessions(&self) {
         match (&self.broker, &self.host) {
-            (Broker::Memory(memory), _) => memory.disconnect("the test said so"),
+            (Broker::Memory(memory), _) => memory.disconnect("the test ends it"),
             (_, Some(host)) => host.close_connections(),
             _ => unreachable!("RabbitMQ has a virtual host"),
         }
@@ -224,7 +224,7 @@ pub(super) fn numbered(n: usize) -> Message {
 }
 
 pub(super) async fn eventually(mut condition: impl AsyncFnMut() -> bool) -> bool {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
     while tokio::time::Instant::now() < deadline {
         if condition().await {
             return true;
@@ -241,7 +241,7 @@ pub(super) fn options(prefetch: u16, concurrency: usize) -> LoopOptions {
     }
 }
 
-/// A program at work until it is stopped.
+/// A program that runs until it is stopped.
 pub(super) struct Running {
     pub program: Program,
     task: JoinHandle<Result<(), crate::broker::BrokerError>>,
@@ -256,7 +256,7 @@ impl Running {
         }
     }
 
-    /// At work while `intake` is true.
+    /// Consumes while `intake` is true.
     pub(super) fn start_while<W: Worker>(
         program: Program,
         worker: W,
@@ -277,7 +277,7 @@ impl Running {
 
     pub(super) async fn stop(self) {
         self.program.app.shutdown.trigger();
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        let ended = tokio::time::timeout(TEST_TIMEOUT, self.task).await;
         ended
             .expect("it stops")
             .expect("it does not panic")
@@ -293,6 +293,8 @@ where
     F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = (bool, Outcome)> + Send,
 {
+    const RECEIPTS: &'static str = "receipts";
+
     async fn process(&self, job: &mut Job) -> Outcome {
         let (send, outcome) = (self.0)(job.message().clone(), job.attempt()).await;
         if send {

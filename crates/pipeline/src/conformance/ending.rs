@@ -34,6 +34,8 @@ impl Drop for TellOnDrop<'_> {
 }
 
 impl Worker for Stuck {
+    const RECEIPTS: &'static str = "receipts";
+
     async fn process(&self, job: &mut Job) -> Outcome {
         if self.deliveries.fetch_add(1, Ordering::SeqCst) == 0 {
             let _tell = TellOnDrop(&self.cancelled);
@@ -91,6 +93,8 @@ async fn a_stop_ends_with_the_session_that_it_waits_in(bench: Bench) {
 struct ToNowhere;
 
 impl Worker for ToNowhere {
+    const RECEIPTS: &'static str = "receipts";
+
     async fn process(&self, job: &mut Job) -> Outcome {
         loop {
             job.send("nowhere", job.message().clone()).await;

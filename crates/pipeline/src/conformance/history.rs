@@ -1,4 +1,4 @@
-//! What is read of the ledger, and what the records of ended runs spare.
+//! What is read of the ledger, and what the records of ended runs cover.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use batch::{Fact, Message, Receipt, RunId, RunMode};
 use ledger::{Ledger, Record};
 
 use super::bench::{Bench, numbered};
-use crate::broker::Follower;
+use crate::broker::StreamConsumer;
 use crate::{history, names};
 
 fn run(end: i64) -> RunId {
@@ -40,8 +40,8 @@ fn receipts(end: i64) -> [Receipt; 2] {
 /// The record of a run whose receipts are the first of the ledger.
 fn record(end: i64) -> Record {
     let mut ledger = Ledger::new();
-    for (place, receipt) in (0..).zip(receipts(end)) {
-        ledger.apply_at(place, &receipt);
+    for (offset, receipt) in (0..).zip(receipts(end)) {
+        ledger.apply_at(offset, &receipt);
     }
     ledger.finish(&run(end)).unwrap()
 }
@@ -68,7 +68,7 @@ async fn without_records_every_receipt_is_read(bench: Bench) {
     assert_eq!(read(&bench).await.1, [run(10), run(10)]);
 }
 
-async fn receipts_that_a_record_spares_are_not_read(bench: Bench) {
+async fn receipts_that_a_record_covers_are_not_read(bench: Bench) {
     bench.add_stream(names::LEDGER);
     bench.add_stream(names::RUNS);
     bench.publish(names::LEDGER, messages(receipts(10))).await;
@@ -82,29 +82,29 @@ async fn receipts_that_a_record_spares_are_not_read(bench: Bench) {
     assert!(ledger.record(&run(10)).is_some() && ledger.run(&run(20)).is_some());
 }
 
-async fn next(follower: &mut Follower) -> (u64, Receipt) {
-    let added = tokio::time::timeout(Duration::from_secs(30), follower.next()).await;
-    let (place, message) = added.expect("it comes").unwrap();
-    (place, Receipt::from_message(&message).unwrap())
+async fn next(consumer: &mut StreamConsumer) -> (u64, Receipt) {
+    let added = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
+    let (offset, message) = added.expect("it comes").unwrap();
+    (offset, Receipt::from_message(&message).unwrap())
 }
 
-async fn who_follows_gets_what_is_added_in_places_that_go_on(bench: Bench) {
+async fn a_consumer_gets_what_is_added_with_offsets_that_continue(bench: Bench) {
     bench.add_stream(names::LEDGER);
     bench.add_stream(names::RUNS);
     bench.publish(names::LEDGER, messages(receipts(10))).await;
     bench.publish(names::RUNS, [record(10).to_message()]).await;
-    let (ledger, mut follower) = history::follow(&bench.broker).await.unwrap();
+    let (ledger, mut consumer) = history::follow(&bench.broker).await.unwrap();
     assert_eq!(ledger.resume_offset(), Some(2));
     bench.publish(names::LEDGER, messages(receipts(20))).await;
-    let (first, receipt) = next(&mut follower).await;
+    let (first, receipt) = next(&mut consumer).await;
     assert_eq!(receipt, receipts(20)[0]);
     assert!(first >= 2, "{first}");
-    let (second, receipt) = next(&mut follower).await;
+    let (second, receipt) = next(&mut consumer).await;
     assert_eq!(receipt, receipts(20)[1]);
     assert_eq!(second, first + 1);
 }
 
-async fn what_is_no_receipt_or_record_is_passed_over(bench: Bench) {
+async fn what_is_no_receipt_or_record_is_skipped(bench: Bench) {
     bench.add_stream(names::LEDGER);
     bench.add_stream(names::RUNS);
     for stream in [names::LEDGER, names::RUNS] {
@@ -117,7 +117,7 @@ async fn what_is_no_receipt_or_record_is_passed_over(bench: Bench) {
     assert_eq!(ledger.resume_offset(), None);
 }
 
-async fn a_place_past_the_end_is_of_another_stream_and_reads_this_one_whole(bench: Bench) {
+async fn an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole(bench: Bench) {
     bench.add_stream(names::LEDGER);
     bench.publish(names::LEDGER, (0..5).map(numbered)).await;
     let mut found = 0;
@@ -125,11 +125,11 @@ async fn a_place_past_the_end_is_of_another_stream_and_reads_this_one_whole(benc
     let read = broker.read_stream_from(names::LEDGER, 1_000, |_, _| found += 1);
     read.await.unwrap();
     assert_eq!(found, 5);
-    let follower = broker.follow_stream(names::LEDGER, 1_000, |_, _| found += 1);
-    let mut follower = follower.await.unwrap();
+    let consumer = broker.follow_stream(names::LEDGER, 1_000, |_, _| found += 1);
+    let mut consumer = consumer.await.unwrap();
     assert_eq!(found, 10);
     bench.publish(names::LEDGER, [numbered(5)]).await;
-    let added = tokio::time::timeout(Duration::from_secs(30), follower.next()).await;
+    let added = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
     let (_, message) = added.expect("it comes").unwrap();
     assert_eq!(message, numbered(5));
 }
@@ -140,26 +140,26 @@ async fn a_stream_is_read_from_a_place_on(bench: Bench) {
     for from in [0, 1, 7, 19] {
         let mut found = Vec::new();
         let broker = &bench.broker;
-        let read = broker.read_stream_from(names::LEDGER, from, |place, message| {
-            found.push((place, message));
+        let read = broker.read_stream_from(names::LEDGER, from, |offset, message| {
+            found.push((offset, message));
         });
         read.await.unwrap();
         let wanted: Vec<_> = (from..20).map(|n| (n, numbered(n as usize))).collect();
         assert_eq!(found, wanted, "from {from}");
         let mut followed = Vec::new();
-        let follower = broker.follow_stream(names::LEDGER, from, |place, message| {
-            followed.push((place, message));
+        let consumer = broker.follow_stream(names::LEDGER, from, |offset, message| {
+            followed.push((offset, message));
         });
-        follower.await.unwrap();
+        consumer.await.unwrap();
         assert_eq!(followed, wanted, "from {from}");
     }
 }
 
 on_every_broker!(
     a_stream_is_read_from_a_place_on,
-    a_place_past_the_end_is_of_another_stream_and_reads_this_one_whole,
+    an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole,
     without_records_every_receipt_is_read,
-    receipts_that_a_record_spares_are_not_read,
-    who_follows_gets_what_is_added_in_places_that_go_on,
-    what_is_no_receipt_or_record_is_passed_over,
+    receipts_that_a_record_covers_are_not_read,
+    a_consumer_gets_what_is_added_with_offsets_that_continue,
+    what_is_no_receipt_or_record_is_skipped,
 );

@@ -1,4 +1,4 @@
-//! A worker whose intake is shut at times, and what it gives back.
+//! A worker whose intake is paused at times, and what it requeues.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,8 +12,8 @@ use crate::broker::{Broker, QueueOptions};
 use crate::{LoopOptions, Outcome};
 
 fn held() -> (bool, Outcome) {
-    let why = "not judged yet".to_owned();
-    (false, Outcome::Return { why })
+    let why = "not decided yet".to_owned();
+    (false, Outcome::Requeue { why })
 }
 
 /// Whether nothing was put off or put away.
@@ -23,21 +23,21 @@ async fn nothing_went_elsewhere(bench: &Bench) {
     }
 }
 
-async fn what_is_returned_is_where_it_was_and_as_it_was(bench: Bench) {
+async fn what_is_requeued_is_where_it_was_and_as_it_was(bench: Bench) {
     const MESSAGES: usize = 10;
     bench.fill(MESSAGES).await;
-    let gate = Arc::new(watch::Sender::new(true));
-    let intake = gate.subscribe();
+    let switch = Arc::new(watch::Sender::new(true));
+    let intake = switch.subscribe();
     let worker = By(move |_, _| {
-        let gate = gate.clone();
+        let switch = switch.clone();
         async move {
-            gate.send_replace(false);
+            switch.send_replace(false);
             held()
         }
     });
     let running = Running::start_while(bench.program(options(5, 2)), worker, intake.clone());
-    let shut = async || !*intake.borrow();
-    assert!(eventually(shut).await);
+    let paused = async || !*intake.borrow();
+    assert!(eventually(paused).await);
     bench.length_becomes("relay-in", MESSAGES as u64).await;
     running.stop().await;
     let taken = bench.take("relay-in", MESSAGES).await;
@@ -47,46 +47,48 @@ async fn what_is_returned_is_where_it_was_and_as_it_was(bench: Bench) {
     nothing_went_elsewhere(&bench).await;
 }
 
-async fn nothing_is_taken_while_the_intake_is_shut(bench: Bench) {
+async fn nothing_is_taken_while_the_intake_is_paused(bench: Bench) {
     bench.fill(10).await;
-    let (gate, intake) = watch::channel(false);
+    let (switch, intake) = watch::channel(false);
     let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(bench.length("relay-in").await, 10);
-    gate.send_replace(true);
+    switch.send_replace(true);
     bench.take("end", 10).await;
     running.stop().await;
     bench.length_becomes("relay-in", 0).await;
 }
 
-async fn shut_in_the_middle_it_finishes_what_is_in_work_and_the_rest_keeps_its_order(bench: Bench) {
+async fn paused_in_the_middle_it_finishes_what_is_in_flight_and_the_rest_keeps_its_order(
+    bench: Bench,
+) {
     const MESSAGES: usize = 20;
     bench.fill(MESSAGES).await;
     let begun = Arc::new(Semaphore::new(0));
     let may_end = Arc::new(Semaphore::new(0));
     let order = Arc::new(Mutex::new(Vec::new()));
-    let (at_work, ending, worked) = (begun.clone(), may_end.clone(), order.clone());
+    let (begin, ending, worked) = (begun.clone(), may_end.clone(), order.clone());
     let worker = By(move |message: Message, _| {
-        let (at_work, ending) = (at_work.clone(), ending.clone());
+        let (begin, ending) = (begin.clone(), ending.clone());
         worked.lock().unwrap().push(message.clone());
         async move {
-            at_work.add_permits(1);
+            begin.add_permits(1);
             ending.acquire().await.unwrap().forget();
             (true, Outcome::Done)
         }
     });
-    let (gate, intake) = watch::channel(true);
+    let (switch, intake) = watch::channel(true);
     let running = Running::start_while(bench.program(options(10, 1)), worker, intake);
     for round in 1..=3 {
         begun.acquire().await.unwrap().forget();
-        gate.send_replace(false);
+        switch.send_replace(false);
         may_end.add_permits(1);
         bench.length_becomes("end", round).await;
         bench
             .length_becomes("relay-in", MESSAGES as u64 - round)
             .await;
         assert!(begun.try_acquire().is_err(), "nothing else was begun");
-        gate.send_replace(true);
+        switch.send_replace(true);
     }
     may_end.add_permits(MESSAGES);
     bench.take("end", MESSAGES).await;
@@ -96,41 +98,41 @@ async fn shut_in_the_middle_it_finishes_what_is_in_work_and_the_rest_keeps_its_o
     nothing_went_elsewhere(&bench).await;
 }
 
-async fn a_stop_is_obeyed_while_the_intake_is_shut(bench: Bench) {
+async fn a_stop_is_obeyed_while_the_intake_is_paused(bench: Bench) {
     bench.fill(1).await;
-    let (gate, intake) = watch::channel(false);
+    let (switch, intake) = watch::channel(false);
     let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
     tokio::time::sleep(Duration::from_millis(100)).await;
     running.stop().await;
     assert_eq!(bench.length("relay-in").await, 1);
-    drop(gate);
+    drop(switch);
 }
 
-async fn an_intake_that_nobody_can_shut_any_more_stays_as_it_was(bench: Bench) {
+async fn an_intake_that_can_no_longer_be_paused_stays_as_it_was(bench: Bench) {
     bench.fill(10).await;
-    let (gate, intake) = watch::channel(true);
-    drop(gate);
+    let (switch, intake) = watch::channel(true);
+    drop(switch);
     let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
     bench.take("end", 10).await;
     running.stop().await;
     bench.length_becomes("relay-in", 0).await;
 }
 
-/// More often than `max_deliveries`, and than it takes to be suspected: were it held against them, they would be
-/// in quarantine, or each be processed with nothing else in work.
+/// More often than `max_deliveries`, and than it takes to become a poison candidate: if it were held against them, they
+/// would be in quarantine, or each be processed with nothing else in flight.
 async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone(bench: Bench) {
     const ROUNDS: usize = 6;
     bench.fill(2).await;
-    let gate = Arc::new(watch::Sender::new(true));
-    let intake = gate.subscribe();
+    let switch = Arc::new(watch::Sender::new(true));
+    let intake = switch.subscribe();
     let (both, round) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
-    let (shutting, rounds) = (gate.clone(), round.clone());
+    let (pausing, rounds) = (switch.clone(), round.clone());
     let worker = By(move |_, _| {
-        let (gate, both, round) = (shutting.clone(), both.clone(), rounds.clone());
+        let (switch, both, round) = (pausing.clone(), both.clone(), rounds.clone());
         async move {
             let last = round.load(Ordering::SeqCst) == ROUNDS;
             if both.wait().await.is_leader() && !last {
-                gate.send_replace(false);
+                switch.send_replace(false);
             }
             match last {
                 true => (true, Outcome::Done),
@@ -144,12 +146,12 @@ async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone
     };
     let running = Running::start_while(bench.program(options), worker, intake);
     for n in 1..=ROUNDS {
-        let shut = eventually(async || !*gate.borrow()).await;
-        assert!(shut, "round {n}: both are in work at once");
+        let paused = eventually(async || !*switch.borrow()).await;
+        assert!(paused, "round {n}: both are in flight at once");
         bench.length_becomes("relay-in", 2).await;
         nothing_went_elsewhere(&bench).await;
         round.store(n, Ordering::SeqCst);
-        gate.send_replace(true);
+        switch.send_replace(true);
     }
     bench.take("end", 2).await;
     running.stop().await;
@@ -193,10 +195,10 @@ async fn a_copy_of_what_came_back_often_has_a_higher_attempt() {
 }
 
 on_every_broker!(
-    what_is_returned_is_where_it_was_and_as_it_was,
-    nothing_is_taken_while_the_intake_is_shut,
-    shut_in_the_middle_it_finishes_what_is_in_work_and_the_rest_keeps_its_order,
-    a_stop_is_obeyed_while_the_intake_is_shut,
-    an_intake_that_nobody_can_shut_any_more_stays_as_it_was,
+    what_is_requeued_is_where_it_was_and_as_it_was,
+    nothing_is_taken_while_the_intake_is_paused,
+    paused_in_the_middle_it_finishes_what_is_in_flight_and_the_rest_keeps_its_order,
+    a_stop_is_obeyed_while_the_intake_is_paused,
+    an_intake_that_can_no_longer_be_paused_stays_as_it_was,
     a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone,
 );

@@ -1,10 +1,10 @@
-//! One process at work.
+//! One active process.
 
 use std::time::Duration;
 
-use super::bench::{Bench, PATIENCE, options};
+use super::bench::{Bench, TEST_TIMEOUT, options};
 use crate::broker::{BrokerError, Lease, Session};
-use crate::{Lead, Program, lead};
+use crate::{Leader, Program, Sessions};
 
 /// Longer than a process that stands by takes to see that the lease is free.
 const A_WHILE: Duration = Duration::from_secs(4);
@@ -23,7 +23,7 @@ async fn takes(session: &Session) -> Lease {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let taken = tokio::time::timeout(PATIENCE, taking).await;
+    let taken = tokio::time::timeout(TEST_TIMEOUT, taking).await;
     taken.expect("the lease is given up")
 }
 
@@ -64,47 +64,52 @@ async fn a_lease_is_lost_with_its_session(bench: Bench) {
 async fn the_lease_of_a_queue_that_is_not_there_is_an_error(bench: Bench) {
     let session = bench.session().await;
     let error = session.lease("relay-lease").await.err().unwrap();
-    assert!(error.is_missing(), "{error}");
-    assert!(matches!(error, BrokerError::Object { .. }), "{error:?}");
+    assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
     bench.add_lease();
     let session = bench.session().await;
     let _held = takes(&session).await;
 }
 
-async fn leads(program: Program) -> Lead {
-    let lead = tokio::time::timeout(PATIENCE, lead(&program)).await;
-    lead.expect("it leads").unwrap().expect("nobody stopped it")
+async fn elected(program: Program) -> Leader {
+    let elected = tokio::time::timeout(TEST_TIMEOUT, Sessions::new(&program).elect()).await;
+    elected
+        .expect("it leads")
+        .unwrap()
+        .expect("it is not stopped")
 }
 
 async fn a_second_process_stands_by_until_the_first_gives_up(bench: Bench) {
     bench.add_lease();
-    let first = leads(bench.program(options(1, 1))).await;
-    let mut second = tokio::spawn(leads(bench.program(options(1, 1))));
+    let first = elected(bench.program(options(1, 1))).await;
+    let mut second = tokio::spawn(elected(bench.program(options(1, 1))));
     let waited = tokio::time::timeout(A_WHILE, &mut second).await;
-    assert!(waited.is_err(), "two are at work");
+    assert!(waited.is_err(), "two are active");
     first.close().await;
     second.await.unwrap().close().await;
 }
 
 async fn a_process_that_stands_by_can_be_stopped(bench: Bench) {
     bench.add_lease();
-    let first = leads(bench.program(options(1, 1))).await;
+    let first = elected(bench.program(options(1, 1))).await;
     let program = bench.program(options(1, 1));
     let waiting = program.clone();
-    let second = tokio::spawn(async move { lead(&waiting).await.unwrap().is_some() });
+    let second = tokio::spawn(async move {
+        let elected = Sessions::new(&waiting).elect().await;
+        elected.unwrap().is_some()
+    });
     tokio::time::sleep(A_WHILE).await;
     program.app.shutdown.trigger();
     assert!(!second.await.unwrap());
     first.close().await;
 }
 
-async fn a_process_at_work_is_told_that_its_lease_is_lost(bench: Bench) {
+async fn the_active_process_is_told_that_its_lease_is_lost(bench: Bench) {
     bench.add_lease();
-    let first = leads(bench.program(options(1, 1))).await;
+    let first = elected(bench.program(options(1, 1))).await;
     bench.lose(first.session()).await;
-    let lost = tokio::time::timeout(PATIENCE, first.lost()).await;
+    let lost = tokio::time::timeout(TEST_TIMEOUT, first.lost()).await;
     assert!(!lost.expect("it is told").is_empty());
-    let second = leads(bench.program(options(1, 1))).await;
+    let second = elected(bench.program(options(1, 1))).await;
     second.close().await;
 }
 
@@ -115,5 +120,5 @@ on_every_broker!(
     the_lease_of_a_queue_that_is_not_there_is_an_error,
     a_second_process_stands_by_until_the_first_gives_up,
     a_process_that_stands_by_can_be_stopped,
-    a_process_at_work_is_told_that_its_lease_is_lost,
+    the_active_process_is_told_that_its_lease_is_lost,
 );

@@ -8,7 +8,7 @@ use batch::{Invalid, Reason};
 use super::Mutant;
 use super::bench::{Bench, By, Running, eventually, numbered, options, relay};
 use crate::broker::{Broker, Memory, Publication, QueueOptions, RabbitMq};
-use crate::{Ladder, Program, names, run_worker};
+use crate::{Program, RetrySchedule, names, run_worker};
 
 /// Whether the loop keeps a message until its outputs are confirmed. On the broker in memory, whose confirms
 /// can be held back: the message must still be there when the session is lost before the confirm.
@@ -25,7 +25,7 @@ async fn acknowledges_only_after_the_confirm(mutant: Mutant) -> bool {
     assert!(eventually(async || memory.ready("end").len() == 1).await);
     // Well past the time after which completed deliveries are acknowledged.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let kept = memory.unanswered("relay-in") == 1;
+    let kept = memory.unacked("relay-in") == 1;
     memory.release_confirms();
     running.stop().await;
     kept
@@ -64,8 +64,8 @@ async fn refused_credentials_end_the_program_at_once_on_rabbitmq() {
     let mut url = url::Url::parse(host.url()).unwrap();
     url.set_password(Some("wrong")).unwrap();
     let broker = Broker::RabbitMq(RabbitMq::new(url.as_str()).unwrap());
-    let ladder = Ladder::default();
-    let program = Program::with_broker(&App::detached("relay"), broker, &options(1, 1), ladder);
+    let schedule = RetrySchedule::default();
+    let program = Program::with_broker(&App::detached("relay"), broker, &options(1, 1), schedule);
     let error = run_worker(&program, relay()).await.unwrap_err();
     assert!(
         error.to_string().contains("refuses the connection"),
@@ -130,10 +130,7 @@ async fn a_full_quarantine_holds_the_message_instead_of_losing_it() {
     // It is put off again and again, and healthy messages pass it by.
     tokio::time::sleep(Duration::from_secs(300)).await;
     let kept = ["relay-in", "relay-delay-1s"].map(|queue| memory.ready(queue).len());
-    assert_eq!(
-        kept.iter().sum::<usize>() + memory.unanswered("relay-in"),
-        1
-    );
+    assert_eq!(kept.iter().sum::<usize>() + memory.unacked("relay-in"), 1);
     memory.declare_queue("relay-quar", QueueOptions::default());
     bench.take("relay-quar", 1).await;
     running.stop().await;

@@ -1,63 +1,62 @@
 use std::time::Duration;
 
-use batch::{Invalid, Reason, header};
+use batch::{Invalid, Message, Reason, header};
 
-use crate::broker::Publication;
-use crate::job::{Job, Lost};
-use crate::{BatchWorker, Ladder, Outcome, Program};
+use super::attempt::tries_after;
+use crate::broker::ConnectionLost;
+use crate::{BatchWorker, Job, Outcome, Program};
 
 /// How long what the broker refuses is published again before the message is put off.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long it is put off then: full queues and missing ones need an operator.
 const PUT_OFF: Duration = Duration::from_secs(600);
-/// Numbers left to the redeliveries of one copy of a message: more than `max_deliveries` allows, so that the next copy
-/// never has the same attempt as an older one that is delivered once more.
-pub(crate) const REDELIVERIES: u32 = 64;
 
 /// Carries an outcome out, up to the confirm. Everything goes through the broker, so that a worker that
 /// dies here leaves the message where it was.
 pub(super) async fn finish<W: BatchWorker>(
     worker: &W,
-    program: &Program,
     job: &mut Job,
     outcome: Outcome,
-) -> Result<(), Lost> {
+) -> Result<(), ConnectionLost> {
     let outcome = exhausted(job, outcome);
-    program
-        .app
-        .stats
-        .count("message", &[("stat", outcome.label())], 1);
-    tell(job, &outcome);
+    let label = [("stat", outcome.label())];
+    job.program().app.stats.count("message", &label, 1);
+    log(job, &outcome);
     match outcome {
         // It stays where it was, so nothing has to be stored before it may go.
-        Outcome::Return { .. } => return Ok(()),
+        Outcome::Requeue { .. } => return Ok(()),
         Outcome::Done | Outcome::Discard { .. } => {}
         Outcome::Retry { error, at } => {
             let mut message = job.message().clone();
             message.headers.add_failure(job.failure(&error, &at));
-            let delay = program.ladder.after(message.headers.failures());
-            again(program, job, message, delay).await?;
+            let delay = job.program().schedule.after(message.headers.failures());
+            put_off(job, message, delay).await?;
         }
         Outcome::Snooze { delay, .. } => {
-            let delay = program.ladder.within(delay);
-            again(program, job, job.message().clone(), delay).await?;
+            let delay = job.program().schedule.within(delay);
+            put_off(job, job.message().clone(), delay).await?;
         }
         Outcome::Quarantine(why) => {
             if let Some(receipt) = worker.quarantined(job.message(), &why) {
-                job.try_send("receipts", receipt).await?;
+                job.outbox.send(W::RECEIPTS, receipt).await?;
             }
-            job.try_quarantine(job.message().clone(), &why).await?;
+            let message = job.with_reason(job.message().clone(), &why);
+            job.outbox.quarantine(message).await?;
         }
     }
-    if program.acknowledges_before_confirm() || job.confirmed_within(PATIENCE).await? {
+    if job.program().acknowledges_before_confirm()
+        || job.outbox.flush_within(PUBLISH_TIMEOUT).await?
+    {
         return Ok(());
     }
-    // A full quarantine, or an output that nobody reads, must not hold the message in hand: it would take
-    // the place of others, and the broker takes back what is held too long. It is processed again later.
-    tracing::warn!("the broker takes not all that this message led to; putting the message off");
-    let delay = program.ladder.within(PUT_OFF);
-    again(program, job, job.message().clone(), delay).await?;
-    job.confirmed().await
+    // A full quarantine, or an output without a queue, must not keep the message in flight: it would take the place
+    // of others, and the broker takes back what is unacknowledged for too long. It is processed again later.
+    tracing::warn!(
+        "the broker refuses a part of what this message led to; putting the message off"
+    );
+    let delay = job.program().schedule.within(PUT_OFF);
+    put_off(job, job.message().clone(), delay).await?;
+    job.outbox.flush().await
 }
 
 /// A retry becomes quarantine when its tries are used up. Before that, an answer that no store gives
@@ -85,21 +84,18 @@ pub(crate) fn exhausted(job: &Job, outcome: Outcome) -> Outcome {
     }
 }
 
-async fn again(
-    program: &Program,
+/// Publishes `message`, a copy of the job's, to come again after `delay`.
+async fn put_off(
     job: &mut Job,
-    mut message: batch::Message,
+    mut message: Message,
     delay: Duration,
-) -> Result<(), Lost> {
-    program.count_sent("delay");
-    // From this delivery's own number on: one that came back often has used up more than those left to it.
-    let tries = job.attempt().saturating_add(REDELIVERIES - 1);
+) -> Result<(), ConnectionLost> {
+    let tries = tries_after(job.attempt());
     message.headers.set(header::TRIES, i64::from(tries));
-    let queue = Ladder::queue(program.name(), delay);
-    job.publish(Publication::to_queue(queue, message)).await
+    job.outbox.delay(message, delay).await
 }
 
-fn tell(job: &Job, outcome: &Outcome) {
+fn log(job: &Job, outcome: &Outcome) {
     let headers = &job.message().headers;
     let run = headers.text(header::RUN).unwrap_or("-");
     let task = headers.text(header::TASK).unwrap_or("-");
@@ -113,7 +109,7 @@ fn tell(job: &Job, outcome: &Outcome) {
         Outcome::Quarantine(why) => {
             tracing::error!(run, task, attempt, reason = %why.reason, error = why.detail, "quarantined");
         }
-        Outcome::Return { why } => tracing::debug!(run, task, attempt, why, "goes back"),
+        Outcome::Requeue { why } => tracing::debug!(run, task, attempt, why, "requeued"),
         Outcome::Discard { why } => tracing::info!(run, task, attempt, why, "discarded"),
     }
 }

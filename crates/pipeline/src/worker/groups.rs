@@ -16,7 +16,7 @@ pub(super) struct Group<K, T> {
 
 impl<K, T> Group<K, T> {
     /// A group that is full with one member.
-    pub fn of_one(key: K, member: T) -> Self {
+    pub fn single(key: K, member: T) -> Self {
         Self {
             key,
             members: vec![member],
@@ -40,7 +40,7 @@ impl<K: Clone + Eq + Hash, T> Groups<K, T> {
         }
     }
 
-    /// Adds a member; answers with the groups that this makes full, in the order of their members.
+    /// Adds a member; returns the groups that this makes full, in the order of their members.
     pub fn add(&mut self, key: K, weight: Weight, member: T) -> Vec<Group<K, T>> {
         let mut full = Vec::new();
         if let Some(open) = self.open.get(&key) {

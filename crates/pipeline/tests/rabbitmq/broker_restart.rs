@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pipeline::broker::{Broker, BrokerError, RabbitMq};
-use pipeline::{LoopOptions, ProducerError, Sender, quarantine};
+use pipeline::{LoopOptions, Producer, ProducerError, quarantine};
 use testkit::{PrivateBroker, VirtualHost};
 
 use crate::support::{Pipeline, Relay, Running, eventually, numbered, numbers};
@@ -116,8 +116,8 @@ async fn an_alarm_of_the_broker_is_waited_out_and_shown() {
     // An operator can still see what there is.
     let ledger = pipeline.broker.read_stream("ledger").await.unwrap();
     assert!(numbers(&ledger).into_iter().eq(0..3000));
-    let looked = quarantine::look(&pipeline.broker, "relay", 10, Some).await;
-    assert_eq!(looked.unwrap().seen, 5);
+    let inspection = quarantine::inspect(&pipeline.broker, "relay", 10, Some).await;
+    assert_eq!(inspection.unwrap().seen, 5);
     node.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "2GB"]);
     pipeline.take("end-in", 500).await;
     assert!(!running.fails("broker-alarm"));
@@ -131,16 +131,16 @@ async fn programs_can_be_stopped_during_an_alarm() {
     let node = PrivateBroker::start(22300);
     let pipeline = Pipeline::on(VirtualHost::on(node.services()));
     pipeline.publish("relay-in", numbered(0, 50)).await;
-    let producer = pipeline.program(&options());
-    let mut sender = Sender::open(&producer, BTreeMap::new(), 0).await.unwrap();
+    let program = pipeline.program(&options());
+    let mut producer = Producer::open(&program, BTreeMap::new(), 0).await.unwrap();
     node.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let running = Running::start(pipeline.program(&options()), FAST);
     assert!(eventually(async || running.fails("broker-alarm")).await);
     let message = numbered(50, 51).next().unwrap();
-    sender.send("next", message).await.unwrap();
-    let sending = tokio::spawn(async move { sender.flush().await });
+    producer.send("next", message).await.unwrap();
+    let sending = tokio::spawn(async move { producer.flush().await });
     let began = Instant::now();
-    producer.app.shutdown.trigger();
+    program.app.shutdown.trigger();
     running.stop().await;
     let stopped = sending.await.unwrap();
     assert!(
@@ -156,5 +156,5 @@ async fn programs_can_be_stopped_during_an_alarm() {
     let back = eventually(async || {
         pipeline.length("relay-in").await + pipeline.length("end-in").await >= 50
     });
-    assert!(back.await, "what was in work is in the queue again");
+    assert!(back.await, "what was in flight is in the queue again");
 }

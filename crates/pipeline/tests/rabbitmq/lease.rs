@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use app::App;
 use pipeline::broker::{Broker, RabbitMq};
-use pipeline::{Ladder, Lead, LoopOptions, Program, lead, names};
+use pipeline::{Leader, LoopOptions, Program, RetrySchedule, Sessions, names};
 use testkit::VirtualHost;
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::{TEST_TIMEOUT, eventually};
 
 /// A virtual host with the lease of the program `judge`, as the topology declares it.
 fn judged() -> (VirtualHost, Broker) {
@@ -25,12 +25,15 @@ fn judged() -> (VirtualHost, Broker) {
 fn judge(broker: &Broker) -> Program {
     let app = App::detached("judge");
     let options = LoopOptions::default();
-    Program::with_broker(&app, broker.clone(), &options, Ladder::default())
+    Program::with_broker(&app, broker.clone(), &options, RetrySchedule::default())
 }
 
-async fn leads(program: Program) -> Lead {
-    let lead = tokio::time::timeout(PATIENCE, lead(&program)).await;
-    lead.expect("it leads").unwrap().expect("nobody stopped it")
+async fn elected(program: Program) -> Leader {
+    let elected = tokio::time::timeout(TEST_TIMEOUT, Sessions::new(&program).elect()).await;
+    elected
+        .expect("it leads")
+        .unwrap()
+        .expect("it is not stopped")
 }
 
 /// Names of the connections that there are.
@@ -44,20 +47,20 @@ fn connections(host: &VirtualHost) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_connection_of_the_process_at_work_is_killed_it_is_told_and_another_takes_over() {
+async fn when_the_connection_of_the_active_process_is_killed_it_is_told_and_another_takes_over() {
     let (host, broker) = judged();
-    let first = leads(judge(&broker)).await;
+    let first = elected(judge(&broker)).await;
     // The broker lists a connection some seconds after it was made.
     assert!(eventually(async || !connections(&host).is_empty()).await);
     let of_first = connections(&host);
-    let mut second = tokio::spawn(leads(judge(&broker)));
+    let mut second = tokio::spawn(elected(judge(&broker)));
     let waited = tokio::time::timeout(Duration::from_secs(5), &mut second).await;
-    assert!(waited.is_err(), "two are at work");
+    assert!(waited.is_err(), "two are active");
     for name in of_first {
         let name = name.replace(' ', "%20").replace('>', "%3E");
         host.api("DELETE", &format!("connections/{name}"), "");
     }
-    let lost = tokio::time::timeout(PATIENCE, first.lost()).await;
+    let lost = tokio::time::timeout(TEST_TIMEOUT, first.lost()).await;
     assert!(!lost.expect("it is told").is_empty());
     let second = second.await.unwrap();
     assert!(!second.session().is_lost());

@@ -103,7 +103,7 @@ async fn a_reading_from_a_place_on_ends_however_much_is_added_meanwhile() {
     });
     for _ in 0..40 {
         let mut places = Vec::new();
-        let read = broker.read_stream_from("ledger", 40, |place, _| places.push(place));
+        let read = broker.read_stream_from("ledger", 40, |offset, _| places.push(offset));
         let read = tokio::time::timeout(Duration::from_secs(10), read);
         read.await.expect("it ends").unwrap();
         assert!(places.len() >= 60 && places[0] >= 40, "{places:?}");
@@ -116,8 +116,9 @@ async fn a_follower_has_what_comes_after_its_reading_each_once() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 10)).await;
     let mut found = Vec::new();
-    let follower = broker.follow_stream("ledger", 0, |place, message| found.push((place, message)));
-    let mut follower = follower.await.unwrap();
+    let consumer =
+        broker.follow_stream("ledger", 0, |offset, message| found.push((offset, message)));
+    let mut consumer = consumer.await.unwrap();
     let found: Vec<_> = found.into_iter().map(|(_, message)| message).collect();
     assert_eq!(numbers(&found), (0..10).collect::<Vec<_>>());
     // Another reader's mark is between.
@@ -127,7 +128,7 @@ async fn a_follower_has_what_comes_after_its_reading_each_once() {
         // Waits that are cut off lose nothing.
         let (_, message) = loop {
             let short = Duration::from_micros(20);
-            if let Ok(message) = tokio::time::timeout(short, follower.next()).await {
+            if let Ok(message) = tokio::time::timeout(short, consumer.next()).await {
                 break message.unwrap();
             }
         };
@@ -138,9 +139,9 @@ async fn a_follower_has_what_comes_after_its_reading_each_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_says_that_its_stream_is_gone() {
     let (host, broker) = stream("");
-    let mut follower = broker.follow_stream("ledger", 0, |_, _| {}).await.unwrap();
+    let mut consumer = broker.follow_stream("ledger", 0, |_, _| {}).await.unwrap();
     host.api("DELETE", &format!("queues/{}/ledger", host.name()), "");
-    let error = follower.next().await.unwrap_err();
+    let error = consumer.next().await.unwrap_err();
     assert!(error.to_string().contains("ledger"), "{error}");
 }
 
@@ -149,7 +150,7 @@ async fn a_stream_that_does_not_exist_is_named() {
     let host = VirtualHost::create();
     let broker = Broker::RabbitMq(RabbitMq::new(host.url()).unwrap());
     let error = broker.read_stream("ledger").await.unwrap_err();
-    assert!(matches!(error, BrokerError::Object { .. }), "{error:?}");
+    assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
     assert!(error.to_string().contains("no queue 'ledger'"), "{error}");
 }
 
@@ -188,15 +189,15 @@ async fn from_a_place_that_retention_cut_off_the_first_that_is_left_is_read() {
     publish(&broker, "ledger", numbered(0, 10_000)).await;
     let read_from = async |from: u64| {
         let mut found = Vec::new();
-        let read = broker.read_stream_from("ledger", from, |place, message| {
-            found.push((place, numbers(&[message])[0]));
+        let read = broker.read_stream_from("ledger", from, |offset, message| {
+            found.push((offset, numbers(&[message])[0]));
         });
         read.await.unwrap();
         found
     };
     let found = read_from(1).await;
-    let (place, number) = found[0];
-    assert!(place > 1, "the place is cut off");
+    let (offset, number) = found[0];
+    assert!(offset > 1, "the offset is cut off");
     assert!(found.iter().map(|(_, n)| *n).eq(number..10_000));
     // The broker's own entries between files take places too, so these have gaps; each still leads to its message.
     assert!(found.windows(2).all(|two| two[0].0 < two[1].0));
@@ -211,8 +212,8 @@ async fn places_go_on_over_the_marks_of_readers() {
     read(&broker).await;
     publish(&broker, "ledger", numbered(3, 6)).await;
     let mut found = Vec::new();
-    let reading = broker.read_stream_from("ledger", 2, |place, message| {
-        found.push((place, numbers(&[message])[0]));
+    let reading = broker.read_stream_from("ledger", 2, |offset, message| {
+        found.push((offset, numbers(&[message])[0]));
     });
     reading.await.unwrap();
     assert_eq!(found, [(2, 2), (4, 3), (5, 4), (6, 5)]);

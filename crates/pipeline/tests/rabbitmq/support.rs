@@ -4,13 +4,15 @@ use std::time::Duration;
 use app::App;
 use batch::{Headers, Message};
 use pipeline::broker::{Acknowledgement, Broker, BrokerError, Confirm, Publication, RabbitMq};
-use pipeline::{Job, Ladder, LoopOptions, Outcome, Program, Role, RoleKind, Worker, run_worker};
+use pipeline::{
+    Job, LoopOptions, Outcome, Program, RetrySchedule, Role, RoleKind, Worker, run_worker,
+};
 use testkit::VirtualHost;
 use tokio::task::JoinHandle;
 use topology::{Catalog, LEDGER, PipelineSettings, desired};
 
 /// Nothing that is to happen takes longer on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const FLOW: &str = r#"
 [own]
@@ -48,7 +50,11 @@ impl Pipeline {
     pub fn on(host: VirtualHost) -> Self {
         let catalog = Catalog::parse("own.toml", FLOW).unwrap();
         let topology = catalog.topology("own", &ROLES).unwrap();
-        let objects = desired(&topology, &PipelineSettings::default(), &Ladder::default());
+        let objects = desired(
+            &topology,
+            &PipelineSettings::default(),
+            &RetrySchedule::default(),
+        );
         let vhost = host.name();
         for policy in &objects.policies {
             let body = serde_json::json!({
@@ -103,13 +109,13 @@ impl Pipeline {
                 let delivery = subscription.deliveries.recv().await;
                 let delivery = delivery.expect("the session lasts");
                 bodies.insert(delivery.message.body);
-                subscription.answer(Acknowledgement::Ack {
+                subscription.acknowledge(Acknowledgement::Ack {
                     tag: delivery.tag,
                     multiple: false,
                 });
             }
         };
-        let complete = tokio::time::timeout(PATIENCE, taking).await.is_ok();
+        let complete = tokio::time::timeout(TEST_TIMEOUT, taking).await.is_ok();
         assert!(
             complete,
             "{queue} gave {} of {distinct} messages",
@@ -131,7 +137,7 @@ impl Pipeline {
             &App::detached("relay"),
             self.broker.clone(),
             options,
-            Ladder::default(),
+            RetrySchedule::default(),
         )
     }
 }
@@ -166,7 +172,7 @@ pub fn numbers(messages: &[Message]) -> Vec<usize> {
 }
 
 pub async fn eventually(mut condition: impl AsyncFnMut() -> bool) -> bool {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
     while tokio::time::Instant::now() < deadline {
         if condition().await {
             return true;
@@ -182,6 +188,8 @@ pub struct Relay {
 }
 
 impl Worker for Relay {
+    const RECEIPTS: &'static str = "receipts";
+
     async fn process(&self, job: &mut Job) -> Outcome {
         tokio::time::sleep(self.delay).await;
         job.send("next", job.message().clone()).await;
@@ -189,7 +197,7 @@ impl Worker for Relay {
     }
 }
 
-/// A worker at work until it is stopped.
+/// A worker that runs until it is stopped.
 pub struct Running {
     pub program: Program,
     task: JoinHandle<Result<(), BrokerError>>,
@@ -217,7 +225,7 @@ impl Running {
 
     /// Its end, which must come.
     pub async fn ended(self) -> Result<(), BrokerError> {
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        let ended = tokio::time::timeout(TEST_TIMEOUT, self.task).await;
         ended.expect("it ends").expect("it does not panic")
     }
 }

@@ -6,7 +6,7 @@ use app::App;
 use batch::{Fact, Message, Receipt, RunId, Task};
 use ledger::{Ledger, State};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
-use pipeline::{Ladder, LoopOptions, Program, names};
+use pipeline::{LoopOptions, Program, RetrySchedule, names};
 use queuer::{Error, Finished, Options, Pipeline, Published, Refused, run};
 
 use super::Hub;
@@ -64,7 +64,12 @@ impl Fleet {
 
     async fn run_as(&self, app: &App, options: &Options) -> Result<Finished, Error> {
         let broker = Broker::Memory(self.broker.clone());
-        let program = Program::with_broker(app, broker, &LoopOptions::default(), Ladder::default());
+        let program = Program::with_broker(
+            app,
+            broker,
+            &LoopOptions::default(),
+            RetrySchedule::default(),
+        );
         let Hub {
             source, settings, ..
         } = &self.hub;

@@ -82,8 +82,8 @@ impl Fleet {
         let catalog = Catalog::parse("test", TYPE).unwrap();
         let roles = [ORDERER, serp_restarter::ROLE, LEDGER];
         let topology = catalog.topology("orders", &roles).unwrap();
-        let ladder = broker.ladder().unwrap();
-        let wanted = desired(&topology, &PipelineSettings::default(), &ladder);
+        let schedule = broker.retry_schedule().unwrap();
+        let wanted = desired(&topology, &PipelineSettings::default(), &schedule);
         let configured = management.configure(&wanted, &Discards::none()).await;
         configured.unwrap();
         let options = LoopOptions {

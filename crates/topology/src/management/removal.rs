@@ -19,7 +19,7 @@ pub(super) enum RemovalKind {
     /// A program that the type no longer has: its delays, its input, its exchange. While one of them holds a
     /// message all stay, so that the program can finish its work.
     Program,
-    /// A delay that the ladder no longer has.
+    /// A delay that the schedule no longer has.
     Delay,
     /// A quarantine; it stays while its program is not drained.
     Quarantine,

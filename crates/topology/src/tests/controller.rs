@@ -7,7 +7,11 @@ use serde_json::json;
 use super::*;
 
 fn queues_of(topology: &Topology, program: &str) -> BTreeSet<String> {
-    let objects = desired(topology, &PipelineSettings::default(), &Ladder::default());
+    let objects = desired(
+        topology,
+        &PipelineSettings::default(),
+        &RetrySchedule::default(),
+    );
     let queues = objects.queues.into_iter();
     let own = queues.filter(|queue| queue.program == program);
     own.map(|queue| queue.name).collect()
@@ -71,7 +75,7 @@ fn what_is_held_for_a_verdict_is_never_given_up_for_its_deliveries() {
     let objects = desired(
         &built_in("batched"),
         &PipelineSettings::default(),
-        &Ladder::default(),
+        &RetrySchedule::default(),
     );
     let limit = |name: &str| {
         let policy = objects.policies.iter().find(|policy| policy.name == name);

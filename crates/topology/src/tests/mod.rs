@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use pipeline::{Ladder, Role, RoleKind};
+use pipeline::{RetrySchedule, Role, RoleKind};
 
 mod controller;
 mod objects;

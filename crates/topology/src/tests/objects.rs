@@ -6,7 +6,11 @@ use serde_json::json;
 use super::*;
 
 fn objects_of(topology: &Topology) -> Desired {
-    desired(topology, &PipelineSettings::default(), &Ladder::default())
+    desired(
+        topology,
+        &PipelineSettings::default(),
+        &RetrySchedule::default(),
+    )
 }
 
 #[test]
@@ -60,8 +64,8 @@ fn a_dead_letter_always_finds_a_queue() {
 #[test]
 fn another_ladder_gives_other_delay_queues_and_nothing_else() {
     let direct = built_in("direct");
-    let ladder = Ladder::new([5, 90, 7200].map(Duration::from_secs).to_vec()).unwrap();
-    let objects = desired(&direct, &PipelineSettings::default(), &ladder);
+    let schedule = RetrySchedule::new([5, 90, 7200].map(Duration::from_secs).to_vec()).unwrap();
+    let objects = desired(&direct, &PipelineSettings::default(), &schedule);
     let of_fetcher = objects
         .queues
         .iter()
@@ -93,7 +97,7 @@ fn settings_change_policies_and_never_arguments() {
         runs_max_age_days: 11,
         ledger_max_bytes: 12,
     };
-    let objects = desired(&direct, &settings, &Ladder::default());
+    let objects = desired(&direct, &settings, &RetrySchedule::default());
     assert_eq!(objects.queues, objects_of(&direct).queues);
     let definition = |name: &str| {
         &objects

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use pipeline::quarantine::{Look, Quarantined};
+use pipeline::quarantine::{Inspection, Quarantined};
 use serde::Serialize;
 
 use super::printable::{cut, printable};
@@ -92,12 +92,12 @@ impl Listing {
         }
     }
 
-    pub fn add(&mut self, program: String, look: Look<Entry>) {
-        self.entries.extend(look.kept);
+    pub fn add(&mut self, program: String, inspection: Inspection<Entry>) {
+        self.entries.extend(inspection.kept);
         self.looked.push(Looked {
             program,
-            seen: look.seen,
-            ready: look.ready,
+            seen: inspection.seen,
+            ready: inspection.ready,
         });
     }
 

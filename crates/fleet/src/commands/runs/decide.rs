@@ -159,7 +159,7 @@ async fn say(broker: &Broker, known: &Progress, fact: Fact) -> anyhow::Result<()
     };
     let session = broker.connect("fleet-runs").await?;
     let publication = Publication::to_queue(names::LEDGER.to_owned(), receipt.to_message());
-    let confirm = session.publisher.publish(publication).await?.await;
+    let confirm = session.publisher.publish_and_wait(publication).await;
     session.close().await;
     match confirm {
         Ok(Confirm::Stored) => Ok(()),

@@ -3,29 +3,33 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 
-use super::{Connected, object};
+use super::{Connected, object_error};
 use crate::broker::session::Lease;
-use crate::broker::{Acknowledgement, BrokerError, Link};
+use crate::broker::{Acknowledgement, BrokerError, ConnectionState};
 
-/// Whoever is served is served within milliseconds. Who waits in vain asks again later.
-const ANSWER: Duration = Duration::from_secs(1);
+/// The active subscriber gets its own message within milliseconds. A process that waits in vain asks again later.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Connected {
-    /// As [`crate::broker::Session::lease`]. Of a queue with a single active consumer the broker serves the first
-    /// subscriber alone, and the next when that one is gone; for a quorum queue a majority of its nodes decides.
-    /// (An exclusive consumer would say at once that there is another, but a quorum queue does not know them:
-    /// RabbitMQ 3.10.8 admits any number.) Nobody is told whether he is the one, so each asks with a message of
-    /// his own: only the active one is ever given any.
-    pub async fn lease(&self, queue: &str, link: &Link) -> Result<Option<Lease>, BrokerError> {
-        let mut subscription = self.subscribe(queue, 1, link).await?;
-        let asked = self.ask(queue).await;
-        asked.map_err(|error| object("queue", queue, &error))?;
-        match tokio::time::timeout(ANSWER, subscription.deliveries.recv()).await {
+    /// As [`crate::broker::Session::lease`]. From a queue with a single active consumer the broker delivers
+    /// to the first subscriber alone, and to the next when that one is gone; for a quorum queue a majority of its nodes
+    /// decides. (An exclusive consumer would learn at once that there is another, but a quorum queue does not know
+    /// them: RabbitMQ 3.10.8 admits any number.) No subscriber is told whether it is the active one, so each process
+    /// publishes a message of its own: only the active subscriber ever gets one.
+    pub async fn lease(
+        &self,
+        queue: &str,
+        state: &ConnectionState,
+    ) -> Result<Option<Lease>, BrokerError> {
+        let mut subscription = self.subscribe(queue, 1, state).await?;
+        let published = self.publish_probe(queue).await;
+        published.map_err(|error| object_error("queue", queue, &error))?;
+        match tokio::time::timeout(LEASE_TIMEOUT, subscription.deliveries.recv()).await {
             Ok(Some(delivery)) => {
                 let tag = delivery.tag;
                 let multiple = false;
-                subscription.answer(Acknowledgement::Ack { tag, multiple });
-                Ok(Some(Lease::of(subscription)))
+                subscription.acknowledge(Acknowledgement::Ack { tag, multiple });
+                Ok(Some(Lease::new(subscription)))
             }
             // The session is lost.
             Ok(None) => Ok(None),
@@ -37,7 +41,7 @@ impl Connected {
         }
     }
 
-    async fn ask(&self, queue: &str) -> lapin::Result<()> {
+    async fn publish_probe(&self, queue: &str) -> lapin::Result<()> {
         let channel = self.connection.create_channel().await?;
         let properties = BasicProperties::default();
         let options = BasicPublishOptions::default();

@@ -11,14 +11,18 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::mpsc;
 
 use super::to_table;
-use crate::broker::{Confirm, Link, Request};
+use crate::broker::{Confirm, ConnectionState, Request};
 
 /// How often confirms are read. They are read in waves (see [`Outstanding`]); one millisecond adds
 /// nothing that a quorum queue's write to disk does not hide.
 const WAVE: Duration = Duration::from_millis(1);
 
-/// Publishes what is requested until nobody can request any more and all is confirmed.
-pub(super) async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>, link: Link) {
+/// Publishes what is requested until no more can be requested and all is confirmed.
+pub(super) async fn publish(
+    channel: Channel,
+    mut requests: mpsc::Receiver<Request>,
+    state: ConnectionState,
+) {
     let mut outstanding = Outstanding::default();
     let mut next = 0u64;
     let mut open = true;
@@ -35,9 +39,9 @@ pub(super) async fn publish(channel: Channel, mut requests: mpsc::Receiver<Reque
                 None => open = false,
             },
             _ = waves.tick(), if !outstanding.is_empty() => {
-                if let Err(error) = outstanding.settle() {
-                    // What is outstanding is dropped, and with it the answers: the senders see the loss.
-                    return link.lose(format!("publishing failed: {error}"));
+                if let Err(error) = outstanding.read_wave() {
+                    // What is outstanding is dropped, and with it the confirms: the senders see the loss.
+                    return state.fail(format!("publishing failed: {error}"));
                 }
             }
         }
@@ -46,19 +50,23 @@ pub(super) async fn publish(channel: Channel, mut requests: mpsc::Receiver<Reque
     let _ = channel.close(200, "done".into()).await;
 }
 
-/// The broker's answer to one publication, as lapin gives it.
-struct Answer {
+/// The broker's confirm of one publication, as lapin gives it.
+struct RawConfirm {
     stored: bool,
     /// Message id of a returned message that came with it. It may be another publication's.
     returned: Option<u64>,
 }
 
-/// A publication with its answer, and the request for it.
-type Answered = (u64, lapin::Result<Answer>, Request);
+/// A publication whose confirm has come.
+struct Confirmed {
+    id: u64,
+    confirm: lapin::Result<RawConfirm>,
+    request: Request,
+}
 
 /// Publications whose confirm has not come.
 ///
-/// lapin hands a returned message to whichever confirm of the channel completes next, which with many in
+/// lapin hands a returned message to the confirm of the channel that completes next, which with many in
 /// flight may be another message's. The confirm that carries it never completes after the confirm
 /// of the message that was returned. So confirms are read in waves, and none of a wave is passed on before
 /// nothing more is there to be read: what was complete when the last one of the wave was read is in
@@ -66,9 +74,9 @@ type Answered = (u64, lapin::Result<Answer>, Request);
 #[derive(Default)]
 struct Outstanding {
     /// Polls only those that have something new: a window full of waiting ones costs nothing.
-    publishing: FuturesUnordered<BoxFuture<'static, Answered>>,
+    publishing: FuturesUnordered<BoxFuture<'static, Confirmed>>,
     /// The wave that is being read.
-    answered: Vec<Answered>,
+    confirmed: Vec<Confirmed>,
     /// Message ids of returned messages whose own confirm has not come.
     returned: Vec<u64>,
     woken: Arc<Woken>,
@@ -86,31 +94,43 @@ impl Wake for Woken {
 
 impl Outstanding {
     fn is_empty(&self) -> bool {
-        self.publishing.is_empty() && self.answered.is_empty()
+        self.publishing.is_empty() && self.confirmed.is_empty()
     }
 
-    /// Puts the message on the wire; nobody waits for the answer but [`Self::settle`].
+    /// Puts the message on the wire; [`Self::read_wave`] waits for the confirm.
     fn begin(
         &mut self,
         id: u64,
-        answer: impl Future<Output = lapin::Result<Answer>> + Send + 'static,
+        confirm: impl Future<Output = lapin::Result<RawConfirm>> + Send + 'static,
         request: Request,
     ) {
-        let mut publishing = async move { (id, answer.await, request) }.boxed();
+        let mut publishing = async move {
+            Confirmed {
+                id,
+                confirm: confirm.await,
+                request,
+            }
+        }
+        .boxed();
         match publishing.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answered) => self.answered.push(answered),
+            Poll::Ready(confirmed) => self.confirmed.push(confirmed),
             Poll::Pending => self.publishing.push(publishing),
         }
     }
 
     /// Reads one wave of confirms and passes it on.
-    fn settle(&mut self) -> lapin::Result<()> {
-        self.read();
-        let mut wave = Vec::with_capacity(self.answered.len());
-        for (id, answer, request) in self.answered.drain(..) {
-            let answer = answer?;
-            self.returned.extend(answer.returned);
-            wave.push((id, answer.stored, request));
+    fn read_wave(&mut self) -> lapin::Result<()> {
+        self.read_all();
+        let mut wave = Vec::with_capacity(self.confirmed.len());
+        for Confirmed {
+            id,
+            confirm,
+            request,
+        } in self.confirmed.drain(..)
+        {
+            let RawConfirm { stored, returned } = confirm?;
+            self.returned.extend(returned);
+            wave.push((id, stored, request));
         }
         for (id, stored, request) in wave {
             let confirm = match self.returned.iter().position(|returned| *returned == id) {
@@ -121,22 +141,22 @@ impl Outstanding {
                 None if stored => Confirm::Stored,
                 None => Confirm::Refused,
             };
-            drop(request.share);
+            drop(request.permit);
             // The job may have given up waiting; the message is stored all the same.
             let _ = request.confirm.send(confirm);
         }
         Ok(())
     }
 
-    /// Reads what is there, until nothing more is: the set answers "not yet" also when it only takes a
+    /// Reads what is there, until nothing more is: the set says "not yet" also when it only takes a
     /// break, or while another thread is adding to it; it has then woken its reader.
-    fn read(&mut self) {
+    fn read_all(&mut self) {
         let waker = Waker::from(self.woken.clone());
         let mut cx = Context::from_waker(&waker);
         loop {
             self.woken.0.store(false, Ordering::SeqCst);
-            while let Poll::Ready(Some(answered)) = self.publishing.poll_next_unpin(&mut cx) {
-                self.answered.push(answered);
+            while let Poll::Ready(Some(confirmed)) = self.publishing.poll_next_unpin(&mut cx) {
+                self.confirmed.push(confirmed);
             }
             if !self.woken.0.load(Ordering::SeqCst) || self.publishing.is_empty() {
                 return;
@@ -150,7 +170,7 @@ fn send(
     channel: Channel,
     id: u64,
     request: &Request,
-) -> impl Future<Output = lapin::Result<Answer>> + Send + 'static {
+) -> impl Future<Output = lapin::Result<RawConfirm>> + Send + 'static {
     let publication = &request.publication;
     let exchange = publication.exchange.as_str().into();
     let routing_key = publication.routing_key.as_str().into();
@@ -169,7 +189,7 @@ fn send(
     }
 }
 
-impl From<Confirmation> for Answer {
+impl From<Confirmation> for RawConfirm {
     fn from(confirmation: Confirmation) -> Self {
         let stored = confirmation.is_ack();
         let returned = confirmation.take_message().and_then(|returned| {
@@ -190,16 +210,16 @@ mod tests {
     use futures_util::future::poll_fn;
     use tokio::sync::oneshot;
 
-    type Resolver = oneshot::Sender<Answer>;
+    type Resolver = oneshot::Sender<RawConfirm>;
 
-    const fn stored(returned: Option<u64>) -> Answer {
-        Answer {
+    const fn stored(returned: Option<u64>) -> RawConfirm {
+        RawConfirm {
             stored: true,
             returned,
         }
     }
 
-    /// Some outstanding publications, the first with id 0: their answers to be given, and to be heard.
+    /// Some outstanding publications, the first with id 0: their confirms, to be given and to be received.
     async fn outstanding(
         count: u64,
     ) -> (Outstanding, Vec<Resolver>, Vec<oneshot::Receiver<Confirm>>) {
@@ -210,11 +230,11 @@ mod tests {
             let message = Message::new(Headers::new(), "body");
             let publication = Publication::to_queue("q".into(), message);
             confirms.push(publisher.publish(publication).await.unwrap());
-            let (resolver, answer) = oneshot::channel::<Answer>();
-            // Without tokio's budget for a task, which lapin's answers do not draw on.
-            let answer = tokio::task::unconstrained(answer);
-            let answer = async { Ok(answer.await.expect("the test answers")) };
-            outstanding.begin(id, answer, requests.recv().await.unwrap());
+            let (resolver, confirm) = oneshot::channel::<RawConfirm>();
+            // Without tokio's budget for a task, which lapin's confirms do not draw on.
+            let confirm = tokio::task::unconstrained(confirm);
+            let confirm = async { Ok(confirm.await.expect("the test confirms")) };
+            outstanding.begin(id, confirm, requests.recv().await.unwrap());
             resolvers.push(resolver);
         }
         (outstanding, resolvers, confirms)
@@ -226,7 +246,7 @@ mod tests {
         for (resolver, returned) in resolvers.into_iter().zip([Some(2), None, None]) {
             let _ = resolver.send(stored(returned));
         }
-        outstanding.settle().unwrap();
+        outstanding.read_wave().unwrap();
         let confirms: Vec<_> = confirms.iter_mut().map(|c| c.try_recv().unwrap()).collect();
         let expected = [Confirm::Stored, Confirm::Stored, Confirm::Unroutable];
         assert_eq!(confirms, expected);
@@ -254,7 +274,7 @@ mod tests {
             Poll::Ready(Ok(stored(None)))
         });
         outstanding.begin(1, returned, requests.recv().await.unwrap());
-        outstanding.settle().unwrap();
+        outstanding.read_wave().unwrap();
         assert_eq!(confirms[0].try_recv(), Ok(Confirm::Stored));
         assert_eq!(confirms[1].try_recv(), Ok(Confirm::Unroutable));
     }
@@ -262,12 +282,12 @@ mod tests {
     #[tokio::test]
     async fn a_wave_is_read_to_its_end_however_many_there_are() {
         let (mut outstanding, resolvers, mut confirms) = outstanding(500).await;
-        outstanding.settle().unwrap();
+        outstanding.read_wave().unwrap();
         assert!(confirms.iter_mut().all(|c| c.try_recv().is_err()));
         for resolver in resolvers {
             let _ = resolver.send(stored(None));
         }
-        outstanding.settle().unwrap();
+        outstanding.read_wave().unwrap();
         let all = confirms
             .iter_mut()
             .all(|c| c.try_recv() == Ok(Confirm::Stored));

@@ -51,7 +51,7 @@ pub(in crate::broker) fn receive(delivery: lapin::message::Delivery) -> Delivery
     }
 }
 
-/// The place in its stream of what was delivered from one.
+/// The offset of a delivery from a stream.
 pub(in crate::broker) fn stream_offset(delivery: &lapin::message::Delivery) -> Option<u64> {
     let headers = delivery.properties.headers().as_ref()?;
     let offset = as_int(headers.inner().get("x-stream-offset")?)?;

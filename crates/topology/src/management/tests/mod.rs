@@ -13,20 +13,20 @@ use super::apply::apply;
 use super::{Action, Change, Discards, ManagementError};
 use crate::tests::built_in;
 use crate::{Desired, PipelineSettings, desired};
-use pipeline::Ladder;
+use pipeline::RetrySchedule;
 
 fn objects_of(pipeline: &str) -> Desired {
     desired(
         &built_in(pipeline),
         &PipelineSettings::default(),
-        &Ladder::default(),
+        &RetrySchedule::default(),
     )
 }
 
-fn on_ladder(pipeline: &str, seconds: &[u64]) -> Desired {
+fn with_delays(pipeline: &str, seconds: &[u64]) -> Desired {
     let delays = seconds.iter().copied().map(std::time::Duration::from_secs);
-    let ladder = Ladder::new(delays.collect()).unwrap();
-    desired(&built_in(pipeline), &PipelineSettings::default(), &ladder)
+    let schedule = RetrySchedule::new(delays.collect()).unwrap();
+    desired(&built_in(pipeline), &PipelineSettings::default(), &schedule)
 }
 
 fn shown(changes: &[Change]) -> Vec<String> {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::memory::Host;
-use super::{blocked, configure, direct, discarding, has, objects_of, on_ladder, shown};
+use super::{blocked, configure, direct, discarding, has, objects_of, shown, with_delays};
 use crate::Desired;
 use crate::management::apply::forecast;
 use crate::management::{Action, Discards, ManagementError, Object};
@@ -188,14 +188,14 @@ async fn messages_are_given_up_only_by_their_number() {
 }
 
 #[tokio::test]
-async fn a_delay_that_the_ladder_lost_goes_when_it_is_empty() {
+async fn a_delay_that_the_schedule_lost_goes_when_it_is_empty() {
     let host = direct().await;
     host.put_messages("ch-writer-delay-1h", 2);
-    let changes = configure(&host, &on_ladder("direct", &[10, 60])).await;
+    let changes = configure(&host, &with_delays("direct", &[10, 60])).await;
     assert_eq!(blocked(&changes), ["ch-writer-delay-1h"]);
     assert!(has(&host, "ch-writer-delay-1h") && !has(&host, "es-writer-delay-1h"));
     host.put_messages("ch-writer-delay-1h", 0);
-    configure(&host, &on_ladder("direct", &[10, 60])).await;
+    configure(&host, &with_delays("direct", &[10, 60])).await;
     assert!(!has(&host, "ch-writer-delay-1h") && has(&host, "ch-writer-delay-1m"));
 }
 
@@ -268,7 +268,7 @@ async fn a_queue_that_is_read_is_counted_twice() {
     configure(&host, &objects_of("clickhouse-only")).await;
     assert_eq!(start.elapsed(), Duration::from_secs(20));
     let start = tokio::time::Instant::now();
-    configure(&host, &on_ladder("clickhouse-only", &[10])).await;
+    configure(&host, &with_delays("clickhouse-only", &[10])).await;
     assert_eq!(start.elapsed(), Duration::from_secs(10));
     let start = tokio::time::Instant::now();
     configure(&host, &objects_of("direct")).await;

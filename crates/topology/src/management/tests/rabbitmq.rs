@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use testkit::VirtualHost;
 
-use super::{objects_of, on_ladder, shown};
+use super::{objects_of, shown, with_delays};
 use crate::management::{Action, Change, Discards, Management, ManagementError};
 use crate::{Desired, PipelineSettings, desired, tests::built_in};
-use pipeline::{BrokerSettings, Ladder};
+use pipeline::{BrokerSettings, RetrySchedule};
 
 /// Longest that the broker's figures take to follow.
 const FIGURES: Duration = Duration::from_secs(30);
@@ -183,11 +183,11 @@ async fn a_queue_with_a_message_stays_unless_told_so_with_its_count() {
 }
 
 #[tokio::test]
-async fn another_ladder_replaces_the_delays() {
+async fn another_schedule_replaces_the_delays() {
     let host = VirtualHost::create();
     let management = management(&host);
     configure(&management, &objects_of("direct")).await;
-    let wanted = on_ladder("direct", &[1, 60, 7200]);
+    let wanted = with_delays("direct", &[1, 60, 7200]);
     configure(&management, &wanted).await;
     let queues = queues(&management).await;
     assert!(queues.contains("ch-writer-delay-1s") && queues.contains("ch-writer-delay-2h"));
@@ -241,7 +241,7 @@ async fn a_queue_that_the_broker_cannot_change_is_refused_until_the_pipeline_is_
         }
     }
     let settings = PipelineSettings::default();
-    let wanted = desired(&topology, &settings, &Ladder::default());
+    let wanted = desired(&topology, &settings, &RetrySchedule::default());
     let error = management.configure(&wanted, &Discards::none()).await;
     let Err(ManagementError::ArgumentsChanged { pipeline, queues }) = error else {
         panic!("{error:?}");
@@ -273,7 +273,7 @@ async fn a_full_quarantine_refuses_and_loses_nothing() {
     };
     configure(
         &management,
-        &desired(&built_in("direct"), &settings, &Ladder::default()),
+        &desired(&built_in("direct"), &settings, &RetrySchedule::default()),
     )
     .await;
     let uri = host.url();

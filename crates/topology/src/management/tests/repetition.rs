@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::memory::Host;
-use super::{objects_of, on_ladder, shown};
+use super::{objects_of, shown, with_delays};
 use crate::Desired;
 use crate::management::apply::{apply, forecast};
 use crate::management::{Action, Discards, ManagementError};
@@ -25,8 +25,8 @@ fn wanted(n: usize) -> Desired {
         0 => objects_of("direct"),
         1 => objects_of("clickhouse-only"),
         2 => objects_of("elasticsearch-only"),
-        3 => on_ladder("direct", &[5, 60, 7200]),
-        4 => on_ladder("clickhouse-only", &[1]),
+        3 => with_delays("direct", &[5, 60, 7200]),
+        4 => with_delays("clickhouse-only", &[1]),
         _ => Desired::nothing("direct"),
     }
 }

@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-/// The delays that a message climbs as it fails again and again, shortest first. Each rung is a queue of
-/// its own with one time to live for all: a TTL per message would expire only at the head of a queue.
+/// How long a message waits after each of its failures, shortest delay first. Each delay is a queue of its own with
+/// one time to live for all: a TTL per message would expire only at the head of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ladder(Vec<Duration>);
+pub struct RetrySchedule(Vec<Duration>);
 
-impl Ladder {
+impl RetrySchedule {
     /// `delays` in whole seconds, at least one, each longer than the one before.
     pub fn new(delays: Vec<Duration>) -> Result<Self, String> {
         let ascending = delays.windows(2).all(|pair| pair[0] < pair[1]);
@@ -24,20 +24,20 @@ impl Ladder {
         &self.0
     }
 
-    /// The delay after the `failures`-th failure (from 1); the last rung serves all later ones.
+    /// The delay after the `failures`-th failure (from 1); the last delay serves all later ones.
     pub fn after(&self, failures: u32) -> Duration {
-        let rung = (failures.max(1) as usize - 1).min(self.0.len() - 1);
-        self.0[rung]
+        let n = (failures.max(1) as usize - 1).min(self.0.len() - 1);
+        self.0[n]
     }
 
-    /// The longest rung that is not longer than `delay`, or the first: what waits for a moment must not miss it, and
-    /// comes nearer to it by several rungs.
+    /// The longest delay of the schedule that is not longer than `delay`, or the first: what waits for a certain time
+    /// must not miss it, and comes nearer to it in several steps.
     pub fn within(&self, delay: Duration) -> Duration {
-        let fitting = self.0.iter().rev().find(|rung| **rung <= delay);
+        let fitting = self.0.iter().rev().find(|known| **known <= delay);
         *fitting.unwrap_or(&self.0[0])
     }
 
-    /// Delay queue of `program` for one of the ladder's delays: `fetcher-delay-10m`.
+    /// Delay queue of `program` for one of the delays: `fetcher-delay-10m`.
     pub fn queue(program: &str, delay: Duration) -> String {
         let seconds = delay.as_secs();
         let label = match seconds {
@@ -49,7 +49,7 @@ impl Ladder {
     }
 }
 
-impl Default for Ladder {
+impl Default for RetrySchedule {
     /// 10 s for a hiccup, 1 min for a restart, 10 min for an outage, 1 h for a repair.
     fn default() -> Self {
         Self([10, 60, 600, 3600].map(Duration::from_secs).to_vec())
@@ -61,27 +61,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_failures_wait_longer_up_to_the_last_rung() {
-        let ladder = Ladder::default();
-        let seconds: Vec<u64> = (0..7).map(|n| ladder.after(n).as_secs()).collect();
+    fn later_failures_wait_longer_up_to_the_last_delay() {
+        let schedule = RetrySchedule::default();
+        let seconds: Vec<u64> = (0..7).map(|n| schedule.after(n).as_secs()).collect();
         assert_eq!(seconds, [10, 10, 60, 600, 3600, 3600, 3600]);
     }
 
     #[test]
-    fn a_delay_finds_the_longest_rung_that_is_not_longer_and_its_queue() {
-        let within = |seconds| Ladder::default().within(Duration::from_secs(seconds));
+    fn a_delay_finds_the_longest_one_that_is_not_longer_and_its_queue() {
+        let within = |seconds| RetrySchedule::default().within(Duration::from_secs(seconds));
         // To a window that opens in 40 minutes, and is 20 long, an hour would be too late.
-        let rungs: Vec<u64> = [2400, 599, 60, 59, 3, 90_000]
+        let found: Vec<u64> = [2400, 599, 60, 59, 3, 90_000]
             .map(|s| within(s).as_secs())
             .into();
-        assert_eq!(rungs, [600, 60, 60, 10, 10, 3600]);
-        assert_eq!(Ladder::queue("es-writer", within(90)), "es-writer-delay-1m");
+        assert_eq!(found, [600, 60, 60, 10, 10, 3600]);
+        assert_eq!(
+            RetrySchedule::queue("es-writer", within(90)),
+            "es-writer-delay-1m"
+        );
     }
 
     #[test]
-    fn a_ladder_that_does_not_climb_is_refused() {
-        let seconds =
-            |list: &[u64]| Ladder::new(list.iter().copied().map(Duration::from_secs).collect());
+    fn a_schedule_that_does_not_grow_is_refused() {
+        let seconds = |list: &[u64]| {
+            RetrySchedule::new(list.iter().copied().map(Duration::from_secs).collect())
+        };
         assert!(seconds(&[]).is_err());
         assert!(seconds(&[60, 10]).is_err());
         assert!(seconds(&[0]).is_err());

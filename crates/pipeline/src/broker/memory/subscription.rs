@@ -1,8 +1,8 @@
 use tokio::sync::mpsc;
 
-use super::{Entry, Holder, Holding, Memory};
-use crate::broker::session::{Answer, Lease};
-use crate::broker::{BrokerError, Delivery, Link, Subscription};
+use super::{Entry, Holder, LeaseHolder, Memory};
+use crate::broker::session::{ChannelCommand, Lease};
+use crate::broker::{BrokerError, ConnectionState, Delivery, Subscription};
 
 /// One session's way to the broker's state.
 #[derive(Clone)]
@@ -13,7 +13,7 @@ impl Connected {
         &self,
         queue: &str,
         prefetch: u16,
-        link: &Link,
+        connection: &ConnectionState,
     ) -> Result<Subscription, BrokerError> {
         let mut state = self.0.lock();
         if !state.queues.contains_key(queue) {
@@ -23,8 +23,8 @@ impl Connected {
         let subscription = state.sessions;
         drop(state);
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
-        let (answers, receiver) = mpsc::unbounded_channel();
-        let serving = Serving {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let reader = QueueReader {
             memory: self.0.clone(),
             queue: queue.to_owned(),
             subscription,
@@ -32,26 +32,30 @@ impl Connected {
             next_tag: 1,
             cancelled: false,
         };
-        tokio::spawn(serving.run(sender, receiver, link.clone()));
+        tokio::spawn(reader.run(sender, receiver, connection.clone()));
         Ok(Subscription {
             deliveries,
-            answers,
+            commands,
         })
     }
 
     /// As [`crate::broker::Session::lease`].
-    pub fn lease(&self, queue: &str, link: &Link) -> Result<Option<Lease>, BrokerError> {
-        let subscription = self.subscribe(queue, 1, link)?;
+    pub fn lease(
+        &self,
+        queue: &str,
+        connection: &ConnectionState,
+    ) -> Result<Option<Lease>, BrokerError> {
+        let subscription = self.subscribe(queue, 1, connection)?;
         let mut state = self.0.lock();
         if state.leases.get(queue).is_some_and(|held| !held.is_over()) {
             return Ok(None);
         }
-        let holding = Holding {
-            link: link.clone(),
-            answers: subscription.answers.downgrade(),
+        let holder = LeaseHolder {
+            connection: connection.clone(),
+            commands: subscription.commands.downgrade(),
         };
-        state.leases.insert(queue.to_owned(), holding);
-        Ok(Some(Lease::of(subscription)))
+        state.leases.insert(queue.to_owned(), holder);
+        Ok(Some(Lease::new(subscription)))
     }
 
     pub fn exchange_exists(&self, name: &str) -> bool {
@@ -69,15 +73,15 @@ impl Connected {
 }
 
 fn missing(object: &'static str, name: &str) -> BrokerError {
-    BrokerError::Object {
+    BrokerError::NotFound {
         object,
         name: name.to_owned(),
         detail: "NOT_FOUND - no such object".into(),
     }
 }
 
-/// One subscription at work.
-struct Serving {
+/// Delivers from a queue to one subscription.
+struct QueueReader {
     memory: Memory,
     queue: String,
     subscription: u64,
@@ -86,12 +90,12 @@ struct Serving {
     cancelled: bool,
 }
 
-impl Serving {
+impl QueueReader {
     async fn run(
         mut self,
         sender: mpsc::Sender<Delivery>,
-        mut answers: mpsc::UnboundedReceiver<Answer>,
-        link: Link,
+        mut commands: mpsc::UnboundedReceiver<ChannelCommand>,
+        connection: ConnectionState,
     ) {
         let memory = self.memory.clone();
         loop {
@@ -112,14 +116,14 @@ impl Serving {
             };
             tokio::select! {
                 biased;
-                _ = link.lost() => break,
-                answer = answers.recv() => match answer {
-                    Some(Answer::Acknowledgement(answer)) => {
-                        memory.lock().answer(&self.queue, self.subscription, answer);
+                _ = connection.lost() => break,
+                command = commands.recv() => match command {
+                    Some(ChannelCommand::Acknowledgement(acknowledgement)) => {
+                        memory.lock().acknowledge(&self.queue, self.subscription, acknowledgement);
                         memory.changed.notify_waiters();
                     }
-                    Some(Answer::Cancel) => self.cancelled = true,
-                    Some(Answer::Close(done)) => {
+                    Some(ChannelCommand::Cancel) => self.cancelled = true,
+                    Some(ChannelCommand::Close(done)) => {
                         self.end();
                         let _ = done.send(());
                         return;
@@ -137,8 +141,7 @@ impl Serving {
         let mut state = self.memory.lock();
         let queue = state.queues.get_mut(&self.queue)?;
         let mine = |(holder, _): &&(Holder, Entry)| holder.subscription == self.subscription;
-        if queue.options.ttl.is_some()
-            || queue.unanswered.iter().filter(mine).count() >= self.prefetch
+        if queue.options.ttl.is_some() || queue.unacked.iter().filter(mine).count() >= self.prefetch
         {
             return None;
         }
@@ -154,7 +157,7 @@ impl Serving {
             delivery_count: entry.delivery_count,
             death: entry.death.clone(),
         };
-        queue.unanswered.push((holder, entry));
+        queue.unacked.push((holder, entry));
         Some(delivery)
     }
 
@@ -162,7 +165,7 @@ impl Serving {
         let subscription = self.subscription;
         self.memory
             .lock()
-            .give_back(|holder| holder.subscription == subscription);
+            .requeue(|holder| holder.subscription == subscription);
         self.memory.changed.notify_waiters();
     }
 }

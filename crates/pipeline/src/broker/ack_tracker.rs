@@ -2,10 +2,10 @@ use std::collections::VecDeque;
 
 use super::Acknowledgement;
 
-/// Which deliveries are answered for. Turns completions in any order into few acknowledgements:
+/// Which deliveries are acknowledged. Turns completions in any order into few acknowledgements:
 /// one for all up to a tag where order allows, single ones for the rest.
 #[derive(Debug, Default)]
-pub struct AckBook {
+pub struct AckTracker {
     /// Tag of the first entry.
     first: u64,
     entries: VecDeque<Entry>,
@@ -13,12 +13,13 @@ pub struct AckBook {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    InWork,
+    InFlight,
     Done,
-    Answered,
+    /// Or requeued.
+    Acknowledged,
 }
 
-impl AckBook {
+impl AckTracker {
     pub fn new() -> Self {
         Self {
             first: 1,
@@ -29,7 +30,7 @@ impl AckBook {
     /// A delivery came in; tags come in order.
     pub fn delivered(&mut self, tag: u64) {
         debug_assert_eq!(tag, self.first + self.entries.len() as u64);
-        self.entries.push_back(Entry::InWork);
+        self.entries.push_back(Entry::InFlight);
     }
 
     /// Everything that the delivery takes is confirmed.
@@ -37,9 +38,9 @@ impl AckBook {
         self.set(tag, Entry::Done);
     }
 
-    /// The delivery was given back.
-    pub fn given_back(&mut self, tag: u64) {
-        self.set(tag, Entry::Answered);
+    /// The delivery was requeued.
+    pub fn requeued(&mut self, tag: u64) {
+        self.set(tag, Entry::Acknowledged);
     }
 
     fn set(&mut self, tag: u64, entry: Entry) {
@@ -54,9 +55,9 @@ impl AckBook {
         let mut last_done = None;
         while let Some(entry) = self.entries.front() {
             match entry {
-                Entry::InWork => break,
+                Entry::InFlight => break,
                 Entry::Done => last_done = Some(self.first),
-                Entry::Answered => {}
+                Entry::Acknowledged => {}
             }
             self.entries.pop_front();
             self.first += 1;
@@ -69,23 +70,24 @@ impl AckBook {
 
     /// [`Self::front`], then one acknowledgement for each completion behind a gap.
     pub fn all(&mut self) -> Vec<Acknowledgement> {
-        let mut answers: Vec<_> = self.front().into_iter().collect();
+        let mut acknowledgements: Vec<_> = self.front().into_iter().collect();
         for (n, entry) in self.entries.iter_mut().enumerate() {
             if *entry == Entry::Done {
-                *entry = Entry::Answered;
-                answers.push(Acknowledgement::Ack {
+                *entry = Entry::Acknowledged;
+                acknowledgements.push(Acknowledgement::Ack {
                     tag: self.first + n as u64,
                     multiple: false,
                 });
             }
         }
-        answers
+        acknowledgements
     }
 
-    /// Tags that nobody has answered for.
-    pub fn in_work(&self) -> impl Iterator<Item = u64> + '_ {
+    /// Tags that are neither acknowledged nor requeued.
+    #[cfg(test)]
+    fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
         let tags = self.entries.iter().enumerate();
-        tags.filter(|(_, entry)| **entry == Entry::InWork)
+        tags.filter(|(_, entry)| **entry == Entry::InFlight)
             .map(|(n, _)| self.first + n as u64)
     }
 }
@@ -101,58 +103,58 @@ mod tests {
 
     #[test]
     fn completions_in_order_take_one_acknowledgement() {
-        let mut book = AckBook::new();
-        (1..=5).for_each(|tag| book.delivered(tag));
-        (1..=4).for_each(|tag| book.done(tag));
-        assert_eq!(book.all(), [ack(4, true)]);
-        book.done(5);
-        assert_eq!(book.front(), Some(ack(5, true)));
-        assert_eq!(book.front(), None);
+        let mut tracker = AckTracker::new();
+        (1..=5).for_each(|tag| tracker.delivered(tag));
+        (1..=4).for_each(|tag| tracker.done(tag));
+        assert_eq!(tracker.all(), [ack(4, true)]);
+        tracker.done(5);
+        assert_eq!(tracker.front(), Some(ack(5, true)));
+        assert_eq!(tracker.front(), None);
     }
 
     #[test]
     fn a_gap_is_never_acknowledged_over() {
-        let mut book = AckBook::new();
-        (1..=4).for_each(|tag| book.delivered(tag));
-        book.done(1);
-        book.done(3);
-        assert_eq!(book.all(), [ack(1, true), ack(3, false)]);
-        assert_eq!(book.in_work().collect::<Vec<_>>(), [2, 4]);
-        book.done(2);
-        assert_eq!(book.all(), [ack(2, true)]);
+        let mut tracker = AckTracker::new();
+        (1..=4).for_each(|tag| tracker.delivered(tag));
+        tracker.done(1);
+        tracker.done(3);
+        assert_eq!(tracker.all(), [ack(1, true), ack(3, false)]);
+        assert_eq!(tracker.in_flight().collect::<Vec<_>>(), [2, 4]);
+        tracker.done(2);
+        assert_eq!(tracker.all(), [ack(2, true)]);
     }
 
     proptest! {
-        /// The model: a set of tags. Whatever the order of completions and flushes, exactly the
-        /// completed deliveries are acknowledged, each once.
+        /// The model: a set of tags. In every order of completions and flushes, exactly the completed deliveries are
+        /// acknowledged, each once.
         #[test]
         fn exactly_the_completed_deliveries_are_acknowledged(
             order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle(),
             keep in 0usize..=40,
             flush_every in 1usize..10,
         ) {
-            let mut book = AckBook::new();
-            (1..=40).for_each(|tag| book.delivered(tag));
+            let mut tracker = AckTracker::new();
+            (1..=40).for_each(|tag| tracker.delivered(tag));
             let mut open: std::collections::BTreeSet<u64> = (1..=40).collect();
-            let mut apply = |answers: Vec<Acknowledgement>| {
-                for answer in answers {
-                    match answer {
+            let mut apply = |acknowledgements: Vec<Acknowledgement>| {
+                for acknowledgement in acknowledgements {
+                    match acknowledgement {
                         Acknowledgement::Ack { tag, multiple: true } => {
                             assert!(open.contains(&tag), "{tag} is acknowledged twice");
                             open.retain(|t| *t > tag);
                         }
                         Acknowledgement::Ack { tag, .. } => assert!(open.remove(&tag)),
-                        Acknowledgement::GiveBack { .. } => unreachable!(),
+                        Acknowledgement::Requeue { .. } => unreachable!(),
                     }
                 }
             };
             for (n, tag) in order[..keep].iter().enumerate() {
-                book.done(*tag);
+                tracker.done(*tag);
                 if n % flush_every == 0 {
-                    apply(if n % 2 == 0 { book.all() } else { book.front().into_iter().collect() });
+                    apply(if n % 2 == 0 { tracker.all() } else { tracker.front().into_iter().collect() });
                 }
             }
-            apply(book.all());
+            apply(tracker.all());
             let mut left: Vec<u64> = order[keep..].to_vec();
             left.sort_unstable();
             prop_assert_eq!(open.into_iter().collect::<Vec<_>>(), left);
