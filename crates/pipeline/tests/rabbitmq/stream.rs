@@ -86,7 +86,7 @@ async fn a_reading_ends_while_others_publish_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reading_from_a_place_on_ends_however_much_is_added_meanwhile() {
+async fn a_reading_from_an_offset_ends_however_much_is_added_meanwhile() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 100)).await;
     let publishing = tokio::spawn({
@@ -112,7 +112,7 @@ async fn a_reading_from_a_place_on_ends_however_much_is_added_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_has_what_comes_after_its_reading_each_once() {
+async fn a_stream_consumer_has_what_comes_after_its_reading_each_once() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 10)).await;
     let mut found = Vec::new();
@@ -137,7 +137,7 @@ async fn a_follower_has_what_comes_after_its_reading_each_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_says_that_its_stream_is_gone() {
+async fn a_stream_consumer_says_that_its_stream_is_gone() {
     let (host, broker) = stream("");
     let mut consumer = broker.follow_stream("ledger", 0, |_, _| {}).await.unwrap();
     host.api("DELETE", &format!("queues/{}/ledger", host.name()), "");
@@ -183,7 +183,7 @@ async fn the_ledger_of_a_configured_pipeline_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn from_a_place_that_retention_cut_off_the_first_that_is_left_is_read() {
+async fn from_an_offset_that_retention_cut_off_the_first_that_is_left_is_read() {
     let (_host, broker) =
         stream(r#","x-max-length-bytes":200000,"x-stream-max-segment-size-bytes":50000"#);
     publish(&broker, "ledger", numbered(0, 10_000)).await;
@@ -206,7 +206,7 @@ async fn from_a_place_that_retention_cut_off_the_first_that_is_left_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_go_on_over_the_marks_of_readers() {
+async fn offsets_continue_over_the_markers_of_readers() {
     let (_host, broker) = stream("");
     publish(&broker, "ledger", numbered(0, 3)).await;
     read(&broker).await;
