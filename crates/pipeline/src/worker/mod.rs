@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 pub(crate) use attempt::REDELIVERIES;
 use consumer_loop::{ConsumerLoop, SessionEnd};
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use finish::exhausted;
 
 use crate::broker::{BrokerError, Session};
