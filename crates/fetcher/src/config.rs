@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cutter::BatchSize;
 
-/// How ranges are read from the hub; where it is stands in `[source]`.
+/// How ranges are read from the hub, which `[source]` describes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FetcherSettings {
@@ -16,17 +16,17 @@ pub struct FetcherSettings {
     pub scroll_rows: u64,
     /// Rows of a batch, at most.
     pub batch_rows: u64,
-    /// Bytes of a batch, as it travels: a batch of very long rows ends before it has `batch_rows`.
+    /// Bytes of an encoded batch, at most: a batch of very long rows ends before it has `batch_rows`.
     pub batch_bytes: usize,
-    /// Threads that the source may use for one range. With more than one a range is read in no order.
+    /// Threads that the source may use for one range. With more than one, rows come in no particular order.
     pub max_threads: u32,
 }
 
 impl Default for FetcherSettings {
     fn default() -> Self {
         Self {
-            // As many ranges as a hub shard's reader has always read at once; a range in waiting is of no
-            // use to this program and could be read by another one.
+            // As many ranges as were always read from one hub shard at once; a range that waits here could be read
+            // by another fetcher.
             options: LoopOptions::sized(8, 8),
             scroll_rows: 1000,
             batch_rows: 1000,
@@ -41,9 +41,9 @@ impl FetcherSettings {
     /// Refuses what cannot work; `section` names the settings in the error.
     pub fn check(&self, section: &str) -> Result<(), String> {
         self.options.check(section)?;
-        let most = batch::arrow::Limits::default().rows;
-        if !(1..=most).contains(&self.batch_rows) {
-            return Err(format!("{section}.batch_rows must be 1 to {most}"));
+        let max = batch::arrow::Limits::default().rows;
+        if !(1..=max).contains(&self.batch_rows) {
+            return Err(format!("{section}.batch_rows must be 1 to {max}"));
         }
         if !(1..=self.batch_rows).contains(&self.scroll_rows) {
             return Err(format!(

@@ -1,4 +1,4 @@
-//! Cuts the source's answer into batches without decoding it.
+//! Cuts the answer of the source into batches without decoding it.
 
 use std::collections::VecDeque;
 
@@ -16,35 +16,35 @@ pub struct BatchSize {
     pub bytes: usize,
 }
 
-/// One batch: a complete Arrow stream.
+/// The body of one batch: a complete Arrow stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cut {
+pub struct EncodedBatch {
     pub body: Bytes,
     pub rows: u64,
 }
 
 /// Joins the record batches of one answer, in their order, as long as they fit into one batch.
 /// A record batch with more rows than a batch may have is decoded, divided and encoded again: a
-/// server that keeps to `max_block_size` sends none.
+/// server that respects `max_block_size` sends none.
 #[derive(Debug)]
-pub struct Cutter {
+pub struct BatchCutter {
     size: BatchSize,
     limits: Limits,
     framer: Framer,
-    /// Record batches that are not in a batch yet, after a large one was divided.
+    /// The rest of a large record batch that was divided.
     waiting: VecDeque<Frame>,
-    gathered: Gathered,
+    pending: PendingBatch,
 }
 
 #[derive(Debug, Default)]
-struct Gathered {
+struct PendingBatch {
     frames: Vec<Frame>,
     rows: u64,
     bytes: usize,
     decoded_bytes: u64,
 }
 
-impl Gathered {
+impl PendingBatch {
     fn add(&mut self, frame: Frame) {
         self.rows += frame.rows;
         self.bytes += frame.bytes().len();
@@ -53,63 +53,63 @@ impl Gathered {
     }
 }
 
-impl Cutter {
-    /// `limits` are those of the programs that read the batches.
+impl BatchCutter {
+    /// `limits`: those of the programs that read the batches.
     pub fn new(size: BatchSize, limits: Limits) -> Self {
         Self {
             size,
             limits,
             framer: Framer::new(limits),
             waiting: VecDeque::new(),
-            gathered: Gathered::default(),
+            pending: PendingBatch::default(),
         }
     }
 
-    /// Takes the next piece of the answer. Take every batch out before the next piece goes in.
+    /// Adds the next piece of the answer. Every batch has to be taken out before.
     pub fn push(&mut self, piece: Bytes) {
         self.framer.push(piece);
     }
 
     /// The next full batch, or `None` when more of the answer is needed.
-    pub fn next_batch(&mut self) -> Result<Option<Cut>, Invalid> {
+    pub fn next_batch(&mut self) -> Result<Option<EncodedBatch>, Invalid> {
         loop {
             let Some(frame) = self.next_frame()? else {
                 return Ok(None);
             };
             if self.fits(&frame) {
-                self.gathered.add(frame);
+                self.pending.add(frame);
             } else {
-                let batch = self.cut();
-                self.gathered.add(frame);
+                let batch = self.encode();
+                self.pending.add(frame);
                 return Ok(Some(batch));
             }
-            if self.gathered.rows == self.size.rows {
-                return Ok(Some(self.cut()));
+            if self.pending.rows == self.size.rows {
+                return Ok(Some(self.encode()));
             }
         }
     }
 
     /// After the last piece: the batch that was not full yet, if the answer was complete.
-    pub fn finish(mut self) -> Result<Option<Cut>, Invalid> {
-        let last = (!self.gathered.frames.is_empty()).then(|| self.cut());
+    pub fn finish(mut self) -> Result<Option<EncodedBatch>, Invalid> {
+        let last = (!self.pending.frames.is_empty()).then(|| self.encode());
         self.framer.finish()?;
         Ok(last)
     }
 
     fn fits(&self, frame: &Frame) -> bool {
-        let gathered = &self.gathered;
-        gathered.frames.is_empty()
-            || (gathered.rows + frame.rows <= self.size.rows
-                && gathered.bytes + frame.bytes().len() <= self.size.bytes
-                && gathered.decoded_bytes + frame.decoded_bytes <= self.limits.decoded_bytes)
+        let pending = &self.pending;
+        pending.frames.is_empty()
+            || (pending.rows + frame.rows <= self.size.rows
+                && pending.bytes + frame.bytes().len() <= self.size.bytes
+                && pending.decoded_bytes + frame.decoded_bytes <= self.limits.decoded_bytes)
     }
 
-    fn cut(&mut self) -> Cut {
-        let gathered = std::mem::take(&mut self.gathered);
+    fn encode(&mut self) -> EncodedBatch {
+        let pending = std::mem::take(&mut self.pending);
         let schema = self.framer.schema_bytes().expect("frames follow a schema");
-        Cut {
-            body: arrow::join_contiguous(schema, &gathered.frames),
-            rows: gathered.rows,
+        EncodedBatch {
+            body: arrow::join_contiguous(schema, &pending.frames),
+            rows: pending.rows,
         }
     }
 
@@ -127,8 +127,8 @@ impl Cutter {
         }
     }
 
-    /// The rows of `frame` in record batches of at most `size.rows`. They follow the schema message of
-    /// the answer like any other: strings decode as Binary, whose buffers are those of Utf8.
+    /// The rows of `frame` in record batches of at most `size.rows`. They fit the schema message of
+    /// the answer: strings decode as Binary, whose buffers are those of Utf8.
     fn divide(&self, frame: Frame) -> Result<Vec<Frame>, Invalid> {
         let schema = self.framer.schema().expect("frames follow a schema");
         let schema_bytes = self.framer.schema_bytes().expect("frames follow a schema");
@@ -165,7 +165,7 @@ mod tests {
         bytes: 4 << 20,
     };
 
-    /// An answer with record batches of these numbers of rows; the keys count on through all of them.
+    /// An answer with record batches of these numbers of rows; the keys are numbered through all of them.
     fn answer(sizes: &[usize]) -> Bytes {
         let mut from = 0;
         let batches: Vec<_> = sizes
@@ -188,8 +188,8 @@ mod tests {
         arrow::encode(&batches[0].schema(), &batches).unwrap()
     }
 
-    fn cut(answer: &Bytes, pieces: usize, size: BatchSize) -> Result<Vec<Cut>, Invalid> {
-        let mut cutter = Cutter::new(size, Limits::default());
+    fn cut(answer: &Bytes, pieces: usize, size: BatchSize) -> Result<Vec<EncodedBatch>, Invalid> {
+        let mut cutter = BatchCutter::new(size, Limits::default());
         let mut batches = Vec::new();
         for piece in answer.chunks(pieces) {
             cutter.push(Bytes::copy_from_slice(piece));
@@ -201,12 +201,12 @@ mod tests {
         Ok(batches)
     }
 
-    fn sizes(batches: &[Cut]) -> Vec<u64> {
+    fn sizes(batches: &[EncodedBatch]) -> Vec<u64> {
         batches.iter().map(|batch| batch.rows).collect()
     }
 
     /// The volumes of a body, and a check of each key against them.
-    fn rows(batch: &Cut) -> Vec<Option<i64>> {
+    fn rows(batch: &EncodedBatch) -> Vec<Option<i64>> {
         let stream = Stream::parse(&batch.body, &Limits::default()).unwrap();
         assert_eq!(stream.rows(), batch.rows);
         let mut all = Vec::new();

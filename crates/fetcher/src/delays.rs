@@ -8,65 +8,72 @@ use batch::Task;
 use serde::Deserialize;
 use stores::clickhouse::{Error, Query, Replica};
 
-/// A delay is asked for again after this: a range is read in seconds, and no delay grows faster than time.
-const FRESH: Duration = Duration::from_secs(5);
+/// How long an answer is used: a range is read in seconds, and no delay grows faster than time.
+const MAX_AGE: Duration = Duration::from_secs(5);
 
-/// What each replica says of its delay.
-pub(crate) struct Delays {
-    longest_seconds: u64,
-    known: Mutex<HashMap<Place, Known>>,
+/// The latest delay of each replica.
+pub(crate) struct ReplicaDelays {
+    max_seconds: u64,
+    known: Mutex<HashMap<ReplicaTable, KnownDelay>>,
 }
 
-/// Address of a replica, database and table.
-type Place = (String, String, String);
+#[derive(PartialEq, Eq, Hash)]
+struct ReplicaTable {
+    address: String,
+    database: String,
+    table: String,
+}
 
-struct Known {
+struct KnownDelay {
     at: Instant,
     seconds: u64,
 }
 
-impl Delays {
-    /// Delays of more than `longest_seconds` are too long.
-    pub fn new(longest_seconds: u64) -> Self {
+impl ReplicaDelays {
+    /// Delays of more than `max_seconds` are too long.
+    pub fn new(max_seconds: u64) -> Self {
         Self {
-            longest_seconds,
+            max_seconds,
             known: Mutex::default(),
         }
     }
 
-    /// Says what is wrong with a replica that is too far behind to be read from. A table that is not
+    /// Describes by how much a replica is too far behind to be read from; `None` if it is not. A table that is not
     /// replicated has no delay.
     pub async fn too_long(&self, replica: &Replica, task: &Task) -> Result<Option<String>, Error> {
-        let (of, plan) = (replica.address(), &task.plan);
-        let place = (of.to_owned(), plan.database.clone(), plan.table.clone());
-        let seconds = match self.known(&place) {
+        let table = ReplicaTable {
+            address: replica.address().to_owned(),
+            database: task.plan.database.clone(),
+            table: task.plan.table.clone(),
+        };
+        let seconds = match self.known(&table) {
             Some(seconds) => seconds,
             None => {
                 let seconds = delay(replica, task).await?;
                 let at = Instant::now();
-                self.lock().insert(place, Known { at, seconds });
+                self.lock().insert(table, KnownDelay { at, seconds });
                 seconds
             }
         };
-        let longest = self.longest_seconds;
-        Ok((seconds > longest).then(|| {
-            format!("it is {seconds} s behind; source.max_replica_delay_seconds allows {longest} s")
+        let max = self.max_seconds;
+        Ok((seconds > max).then(|| {
+            format!("it is {seconds} s behind; source.max_replica_delay_seconds allows {max} s")
         }))
     }
 
-    fn known(&self, place: &Place) -> Option<u64> {
+    fn known(&self, table: &ReplicaTable) -> Option<u64> {
         let known = self.lock();
-        let known = known.get(place).filter(|known| known.at.elapsed() < FRESH);
-        known.map(|known| known.seconds)
+        let delay = known.get(table).filter(|d| d.at.elapsed() < MAX_AGE);
+        delay.map(|delay| delay.seconds)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ReplicaTable, KnownDelay>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Seconds for which a replica has not taken over what it knows to be there. A replica that does not know
-/// yet says an age of the world.
+/// Seconds since the oldest change that the replica knows of and has not fetched yet. A replica that does not know
+/// yet says a very large number.
 async fn delay(replica: &Replica, task: &Task) -> Result<u64, Error> {
     #[derive(Deserialize)]
     struct Row {

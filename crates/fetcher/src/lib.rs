@@ -1,15 +1,15 @@
 //! Reads the hub: one range of one shard becomes batches.
 //!
-//! A range is read as one Arrow stream ([`reading`]) from a replica that has the plan's columns
-//! ([`source`]) and is not too far behind ([`delays`]), and its record batches are joined into batches as they come, without being decoded
-//! ([`cutter`]). [`Fetcher`] sends them on, goes to the next replica when one breaks off, and tells the
-//! ledger of each attempt.
+//! [`Fetcher`] reads a range as one Arrow stream (`range_reader`) from a replica that has the plan's columns
+//! (`replica_check`) and is not too far behind (`delays`), and joins its record batches into batches as they come,
+//! without decoding them (`cutter`). It sends the batches, goes to the next replica when one fails, and sends a receipt
+//! for each attempt.
 
 mod config;
 mod cutter;
 mod delays;
-mod reading;
-mod source;
+mod range_reader;
+mod replica_check;
 mod worker;
 
 use pipeline::{Role, RoleKind};
@@ -21,6 +21,9 @@ pub use worker::Fetcher;
 pub const ROLE: Role = Role {
     name: "fetcher",
     kind: RoleKind::Worker,
-    outputs: &["batches", "receipts"],
+    outputs: &[BATCHES, RECEIPTS],
     optional: &[],
 };
+
+const BATCHES: &str = "batches";
+const RECEIPTS: &str = "receipts";

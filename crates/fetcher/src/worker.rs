@@ -6,15 +6,14 @@ use pipeline::{Job, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
 use crate::config::FetcherSettings;
-use crate::cutter::Cut;
-use crate::reading::{Broken, Reading};
-use crate::source::ReplicaChecks;
+use crate::range_reader::{RangeReader, ReadError};
+use crate::replica_check::ReplicaCheck;
+use crate::{BATCHES, RECEIPTS};
 
-/// Replicas that one delivery of a task tries at most, and so the attempts that it may count.
-const MOST_TRIES: u32 = 8;
+/// Replicas that one delivery of a task tries at most.
+const MAX_REPLICAS: u32 = 8;
 
-/// A range that no replica may be asked for comes again after this: what it waits for is a person's hand,
-/// or the next interval of a quota.
+/// Delay of a range that no replica may be asked for: it waits for an operator, or for the next interval of a quota.
 const SNOOZE: Duration = Duration::from_secs(60);
 
 /// Reads ranges of the hub and cuts them into batches.
@@ -22,7 +21,7 @@ pub struct Fetcher {
     app: App,
     cluster: Cluster,
     settings: FetcherSettings,
-    sources: ReplicaChecks,
+    check: ReplicaCheck,
 }
 
 /// What one attempt has read.
@@ -33,107 +32,11 @@ struct Fetched {
     bytes: u64,
 }
 
-impl Fetcher {
-    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
-    pub fn new(
-        app: &App,
-        source: &SourceSettings,
-        settings: &FetcherSettings,
-    ) -> Result<Self, ConfigError> {
-        Ok(Self {
-            app: app.clone(),
-            cluster: Cluster::new(&source.connection())?,
-            settings: settings.clone(),
-            sources: ReplicaChecks::new(source.max_replica_delay_seconds),
-        })
-    }
-
-    /// Reads the whole range from one replica and sends its batches on as they come.
-    async fn fetch(
-        &self,
-        job: &mut Job,
-        task: &Task,
-        attempt: u32,
-        replica: &Replica,
-    ) -> Result<Fetched, Broken> {
-        let mut fetched = Fetched::default();
-        let mut reading = Reading::begin(replica, &self.sources, task, &self.settings).await?;
-        while let Some(batch) = reading.next_batch().await? {
-            let id = BatchId {
-                task: task.task,
-                attempt,
-                sequence: fetched.batches,
-            };
-            fetched.batches += 1;
-            fetched.rows += batch.rows;
-            fetched.bytes += batch.body.len() as u64;
-            let message = batch_message(task, id, batch);
-            job.send("batches", message).await;
-        }
-        Ok(fetched)
-    }
-
-    async fn fetched(&self, job: &mut Job, task: &Task, attempt: u32, fetched: Fetched) {
-        let stats = &self.app.stats;
-        let status = [("status", "fetched")];
-        stats.count("batches", &status, fetched.batches.into());
-        stats.count("rows", &status, fetched.rows);
-        let fact = Fact::Fetched {
-            task: task.task,
-            attempt,
-            shard: task.shard,
-            batches: fetched.batches,
-            rows: fetched.rows,
-            bytes: fetched.bytes,
-        };
-        job.send("receipts", receipt(&task.run, fact).to_message())
-            .await;
-    }
-}
-
 impl Worker for Fetcher {
-    const RECEIPTS: &'static str = "receipts";
+    const RECEIPTS: &'static str = RECEIPTS;
 
-    /// Batches of a broken attempt may be out when it breaks, and stay so: the next replica's are of another
-    /// attempt, the ledger counts the batches of the one attempt that has read its range to the end, and a row
-    /// that is stored twice is stored once.
     async fn process(&self, job: &mut Job) -> Outcome {
-        let task = match Task::from_message(job.message()) {
-            Ok(task) => task,
-            Err(invalid) => return invalid.into(),
-        };
-        let shard = match self.cluster.shard(task.shard) {
-            Ok(shard) => shard,
-            Err(invalid) => return invalid.into(),
-        };
-        let mut failures = Vec::new();
-        for (attempt, replica) in attempts(job.attempt()).zip(shard.replicas()) {
-            let started = Instant::now();
-            let broken = match self.fetch(job, &task, attempt, replica).await {
-                Ok(fetched) => {
-                    self.app.stats.time("read", &[], started.elapsed());
-                    self.fetched(job, &task, attempt, fetched).await;
-                    return Outcome::Done;
-                }
-                Err(broken) => broken,
-            };
-            match broken {
-                Broken::Task(invalid) => return invalid.into(),
-                Broken::Answer { .. } | Broken::Behind { .. } => replica.mark_down(),
-                // Done already, if it is the replica's fault.
-                Broken::Replica(_) => {}
-            }
-            tracing::warn!(task = %task.task, attempt, error = %broken, "an attempt failed");
-            let fact = Fact::FetchFailed {
-                task: task.task,
-                attempt,
-                error: broken.to_string(),
-            };
-            job.send("receipts", receipt(&task.run, fact).to_message())
-                .await;
-            failures.push(broken);
-        }
-        given_up(task.shard, &failures)
+        self.fetch(job).await.unwrap_or_else(Outcome::from)
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
@@ -147,31 +50,125 @@ impl Worker for Fetcher {
     }
 }
 
-/// The attempts of one delivery of a task: each replica that it tries counts as one, so that no two have the
-/// same batches' names.
-fn attempts(delivery: u32) -> impl Iterator<Item = u32> {
-    let before = delivery.saturating_sub(1).saturating_mul(MOST_TRIES);
-    (1..=MOST_TRIES).map(move |n| before.saturating_add(n))
+impl Fetcher {
+    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
+    pub fn new(
+        app: &App,
+        source: &SourceSettings,
+        settings: &FetcherSettings,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            app: app.clone(),
+            cluster: Cluster::new(&source.connection())?,
+            settings: settings.clone(),
+            check: ReplicaCheck::new(source.max_replica_delay_seconds),
+        })
+    }
+
+    /// Tries the replicas of the range's shard until one has read it, with a receipt for every attempt.
+    ///
+    /// Batches of a failed attempt stay sent: those of the next replica belong to another attempt, the ledger counts
+    /// the batches of the one attempt that read the whole range, and a row that is stored twice is stored once.
+    async fn fetch(&self, job: &mut Job) -> Result<Outcome, Invalid> {
+        let task = Task::from_message(job.message())?;
+        let shard = self.cluster.shard(task.shard)?;
+        let mut failures = Vec::new();
+        for (attempt, replica) in attempts(job.attempt()).zip(shard.replicas()) {
+            let started = Instant::now();
+            let error = match self.read_range(job, &task, attempt, replica).await {
+                Ok(fetched) => {
+                    self.app.stats.time("read", &[], started.elapsed());
+                    self.report(job, &task, attempt, fetched).await;
+                    return Ok(Outcome::Done);
+                }
+                Err(ReadError::Task(invalid)) => return Err(invalid),
+                Err(error) => error,
+            };
+            // The store's client has marked the replica down for its own errors.
+            if matches!(error, ReadError::Answer { .. } | ReadError::Behind { .. }) {
+                replica.mark_down();
+            }
+            tracing::warn!(task = %task.task, attempt, %error, "an attempt failed");
+            let fact = Fact::FetchFailed {
+                task: task.task,
+                attempt,
+                error: error.to_string(),
+            };
+            send_receipt(job, &task, fact).await;
+            failures.push(error);
+        }
+        Ok(give_up(task.shard, &failures))
+    }
+
+    /// Reads the whole range from one replica and sends its batches as they come.
+    async fn read_range(
+        &self,
+        job: &mut Job,
+        task: &Task,
+        attempt: u32,
+        replica: &Replica,
+    ) -> Result<Fetched, ReadError> {
+        let mut fetched = Fetched::default();
+        let mut reader = RangeReader::open(replica, &self.check, task, &self.settings).await?;
+        while let Some(batch) = reader.next_batch().await? {
+            let id = BatchId {
+                task: task.task,
+                attempt,
+                sequence: fetched.batches,
+            };
+            fetched.batches += 1;
+            fetched.rows += batch.rows;
+            fetched.bytes += batch.body.len() as u64;
+            let headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
+            job.send(BATCHES, Message::new(headers, batch.body)).await;
+        }
+        Ok(fetched)
+    }
+
+    /// Counts what the successful attempt has read, and sends its receipt.
+    async fn report(&self, job: &mut Job, task: &Task, attempt: u32, fetched: Fetched) {
+        let stats = &self.app.stats;
+        let status = [("status", "fetched")];
+        stats.count("batches", &status, fetched.batches.into());
+        stats.count("rows", &status, fetched.rows);
+        let fact = Fact::Fetched {
+            task: task.task,
+            attempt,
+            shard: task.shard,
+            batches: fetched.batches,
+            rows: fetched.rows,
+            bytes: fetched.bytes,
+        };
+        send_receipt(job, task, fact).await;
+    }
 }
 
-/// After the last replica: tried again later, unless the last one's fault is one that lasts. It costs no
-/// attempt where a replica wants to be asked no more for now.
-fn given_up(shard: u32, failures: &[Broken]) -> Outcome {
-    if let Some(invalid) = failures.last().and_then(Broken::lasting) {
+async fn send_receipt(job: &mut Job, task: &Task, fact: Fact) {
+    let message = receipt(&task.run, fact).to_message();
+    job.send(RECEIPTS, message).await;
+}
+
+/// The attempts of one delivery of a task, one for each replica that it tries. An attempt is part of the names of its
+/// batches: its number has to be unique within the task and greater than those before it, nothing else, and may skip
+/// any. [`Job::attempt`] numbers the deliveries in that way, and every delivery has [`MAX_REPLICAS`] numbers here.
+fn attempts(delivery: u32) -> impl Iterator<Item = u32> {
+    let before = delivery.saturating_sub(1).saturating_mul(MAX_REPLICAS);
+    (1..=MAX_REPLICAS).map(move |n| before.saturating_add(n))
+}
+
+/// After the last replica: a retry, unless the last error is permanent, or a snooze, which does not count as a failure,
+/// if a replica accepts no query for now.
+fn give_up(shard: u32, failures: &[ReadError]) -> Outcome {
+    if let Some(invalid) = failures.last().and_then(ReadError::permanent) {
         return invalid.into();
     }
-    let errors: Vec<_> = failures.iter().map(Broken::to_string).collect();
+    let errors: Vec<_> = failures.iter().map(ReadError::to_string).collect();
     let errors = errors.join("; ");
-    if failures.iter().any(Broken::pauses) {
+    if failures.iter().any(ReadError::is_pause) {
         let why = format!("shard {shard}: {errors}");
         return Outcome::Snooze { why, delay: SNOOZE };
     }
     Outcome::retry(errors, format!("shard {shard}"))
-}
-
-fn batch_message(task: &Task, id: BatchId, batch: Cut) -> Message {
-    let headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
-    Message::new(headers, batch.body)
 }
 
 #[cfg(test)]
@@ -180,9 +177,9 @@ mod tests {
 
     #[test]
     fn no_two_tries_of_any_two_deliveries_are_the_same_attempt() {
-        let of = |delivery| attempts(delivery).collect::<Vec<_>>();
-        assert_eq!(of(1), [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(of(2)[0], 9);
-        assert_eq!(of(u32::MAX).last(), Some(&u32::MAX));
+        let numbers = |delivery| attempts(delivery).collect::<Vec<_>>();
+        assert_eq!(numbers(1), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(numbers(2)[0], 9);
+        assert_eq!(numbers(u32::MAX).last(), Some(&u32::MAX));
     }
 }

@@ -107,7 +107,7 @@ async fn an_empty_range_is_fetched_without_a_batch() {
 }
 
 #[tokio::test]
-async fn a_dead_replica_is_passed_over() {
+async fn a_dead_replica_is_skipped() {
     let hub = Hub::create();
     let cluster = format!("{DEAD}|{}", hub.database.shards()[0]);
     let done = hub.fetch(&cluster, &hub.task(KeyRange::default()), 2).await;
@@ -169,7 +169,7 @@ async fn an_exception_in_mid_stream_is_never_a_success() {
         name: "processed_bad".into(),
         r#type: "UInt8".into(),
     });
-    let task = hub.task_of(0, KeyRange::default(), plan);
+    let task = hub.task_for(0, KeyRange::default(), plan);
     let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
     let Outcome::Retry { error, .. } = &done.outcome else {
         panic!("{:?}", done.outcome)
@@ -191,7 +191,7 @@ async fn a_column_that_is_missing_or_of_another_type_is_named_and_nothing_is_sen
             name: name.into(),
             r#type: r#type.into(),
         });
-        let task = hub.task_of(0, KeyRange::default(), plan);
+        let task = hub.task_for(0, KeyRange::default(), plan);
         let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
         let Outcome::Quarantine(invalid) = &done.outcome else {
             panic!("{:?}", done.outcome)
@@ -207,7 +207,7 @@ async fn a_table_that_is_gone_is_named() {
     let hub = Hub::create();
     let mut plan = hub.plan();
     plan.table = "elsewhere".into();
-    let task = hub.task_of(0, KeyRange::default(), plan);
+    let task = hub.task_for(0, KeyRange::default(), plan);
     let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
     assert_eq!(quarantined(&done), Reason::SourceChanged);
 }
@@ -215,12 +215,12 @@ async fn a_table_that_is_gone_is_named() {
 #[tokio::test]
 async fn a_shard_that_the_cluster_does_not_have_is_named() {
     let hub = Hub::create();
-    let task = hub.task_of(7, KeyRange::default(), hub.plan());
+    let task = hub.task_for(7, KeyRange::default(), hub.plan());
     let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
     assert_eq!(quarantined(&done), Reason::UnknownShard);
 }
 
-/// A server that gives this answer to everyone.
+/// A server that gives this answer to every request.
 async fn answering(status: &str, body: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -238,7 +238,7 @@ async fn answering(status: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are() {
+async fn answers_that_are_always_web_pages_are_retried_then_quarantined_with_their_reason() {
     let hub = Hub::create();
     let page = "<html><body>Welcome to the portal</body></html>";
     let cluster = answering("200 OK", page).await;
@@ -258,7 +258,7 @@ async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are
 }
 
 #[tokio::test]
-async fn a_quota_that_is_used_up_or_refused_credentials_cost_no_attempt() {
+async fn an_exhausted_quota_or_refused_credentials_count_as_no_failure() {
     let hub = Hub::create();
     let task = hub.task(KeyRange::default());
     for (status, what) in [
@@ -281,7 +281,7 @@ async fn a_quota_that_is_used_up_or_refused_credentials_cost_no_attempt() {
     }
 }
 
-/// A server before the real one that says of itself how far its table is behind.
+/// A proxy of the real server that answers by itself how far its table is behind.
 async fn replica_with_delay(hub: &Hub, seconds: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -310,7 +310,7 @@ async fn replica_with_delay(hub: &Hub, seconds: u64) -> String {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_behind_is_passed_over_and_one_that_is_just_behind_is_read() {
+async fn a_replica_that_is_too_far_behind_is_skipped_and_one_at_the_limit_is_read() {
     let hub = Hub::create();
     let behind = replica_with_delay(&hub, 121).await;
     let cluster = format!("{behind}|{}", replica_with_delay(&hub, 120).await);
@@ -322,7 +322,7 @@ async fn a_replica_that_is_behind_is_passed_over_and_one_that_is_just_behind_is_
 }
 
 #[tokio::test]
-async fn a_range_of_which_every_replica_is_behind_comes_again_and_says_how_far() {
+async fn a_range_whose_replicas_are_all_behind_is_retried_and_says_how_far() {
     let hub = Hub::create();
     let (one, other) = (
         replica_with_delay(&hub, 700).await,
@@ -345,7 +345,7 @@ async fn a_range_of_which_every_replica_is_behind_comes_again_and_says_how_far()
 }
 
 #[tokio::test]
-async fn the_ledger_hears_of_a_task_in_quarantine() {
+async fn a_task_in_quarantine_has_a_receipt() {
     let app = app::App::detached("fetcher-eu");
     let fetcher = fetcher::Fetcher::new(&app, &Default::default(), &Default::default()).unwrap();
     let hub = Hub::create();

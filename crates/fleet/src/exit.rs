@@ -1,7 +1,7 @@
 use pipeline::ProducerError;
 use pipeline::broker::BrokerError;
-use settings::InvalidSettings;
-use settings::SecretError;
+use queuer::QueuerError;
+use settings::{InvalidSettings, SecretError};
 use stores::{ConfigureError, clickhouse, elasticsearch};
 use topology::TopologyError;
 use topology::management::ManagementError;
@@ -66,9 +66,11 @@ impl Exit {
         if let Some(error) = cause.downcast_ref::<ManagementError>() {
             return Self::of_management(error);
         }
-        match cause.downcast_ref::<queuer::Error>() {
-            Some(queuer::Error::Producer(ProducerError::Broker(e))) => return Self::of_broker(e),
-            Some(queuer::Error::Config(_)) => return Some(Self::Configuration),
+        match cause.downcast_ref::<QueuerError>() {
+            Some(QueuerError::Producer(ProducerError::Broker(e))) => {
+                return Self::of_broker(e);
+            }
+            Some(QueuerError::Config(_)) => return Some(Self::Configuration),
             _ => {}
         }
         match cause.downcast_ref::<ConfigureError>() {

@@ -7,9 +7,9 @@ use crate::options::{Options, Since};
 
 /// Why no run begins now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum AdmissionError {
     #[error(
-        "another run of pipeline {pipeline} is unfinished. {progress}. Wait for it (fleet runs watch {run}), or give it up: --force {run}"
+        "another run of pipeline {pipeline} is unfinished. {progress}. Wait for it (fleet runs watch {run}), or abandon it: --force {run}"
     )]
     Unfinished {
         pipeline: String,
@@ -20,51 +20,51 @@ pub enum Refused {
     #[error("--force {run}: {why}; see fleet runs list")]
     NothingToForce { run: RunId, why: String },
     #[error(
-        "the run would carry changes from {since_ms} up to {until_ms} (milliseconds since the epoch), which is nothing; {hint}"
+        "the run would read changes from {since_ms} up to {until_ms} (milliseconds since the epoch), which is no time at all; {hint}"
     )]
-    NoTime {
+    EmptyPeriod {
         since_ms: i64,
         until_ms: i64,
         hint: &'static str,
     },
     #[error("run {0} exists already; start again in a second")]
-    Exists(RunId),
+    AlreadyExists(RunId),
     #[error("--gate {rule}: the run has no stage {stage:?}; its stages are {stages}")]
-    NoStage {
+    UnknownStage {
         rule: String,
         stage: String,
         stages: String,
     },
-    #[error("run {0} was judged before its tasks were published; see fleet runs show {0}")]
-    Ended(RunId),
+    #[error("run {0} ended before its tasks were published; see fleet runs show {0}")]
+    AlreadyEnded(RunId),
     #[error(
-        "another queuer began run {0} at the same moment, and goes on with it: fleet runs watch {0}"
+        "another queuer started run {0} at the same moment, and continues it: fleet runs watch {0}"
     )]
     Simultaneous(RunId),
 }
 
-/// What a run carries.
+/// Which rows a run reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub struct RunScope {
     pub mode: RunMode,
-    /// It leaves rows out that a default run would carry.
+    /// It leaves rows out that a default run would read.
     pub partial: bool,
 }
 
-/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name. Gives the
-/// unfinished run that is to be given up first.
+/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name. Returns the unfinished run
+/// that has to be abandoned first.
 pub fn admit(
     ledger: &Ledger,
     pipeline: &str,
     force: Option<&RunId>,
-) -> Result<Option<RunId>, Refused> {
+) -> Result<Option<RunId>, AdmissionError> {
     let mut abandon = None;
     for run in ledger.unfinished(pipeline) {
         if Some(run.run()) == force {
             abandon = Some(run.run().clone());
             continue;
         }
-        return Err(Refused::Unfinished {
+        return Err(AdmissionError::Unfinished {
             pipeline: pipeline.to_owned(),
             run: run.run().clone(),
             progress: run.progress().summary(),
@@ -76,26 +76,26 @@ pub fn admit(
             None => "the ledger knows no such run".to_owned(),
         };
         let run = run.clone();
-        return Err(Refused::NothingToForce { run, why });
+        return Err(AdmissionError::NothingToForce { run, why });
     }
     Ok(abandon)
 }
 
-/// What a run that ends at `until_ms` carries. `followed`: the end of the run that it can follow.
-pub fn extent(
+/// Which rows a run that ends at `until_ms` reads. `baseline_ms`: the end of the run that it can begin at.
+pub fn run_scope(
     options: &Options,
-    followed: Option<i64>,
+    baseline_ms: Option<i64>,
     overlap_ms: i64,
     until_ms: i64,
-) -> Result<Extent, Refused> {
-    let default = followed.map(|end| end.saturating_sub(overlap_ms));
+) -> Result<RunScope, AdmissionError> {
+    let default = baseline_ms.map(|baseline| baseline.saturating_sub(overlap_ms));
     let since_ms = match (options.full, options.since) {
         (true, _) => None,
         (false, Some(Since::At(ms))) => Some(ms),
         (false, Some(Since::Before(ms))) => Some(until_ms.saturating_sub(ms)),
         (false, None) => default,
     };
-    // A later start than that of a default run leaves a gap that no later run would ever close.
+    // A later start than that of a default run leaves a gap that no later run would close.
     let gap = since_ms.is_some_and(|since| default.is_none_or(|default| since > default));
     let partial = gap || options.sample > 1 || !options.shards.is_empty();
     let mode = match since_ms {
@@ -106,14 +106,14 @@ pub fn extent(
                 Some(_) => "give an earlier --since",
                 None => "the clock of the source was set back: wait, or start with --full",
             };
-            return Err(Refused::NoTime {
+            return Err(AdmissionError::EmptyPeriod {
                 since_ms,
                 until_ms,
                 hint,
             });
         }
     };
-    Ok(Extent { mode, partial })
+    Ok(RunScope { mode, partial })
 }
 
 #[cfg(test)]
@@ -132,14 +132,14 @@ mod tests {
     fn ledger(runs: &[(i64, Option<u64>)]) -> Ledger {
         let mut ledger = Ledger::new();
         for (until_ms, tasks) in runs {
-            let mut say = |fact| {
+            let mut apply = |fact| {
                 ledger.apply(&Receipt {
                     run: run(*until_ms),
                     at_ms: *until_ms,
                     fact,
                 });
             };
-            say(Fact::Started {
+            apply(Fact::Started {
                 pipeline: "direct".into(),
                 mode: RunMode::Full,
                 until_ms: *until_ms,
@@ -151,7 +151,7 @@ mod tests {
                 run_plan: None,
             });
             if let Some(tasks) = *tasks {
-                say(Fact::Manifest {
+                apply(Fact::Manifest {
                     tasks,
                     estimated_rows: 0,
                 });
@@ -173,11 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn force_gives_up_the_run_that_it_names_and_no_other() {
+    fn force_abandons_the_run_that_it_names_and_no_other() {
         let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1)), (NOW + 2, None)]);
         let force = |ms| admit(&ledger, "direct", Some(&run(ms)));
-        assert!(matches!(force(NOW + 1), Err(Refused::Unfinished { .. })));
-        assert!(matches!(force(NOW), Err(Refused::Unfinished { .. })));
+        assert!(matches!(
+            force(NOW + 1),
+            Err(AdmissionError::Unfinished { .. })
+        ));
+        assert!(matches!(force(NOW), Err(AdmissionError::Unfinished { .. })));
     }
 
     #[test]
@@ -195,24 +198,24 @@ mod tests {
     #[test]
     fn a_default_run_reaches_back_before_the_end_of_the_last_complete_one() {
         let default = Options::default();
-        let extent = extent(&default, Some(NOW), 300_000, NOW + HOUR).unwrap();
+        let scope = run_scope(&default, Some(NOW), 300_000, NOW + HOUR).unwrap();
         let since_ms = NOW - 300_000;
         let mode = RunMode::Since { since_ms };
-        assert_eq!((extent.mode, extent.partial), (mode, false));
+        assert_eq!((scope.mode, scope.partial), (mode, false));
     }
 
     #[test]
-    fn a_default_run_without_one_to_follow_is_full() {
-        let full = extent(&Options::default(), None, 300_000, NOW).unwrap();
+    fn a_default_run_without_a_baseline_is_full() {
+        let full = run_scope(&Options::default(), None, 300_000, NOW).unwrap();
         assert_eq!((full.mode, full.partial), (RunMode::Full, false));
     }
 
     #[test]
     fn a_run_that_leaves_rows_out_is_partial() {
-        let partial = |change: fn(&mut Options), followed| {
+        let partial = |change: fn(&mut Options), baseline_ms| {
             let mut options = Options::default();
             change(&mut options);
-            extent(&options, followed, 0, NOW).unwrap().partial
+            run_scope(&options, baseline_ms, 0, NOW).unwrap().partial
         };
         assert!(partial(|o| o.sample = 10, None));
         assert!(partial(|o| o.shards = vec![0], None));
@@ -233,8 +236,8 @@ mod tests {
                 since: Some(Since::At(since_ms)),
                 ..Options::default()
             };
-            let extent = extent(&options, Some(NOW), 300_000, NOW + HOUR).unwrap();
-            extent.partial
+            let scope = run_scope(&options, Some(NOW), 300_000, NOW + HOUR).unwrap();
+            scope.partial
         };
         assert!(!partial(NOW - 300_000));
         assert!(partial(NOW - 299_999));
@@ -242,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_no_time_is_refused() {
+    fn a_run_of_an_empty_period_is_refused() {
         let options = Options {
             since: Some(Since::At(NOW)),
             ..Options::default()
         };
-        let refused = extent(&options, None, 0, NOW).unwrap_err().to_string();
+        let refused = run_scope(&options, None, 0, NOW).unwrap_err().to_string();
         assert!(refused.contains("earlier --since"), "{refused}");
-        let refused = extent(&Options::default(), Some(NOW), 0, NOW).unwrap_err();
+        let refused = run_scope(&Options::default(), Some(NOW), 0, NOW).unwrap_err();
         assert!(refused.to_string().contains("clock"), "{refused}");
     }
 }

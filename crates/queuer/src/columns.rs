@@ -18,7 +18,7 @@ pub struct ShardTable {
 
 /// What every task of a run reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
+pub struct SourceColumns {
     /// Columns of the sorting key: the identity of a row.
     pub key: Vec<Column>,
     /// How many of them are in the primary index: ranges are cut over these.
@@ -29,7 +29,7 @@ pub struct Resolved {
 
 /// Resolves the columns of the settings in the shards' tables. The error names the column and the
 /// shard, and says what to do.
-pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<Resolved, String> {
+pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<SourceColumns, String> {
     let name = format!("{}.{}", settings.database, settings.table);
     let Some(first) = tables.first() else {
         return Err("there is no shard to read from".to_owned());
@@ -63,7 +63,7 @@ pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<Resol
         read::bound_expression(column).map_err(|invalid| invalid.detail)?;
     }
     let columns = finder.all(&finder.chosen(settings, &key)?)?;
-    Ok(Resolved {
+    Ok(SourceColumns {
         key,
         indexed,
         columns,

@@ -5,14 +5,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueuerSettings {
-    /// Ranges that a run is cut into, at least, over all shards together. They are cut at the marks of
-    /// the source table's primary index, without reading a row; a mark stands for `index_granularity`
-    /// rows of the table (8192 by default). A table of fewer marks is cut into as many ranges as it has marks.
+    /// Ranges that a run is cut into, at least, over all shards together. They are cut at the entries of
+    /// the source table's primary index, without reading a row; an entry stands for `index_granularity`
+    /// rows of the table (8192 by default). A table of fewer entries is cut into as many ranges as it has entries.
     pub min_ranges: usize,
     /// How far an incremental run reaches back before the end of the last complete run, in seconds: for
-    /// rows that become visible some time after the change time that they carry.
+    /// rows that become visible some time after their change time.
     pub change_overlap_seconds: u64,
-    /// Messages in a queue that tasks go to, or that batches wait in for a store, above which no more of them are published for the time being.
+    /// Messages in a queue of tasks, or of batches for a store, above which no more tasks are published until it is
+    /// shorter.
     pub max_queue_len: u64,
 }
 
@@ -33,9 +34,9 @@ impl QueuerSettings {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), String> {
         match self.min_ranges {
-            1..=MOST_RANGES => Ok(()),
+            1..=MAX_RANGES => Ok(()),
             other => Err(format!(
-                "queuer.min_ranges is {other}; it must be 1 to {MOST_RANGES}"
+                "queuer.min_ranges is {other}; it must be 1 to {MAX_RANGES}"
             )),
         }
     }
@@ -46,4 +47,4 @@ impl QueuerSettings {
 }
 
 /// Every task is a message and at least three receipts.
-const MOST_RANGES: usize = 1_000_000;
+const MAX_RANGES: usize = 1_000_000;

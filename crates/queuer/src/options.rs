@@ -4,18 +4,18 @@ use chrono::{DateTime, NaiveDate, NaiveTime};
 /// What one start of the queuer is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Options {
-    /// Carry every row, not only what changed since the last complete run
+    /// Read every row, not only what changed since the last complete run
     #[arg(long, conflicts_with = "since")]
     pub full: bool,
-    /// Carry what changed at or after TIME: 2026-01-02T03:04:05Z, 2026-01-02, milliseconds since the
+    /// Read what changed at or after TIME: 2026-01-02T03:04:05Z, 2026-01-02, milliseconds since the
     /// epoch, or a time span before now such as 90s, 15m, 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<Since>,
-    /// Carry one row in N, chosen by a hash of its key. Such a run orders no dictionary and no restart, and no later
+    /// Read one row in N, chosen by a hash of its key. Such a run orders no dictionary and no restart, and no later
     /// run begins where it ends
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: u32,
-    /// Carry rows of these shards only, such as 0,2; with the same consequences as --sample
+    /// Read rows of these shards only, such as 0,2; with the same consequences as --sample
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub shards: Vec<u32>,
     /// Plan, print the plan, and publish nothing
@@ -24,7 +24,7 @@ pub struct Options {
     /// Start a run at every multiple of SECONDS by the clock, until told to stop
     #[arg(long = "loop", value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
     pub every_seconds: Option<u64>,
-    /// Give up the unfinished run RUN, which stands in the way, before starting
+    /// Abandon the unfinished run RUN before starting
     #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
     pub force: Option<RunId>,
     /// Evaluate this run by another rule than the configured one, such as max_failed_task_ratio=0.2, or for one stage alone
@@ -48,7 +48,7 @@ impl Default for Options {
     }
 }
 
-/// A beginning of the changes to carry.
+/// Where the changes to read begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     /// Milliseconds since the epoch.
@@ -66,12 +66,12 @@ fn parse_rule(text: &str) -> Result<(String, String), String> {
     Ok((rule.to_owned(), number.to_owned()))
 }
 
-/// 10¹¹ milliseconds are in 1973, 10¹¹ seconds in the year 5138: what is less is meant as seconds.
-const LEAST_MILLISECONDS: i64 = 100_000_000_000;
+/// 10¹¹ milliseconds are in 1973, 10¹¹ seconds in the year 5138: a smaller number means seconds.
+const MIN_MILLISECONDS: i64 = 100_000_000_000;
 
 fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(number) = text.parse::<i64>() {
-        if number < LEAST_MILLISECONDS {
+        if number < MIN_MILLISECONDS {
             return Err(format!(
                 "{number} is too small for milliseconds since the epoch; seconds are given as {number}000"
             ));
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beginning_is_a_time_a_date_milliseconds_or_a_span() {
+    fn since_is_a_time_a_date_milliseconds_or_a_span() {
         let at = Since::At(1_767_323_045_000);
         assert_eq!(parse_since("2026-01-02T03:04:05Z"), Ok(at));
         assert_eq!(parse_since("2026-01-02T05:04:05+02:00"), Ok(at));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_not_taken_for_milliseconds_and_nonsense_for_anything() {
+    fn seconds_and_nonsense_are_refused() {
         assert!(
             parse_since("1767323045")
                 .unwrap_err()

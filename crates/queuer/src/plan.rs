@@ -3,11 +3,11 @@ use std::sync::Arc;
 use batch::{Invalid, ReadPlan, RunId, RunMode, Task};
 use stores::clickhouse::{Cluster, SourceSettings, Summary};
 
-use crate::admission::{Extent, Refused, extent};
+use crate::admission::{AdmissionError, RunScope, run_scope};
+use crate::baseline::{Baseline, History, baseline, source_fingerprint};
 use crate::config::QueuerSettings;
-use crate::cut::{Cut, cut};
-use crate::follow::{Basis, Past, follow, source_of};
 use crate::options::Options;
+use crate::ranges::{RangeEstimate, split_into_ranges};
 use crate::{columns, source};
 
 /// Why there is no plan.
@@ -19,7 +19,7 @@ pub enum PlanError {
     #[error("the source cannot be asked: {0}")]
     Store(#[from] stores::clickhouse::Error),
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Admission(#[from] AdmissionError),
 }
 
 impl From<Invalid> for PlanError {
@@ -30,12 +30,12 @@ impl From<Invalid> for PlanError {
 
 /// A run, ready to be published.
 #[derive(Debug)]
-pub struct Plan {
+pub struct PlannedRun {
     pub run: RunId,
     pub read: Arc<ReadPlan>,
     pub partial: bool,
-    /// Which run it follows, and why no later one: for a person.
-    pub basis: String,
+    /// Which run its baseline is, and why it is no later one, in words.
+    pub because: String,
     /// Fingerprint of the table, key and columns that it reads.
     pub source: String,
     pub shards: Vec<ShardPlan>,
@@ -49,7 +49,7 @@ pub struct Plan {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ShardPlan {
     pub shard: u32,
-    pub ranges: Vec<Cut>,
+    pub ranges: Vec<RangeEstimate>,
 }
 
 impl ShardPlan {
@@ -58,8 +58,8 @@ impl ShardPlan {
     }
 }
 
-impl Plan {
-    /// Rows that the primary indices count in all ranges: an estimate from above.
+impl PlannedRun {
+    /// Rows that the primary indices count in all ranges: an upper estimate.
     pub fn rows(&self) -> u64 {
         self.shards.iter().map(ShardPlan::rows).sum()
     }
@@ -72,17 +72,17 @@ impl Plan {
     /// The tasks, a range of each shard in turn: fetchers that take them in this order read from all
     /// shards at once.
     pub fn tasks(&self) -> impl Iterator<Item = Task> + '_ {
-        let most = self.shards.iter().map(|shard| shard.ranges.len()).max();
-        (0..most.unwrap_or(0)).flat_map(move |n| {
+        let max = self.shards.iter().map(|shard| shard.ranges.len()).max();
+        (0..max.unwrap_or(0)).flat_map(move |n| {
             let nth = move |shard: &ShardPlan| Some((shard.shard, shard.ranges.get(n)?.clone()));
-            self.shards.iter().filter_map(nth).map(|(shard, cut)| {
-                Task::new(&self.run, shard, cut.range, cut.rows, self.read.clone())
+            self.shards.iter().filter_map(nth).map(|(shard, part)| {
+                Task::new(&self.run, shard, part.range, part.rows, self.read.clone())
             })
         })
     }
 }
 
-/// What a run is planned for and from.
+/// What a run is planned from.
 pub struct Planner<'a> {
     pub cluster: &'a Cluster,
     pub source: &'a SourceSettings,
@@ -91,11 +91,15 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans a run of `pipeline`, one of changes if there is a run in the past that it can follow.
+    /// Plans a run of `pipeline`, an incremental one if the history has a baseline for it.
     ///
-    /// The run ends at the earliest "now" of its shards, cut to what the change column can tell apart:
-    /// a row stamped in a moment that is not over yet might be stamped so again, with other values.
-    pub async fn plan(&self, pipeline: &str, past: Option<Past<'_>>) -> Result<Plan, PlanError> {
+    /// The run ends at the earliest "now" of its shards, rounded down to the resolution of the change column: until
+    /// that moment is over, a row may get the same change time again, with other values.
+    pub async fn plan(
+        &self,
+        pipeline: &str,
+        history: Option<History<'_>>,
+    ) -> Result<PlannedRun, PlanError> {
         let shards = source::chosen(self.cluster, &self.options.shards)?;
         let survey = source::survey(&shards, self.source).await?;
         let resolved = columns::resolve(&survey.tables, self.source).map_err(PlanError::Source)?;
@@ -103,11 +107,12 @@ impl Planner<'_> {
         let until_ms = survey.now_ms - survey.now_ms.rem_euclid(resolution_ms);
         let shard_count = self.cluster.shard_count();
         let table = (self.source.database.as_str(), self.source.table.as_str());
-        let source = source_of(table, &resolved.key, &resolved.columns, &resolved.changed);
-        let basis = past.map(|past| follow(past, pipeline, shard_count, &source));
-        let followed = basis.as_ref().and_then(|basis| basis.end_ms);
+        let source = source_fingerprint(table, &resolved.key, &resolved.columns, &resolved.changed);
+        let baseline = history.map(|history| baseline(history, pipeline, shard_count, &source));
+        let baseline_ms = baseline.as_ref().and_then(|baseline| baseline.end_ms);
         let overlap_ms = self.settings.overlap_ms();
-        let Extent { mode, partial } = extent(self.options, followed, overlap_ms, until_ms)?;
+        let RunScope { mode, partial } =
+            run_scope(self.options, baseline_ms, overlap_ms, until_ms)?;
         let read = ReadPlan {
             database: self.source.database.clone(),
             table: self.source.table.clone(),
@@ -118,32 +123,32 @@ impl Planner<'_> {
             until_ms,
             sample: self.options.sample,
         };
-        let (marks, planning) = source::marks(&shards, &read, resolved.indexed).await?;
-        let cuts = cut(&marks, self.settings.min_ranges);
-        let shard_plan = |(shard, ranges): (u32, Vec<Cut>)| ShardPlan { shard, ranges };
+        let (entries, planning) = source::marks(&shards, &read, resolved.indexed).await?;
+        let ranges = split_into_ranges(&entries, self.settings.min_ranges);
+        let shard_plan = |(shard, ranges): (u32, Vec<RangeEstimate>)| ShardPlan { shard, ranges };
         let numbers = shards.iter().map(|shard| shard.number());
-        Ok(Plan {
+        Ok(PlannedRun {
             run: RunId::new(pipeline, until_ms)?,
             read: Arc::new(read),
             partial,
-            basis: self.basis(basis),
+            because: self.because(baseline),
             source,
-            shards: numbers.zip(cuts).map(shard_plan).collect(),
+            shards: numbers.zip(ranges).map(shard_plan).collect(),
             shard_count,
             planning,
         })
     }
 
-    fn basis(&self, basis: Option<Basis>) -> String {
-        match basis {
+    fn because(&self, baseline: Option<Baseline>) -> String {
+        match baseline {
             _ if self.options.full => "asked for with --full".to_owned(),
-            Some(basis) => basis.why,
+            Some(baseline) => baseline.why,
             None => "no earlier run is known".to_owned(),
         }
     }
 }
 
-/// What a run carries, in words.
+/// What a run reads, in words.
 pub(crate) fn describe(mode: RunMode, until_ms: i64) -> String {
     let time = |ms: i64| match chrono::DateTime::from_timestamp_millis(ms) {
         Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),

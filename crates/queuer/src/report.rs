@@ -4,19 +4,19 @@ use batch::{RunId, RunMode};
 use serde::Serialize;
 use stores::clickhouse::read;
 
-use crate::plan::{Plan, PlanError, describe};
+use crate::plan::{PlanError, PlannedRun, describe};
 
-/// A plan for a person, or for a program: what `--dry-run` prints.
+/// A plan as `--dry-run` prints it, as text or as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct PlanReport {
     /// The name that the run would have.
     pub run: RunId,
     pub mode: RunMode,
     pub until_ms: i64,
     pub partial: bool,
-    /// Which run it follows, and why no later one: for a person.
-    pub basis: String,
-    /// One row in so many is read.
+    /// Which run its baseline is, and why it is no later one, in words.
+    pub because: String,
+    /// One row in this many is read.
     pub sample: u32,
     pub table: String,
     /// Names of the columns read, the key first.
@@ -42,8 +42,8 @@ pub struct ShardReport {
     pub largest: u64,
 }
 
-impl Report {
-    pub fn of(plan: &Plan) -> Result<Self, PlanError> {
+impl PlanReport {
+    pub fn new(plan: &PlannedRun) -> Result<Self, PlanError> {
         let read = &plan.read;
         let shards = plan.shards.iter().map(|shard| {
             let rows = || shard.ranges.iter().map(|range| range.rows);
@@ -62,7 +62,7 @@ impl Report {
             mode: read.mode,
             until_ms: read.until_ms,
             partial: plan.partial,
-            basis: plan.basis.clone(),
+            because: plan.because.clone(),
             sample: read.sample,
             table: format!("{}.{}", read.database, read.table),
             columns: columns.map(|column| column.name.clone()).collect(),
@@ -76,12 +76,12 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "run      {} (not started: this is a dry run)", self.run)?;
         write!(
             f,
-            "carries  {} of {}",
+            "reads    {} of {}",
             describe(self.mode, self.until_ms),
             self.table
         )?;
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
             1 => writeln!(f)?,
             n => writeln!(f, ", one in {n}")?,
         }
-        writeln!(f, "because  {}", self.basis)?;
+        writeln!(f, "because  {}", self.because)?;
         if self.partial {
             writeln!(
                 f,

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use stores::clickhouse::{Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read};
 
 use crate::columns::ShardTable;
-use crate::cut::Mark;
 use crate::plan::PlanError;
+use crate::ranges::IndexEntry;
 
 /// Shards that are asked at once: the answers are small, so this bounds connections, not memory.
 const SHARDS_AT_ONCE: usize = 16;
@@ -83,16 +83,16 @@ pub(crate) async fn marks(
     shards: &[&Shard],
     plan: &ReadPlan,
     indexed: usize,
-) -> Result<(Vec<Vec<Mark>>, Summary), PlanError> {
+) -> Result<(Vec<Vec<IndexEntry>>, Summary), PlanError> {
     let query = marks_query(plan, indexed)?;
-    let answers: Vec<ShardMarks> = stream::iter(shards)
+    let answers: Vec<ShardIndex> = stream::iter(shards)
         .map(|shard| marks_of(shard, &query, plan))
         .buffered(SHARDS_AT_ONCE)
         .try_collect()
         .await?;
     let read = sum(answers.iter().map(|answer| &answer.read));
     Ok((
-        answers.into_iter().map(|answer| answer.marks).collect(),
+        answers.into_iter().map(|answer| answer.entries).collect(),
         read,
     ))
 }
@@ -114,13 +114,13 @@ fn marks_query(plan: &ReadPlan, indexed: usize) -> Result<Query, PlanError> {
     .param("table", &plan.table))
 }
 
-/// The marks of one shard, and what was read for them.
-struct ShardMarks {
-    marks: Vec<Mark>,
+/// The index entries of one shard, and what was read for them.
+struct ShardIndex {
+    entries: Vec<IndexEntry>,
     read: Summary,
 }
 
-async fn marks_of(shard: &Shard, query: &Query, plan: &ReadPlan) -> Result<ShardMarks, PlanError> {
+async fn marks_of(shard: &Shard, query: &Query, plan: &ReadPlan) -> Result<ShardIndex, PlanError> {
     #[derive(Deserialize)]
     struct MarkRow {
         bound: Vec<String>,
@@ -132,14 +132,14 @@ async fn marks_of(shard: &Shard, query: &Query, plan: &ReadPlan) -> Result<Shard
         let key: Vec<KeyValue> = values
             .map(|(column, text)| read::bound_value(column, text))
             .collect::<Result<_, _>>()?;
-        Ok(Mark {
+        Ok(IndexEntry {
             key,
             rows: row.rows,
         })
     };
-    let marks: Result<Vec<Mark>, PlanError> = rows.into_iter().map(mark).collect();
-    Ok(ShardMarks {
-        marks: marks?,
+    let entries: Result<Vec<IndexEntry>, PlanError> = rows.into_iter().map(mark).collect();
+    Ok(ShardIndex {
+        entries: entries?,
         read,
     })
 }

@@ -16,7 +16,7 @@ pub const ROWS: u64 = 25_000;
 
 pub struct Hub {
     pub database: Database,
-    /// A program's settings, with a setting or two changed by a test.
+    /// The settings of the program; a test may change some.
     pub settings: FetcherSettings,
 }
 
@@ -49,7 +49,7 @@ impl Hub {
             SETTINGS min_bytes_for_wide_part = WIDE_FROM"
                 .replace("WIDE_FROM", &wide_from.to_string()),
         );
-        // Keys in the order of their numbers; some with what breaks text, and one that is not UTF-8.
+        // Keys in the order of their numbers: some with characters that need escapes, some that are not UTF-8.
         database.run(
             0,
             &format!(
@@ -78,7 +78,7 @@ impl Hub {
         address.trim_start_matches("http://").to_owned()
     }
 
-    /// The columns that the table has, without the one that cannot be read to its end.
+    /// The columns of the table, without the one whose read fails.
     pub fn plan(&self) -> ReadPlan {
         let column = |name: &str, r#type: &str| Column {
             name: name.into(),
@@ -104,10 +104,10 @@ impl Hub {
     }
 
     pub fn task(&self, range: KeyRange) -> Task {
-        self.task_of(0, range, self.plan())
+        self.task_for(0, range, self.plan())
     }
 
-    pub fn task_of(&self, shard: u32, range: KeyRange, plan: ReadPlan) -> Task {
+    pub fn task_for(&self, shard: u32, range: KeyRange, plan: ReadPlan) -> Task {
         let run = "direct-20260102T030405678Z".parse().unwrap();
         Task::new(&run, shard, range, ROWS, Arc::new(plan))
     }
@@ -136,7 +136,7 @@ impl Hub {
         Done { outcome, sent }
     }
 
-    /// The rows of the table as the server tells them, one a line.
+    /// The rows of the table as the server gives them, one a line.
     pub fn rows(&self, condition: &str) -> Vec<String> {
         let sql = format!(
             "SELECT country, hex(keyword), processed_volume, toUnixTimestamp64Milli(changed_at)
@@ -170,7 +170,7 @@ fn bound(country: &str, number: u64) -> Vec<KeyValue> {
 }
 
 /// A batch that was sent.
-pub struct Sequel {
+pub struct SentBatch {
     pub attempt: u32,
     pub sequence: u32,
     pub rows: u64,
@@ -178,27 +178,27 @@ pub struct Sequel {
 }
 
 pub trait SentBatches {
-    fn batches(&self) -> Vec<Sequel>;
+    fn batches(&self) -> Vec<SentBatch>;
     fn facts(&self) -> Vec<Fact>;
-    /// The batches of the attempt that was fetched to its end.
-    fn rows_of_success(&self) -> Vec<Sequel>;
+    /// The batches of the attempt that read the whole range.
+    fn rows_of_success(&self) -> Vec<SentBatch>;
 }
 
 impl SentBatches for Sent {
-    fn batches(&self) -> Vec<Sequel> {
-        let sequel = |message: batch::Message| {
+    fn batches(&self) -> Vec<SentBatch> {
+        let parse = |message: batch::Message| {
             let stream = Stream::parse(&message.body, &Limits::default()).unwrap();
             let id = message.headers.batch_id().unwrap();
             assert_eq!(u64::from(message.headers.rows().unwrap()), stream.rows());
             assert!(message.headers.text(header::RUN).is_some());
-            Sequel {
+            SentBatch {
                 attempt: id.attempt,
                 sequence: id.sequence,
                 rows: stream.rows(),
                 stream,
             }
         };
-        self.to("batches").into_iter().map(sequel).collect()
+        self.to("batches").into_iter().map(parse).collect()
     }
 
     fn facts(&self) -> Vec<Fact> {
@@ -206,7 +206,7 @@ impl SentBatches for Sent {
         self.to("receipts").into_iter().map(fact).collect()
     }
 
-    fn rows_of_success(&self) -> Vec<Sequel> {
+    fn rows_of_success(&self) -> Vec<SentBatch> {
         let success = self.facts().into_iter().find_map(|fact| match fact {
             Fact::Fetched { attempt, .. } => Some(attempt),
             _ => None,
@@ -217,11 +217,11 @@ impl SentBatches for Sent {
     }
 }
 
-/// The rows of a batch, written as [`Hub::rows`] does.
+/// The rows of a batch, formatted as by [`Hub::rows`].
 pub fn lines(stream: &Stream) -> Vec<String> {
     use arrow_array::types::{Int64Type, UInt64Type};
     use arrow_array::{Array, cast::AsArray};
-    let of_record_batch = |rows: &arrow_array::RecordBatch| -> Vec<String> {
+    let format = |rows: &arrow_array::RecordBatch| -> Vec<String> {
         let column = |name| rows.column_by_name(name).unwrap();
         let countries = column("country").as_binary::<i32>();
         let keywords = column("keyword").as_binary::<i32>();
@@ -241,5 +241,5 @@ pub fn lines(stream: &Stream) -> Vec<String> {
         (0..rows.num_rows()).map(line).collect()
     };
     let decoded = stream.decode().unwrap();
-    decoded.iter().flat_map(of_record_batch).collect()
+    decoded.iter().flat_map(format).collect()
 }

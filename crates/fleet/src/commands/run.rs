@@ -9,7 +9,7 @@ use dict_refresher::DictRefresher;
 use es_writer::EsWriter;
 use fetcher::Fetcher;
 use pipeline::{LoopOptions, Program, run_batch_worker, run_worker};
-use queuer::{Finished, Published};
+use queuer::{Published, QueuerExit};
 use serde_json::json;
 use serp_restarter::SerpRestarter;
 use settings::InvalidSettings;
@@ -192,12 +192,12 @@ async fn run_queuer(
     let program = Program::new(app, &config.broker, &LoopOptions::default())?;
     let finished = queuer::run(&program, &pipeline, &config.source, &config.queuer, options);
     match finished.await? {
-        Finished::Published(published) => say_published(&published, output)?,
-        Finished::Planned(report) if output.is_json() => output.json(&report)?,
-        Finished::Planned(report) => output.line(report.to_string().trim_end())?,
+        QueuerExit::Published(published) => say_published(&published, output)?,
+        QueuerExit::Planned(report) if output.is_json() => output.json(&report)?,
+        QueuerExit::Planned(report) => output.line(report.to_string().trim_end())?,
         // A loop only ends so; a single run is not published then.
-        Finished::Stopped if options.every_seconds.is_none() => return Ok(Exit::Differs),
-        Finished::Stopped => {}
+        QueuerExit::Stopped if options.every_seconds.is_none() => return Ok(Exit::Differs),
+        QueuerExit::Stopped => {}
     }
     Ok(Exit::Ok)
 }
@@ -226,7 +226,7 @@ async fn pipeline_of(
     app: &App,
     config: &Config,
     dry_run: bool,
-) -> anyhow::Result<Option<queuer::Pipeline>> {
+) -> anyhow::Result<Option<queuer::Downstream>> {
     if dry_run {
         let management = Management::from_settings(&config.broker)?;
         let missing = match management.configured().await {
@@ -235,8 +235,8 @@ async fn pipeline_of(
             Err(error) => error.to_string(),
         };
         tracing::warn!(error = missing, "planning for no pipeline in particular");
-        return Ok(Some(queuer::Pipeline {
-            name: NO_PIPELINE.to_owned(),
+        return Ok(Some(queuer::Downstream {
+            pipeline: NO_PIPELINE.to_owned(),
             stores: Vec::new(),
             task_queues: Vec::new(),
             batch_queues: Vec::new(),
@@ -277,8 +277,8 @@ fn topology(config: &Config, pipeline: &str) -> anyhow::Result<Topology> {
         .with_context(|| format!("the broker is configured for pipeline type {pipeline}"))
 }
 
-fn fed_by(app: &App, topology: &Topology) -> anyhow::Result<queuer::Pipeline> {
-    let fed = queuer::Pipeline::of(topology, &app.name);
+fn fed_by(app: &App, topology: &Topology) -> anyhow::Result<queuer::Downstream> {
+    let fed = queuer::Downstream::from_topology(topology, &app.name);
     if fed.task_queues.is_empty() {
         let (pipeline, name) = (&topology.name, &app.name);
         let problem = format!("nothing in pipeline type {pipeline} reads what {name} sends");

@@ -6,7 +6,7 @@ mod topology;
 mod types;
 
 use batch::Task;
-use queuer::{Options, Past, Plan, PlanError, Planner, QueuerSettings};
+use queuer::{History, Options, PlanError, PlannedRun, Planner, QueuerSettings};
 use serde::de::IgnoredAny;
 use stores::clickhouse::{Cluster, SourceSettings, Summary, read};
 use testkit::Database;
@@ -22,7 +22,7 @@ pub struct Hub {
 
 impl Hub {
     /// A hub whose table `hub` is created on every shard with these columns and this order, besides
-    /// `processed_volume` and `changed_at`. Its granules have 64 rows, so that few rows have many marks.
+    /// `processed_volume` and `changed_at`. Its granules have 64 rows, so that few rows have many index entries.
     pub fn new(columns: &str, order: &str) -> Self {
         Self::with_change_column(columns, order, "changed_at DateTime64(3)")
     }
@@ -56,21 +56,21 @@ impl Hub {
         }
     }
 
-    pub async fn plan(&self) -> Result<Plan, PlanError> {
+    pub async fn plan(&self) -> Result<PlannedRun, PlanError> {
         self.plan_after(None).await
     }
 
-    pub async fn plan_after(&self, past: Option<Past<'_>>) -> Result<Plan, PlanError> {
+    pub async fn plan_after(&self, history: Option<History<'_>>) -> Result<PlannedRun, PlanError> {
         let planner = Planner {
             cluster: &self.cluster,
             source: &self.source,
             settings: &self.settings,
             options: &self.options,
         };
-        planner.plan("direct", past).await
+        planner.plan("direct", history).await
     }
 
-    /// How many rows the task's statement gives, and what ClickHouse read for them.
+    /// How many rows the statement of the task returns, and what ClickHouse read for them.
     pub async fn read(&self, task: &Task) -> (u64, Summary) {
         let shard = self.cluster.shard(task.shard).unwrap();
         let query = read::select(task).unwrap();
@@ -79,8 +79,8 @@ impl Hub {
         (rows.len() as u64, summary)
     }
 
-    /// Rows that all tasks of the plan give together.
-    pub async fn read_all(&self, plan: &Plan) -> u64 {
+    /// Rows that all tasks of the plan return together.
+    pub async fn read_all(&self, plan: &PlannedRun) -> u64 {
         let mut rows = 0;
         for task in plan.tasks() {
             rows += self.read(&task).await.0;

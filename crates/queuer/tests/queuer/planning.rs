@@ -1,15 +1,15 @@
-//! Plans, made and carried out on the real engine.
+//! Plans that are made on the real engine, and read there.
 
 use batch::{Fact, Invalid, ReadPlan, Reason, Receipt, RunMode};
 use ledger::Ledger;
-use queuer::{Past, Plan, Report, Since};
+use queuer::{History, PlanReport, PlannedRun, Since};
 use stores::clickhouse::{Shard, read};
 
 use super::Hub;
 
 const GRANULE: u64 = 64;
 
-/// Two shards of unlike size, in several parts whose keys overlap, with keys of any bytes: quotes,
+/// Two shards of different sizes, in several parts whose keys overlap, with keys of any bytes: quotes,
 /// control characters, invalid UTF-8, the empty keyword, and keys that several parts have.
 fn hub() -> Hub {
     let hub = Hub::new(
@@ -33,7 +33,7 @@ fn hub() -> Hub {
 }
 
 /// A ledger with a complete run of what `plan` reads, without tasks, that ended at `until_ms`.
-fn complete(plan: &Plan, until_ms: i64) -> Ledger {
+fn complete(plan: &PlannedRun, until_ms: i64) -> Ledger {
     let started = Fact::Started {
         pipeline: "direct".to_owned(),
         mode: RunMode::Full,
@@ -75,7 +75,7 @@ async fn every_row_is_in_exactly_one_range_and_no_range_is_empty() {
 }
 
 #[tokio::test]
-async fn ranges_are_nearly_equal_and_shared_out_by_rows() {
+async fn ranges_are_nearly_equal_and_divided_among_shards_by_rows() {
     let mut hub = hub();
     hub.settings.min_ranges = 40;
     let plan = hub.plan().await.unwrap();
@@ -132,11 +132,11 @@ async fn keys_beyond_those_of_the_index_are_in_the_outer_ranges() {
 async fn planning_reads_the_primary_index_and_no_row() {
     let hub = hub();
     let plan = hub.plan().await.unwrap();
-    let marks = |shard| {
+    let entries = |shard| {
         let sql = "SELECT count() FROM mergeTreeIndex({db}, hub)";
         hub.database.run(shard, sql).parse::<u64>().unwrap()
     };
-    assert_eq!(plan.planning.read_rows, marks(0) + marks(1));
+    assert_eq!(plan.planning.read_rows, entries(0) + entries(1));
     assert!(plan.planning.read_rows < plan.rows() / 30);
     assert!(plan.planning.read_bytes > 0);
 }
@@ -156,17 +156,17 @@ async fn reading_a_range_reads_its_granules_and_few_others() {
 }
 
 #[tokio::test]
-async fn a_run_of_changes_carries_what_changed_in_its_time_and_overlaps_the_last_one() {
+async fn an_incremental_run_reads_what_changed_in_its_time_and_overlaps_the_last_one() {
     let mut hub = hub();
     hub.options.full = false;
     hub.settings.change_overlap_seconds = 1;
     let ledger = complete(&hub.plan().await.unwrap(), 1_700_000_002_000);
     let stores = ["ch-writer".to_owned()];
-    let past = Past {
+    let history = History {
         ledger: &ledger,
         stores: &stores,
     };
-    let plan = hub.plan_after(Some(past)).await.unwrap();
+    let plan = hub.plan_after(Some(history)).await.unwrap();
     let since_ms = 1_700_000_001_000;
     assert_eq!(plan.read.mode, RunMode::Since { since_ms });
     assert!(!plan.partial);
@@ -289,10 +289,10 @@ async fn a_column_that_changes_after_the_plan_is_found_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_dry_run_tells_what_would_be_read() {
+async fn a_dry_run_shows_what_would_be_read() {
     let mut hub = hub();
     hub.settings.min_ranges = 40;
-    let report = Report::of(&hub.plan().await.unwrap()).unwrap();
+    let report = PlanReport::new(&hub.plan().await.unwrap()).unwrap();
     assert_eq!((report.ranges, report.rows), (40, 36_000));
     assert!(
         report

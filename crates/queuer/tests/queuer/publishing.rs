@@ -1,4 +1,4 @@
-//! Runs, published to a broker in memory and planned on the real engine.
+//! Runs that are planned on the real engine and published to a broker in memory.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use batch::{Fact, Message, Receipt, RunId, Task};
 use ledger::{Ledger, State};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
 use pipeline::{LoopOptions, Program, RetrySchedule, names};
-use queuer::{Error, Finished, Options, Pipeline, Published, Refused, run};
+use queuer::{AdmissionError, Downstream, Options, Published, QueuerError, QueuerExit, run};
 
 use super::Hub;
 
@@ -17,19 +17,19 @@ const STORE: &str = "es-writer-in";
 struct Fleet {
     hub: Hub,
     broker: Memory,
-    pipeline: Pipeline,
+    downstream: Downstream,
 }
 
 impl Fleet {
     /// A hub of 600 rows and a broker with the pipeline `direct`.
     fn new() -> Self {
-        Self::of(Hub::new(
+        Self::with_hub(Hub::new(
             "country String, keyword String",
             "(country, keyword)",
         ))
     }
 
-    fn of(hub: Hub) -> Self {
+    fn with_hub(hub: Hub) -> Self {
         for shard in 0..hub.database.shards().len() {
             hub.database.run(
                 shard,
@@ -44,8 +44,8 @@ impl Fleet {
         }
         broker.declare_queue(STORE, QueueOptions::default());
         broker.declare_exchange(names::CONFIGURED);
-        let pipeline = Pipeline {
-            name: "direct".to_owned(),
+        let downstream = Downstream {
+            pipeline: "direct".to_owned(),
             stores: vec!["ch-writer".to_owned(), "es-writer".to_owned()],
             task_queues: vec![FETCHER.to_owned()],
             batch_queues: vec![STORE.to_owned()],
@@ -54,7 +54,7 @@ impl Fleet {
         Self {
             hub,
             broker,
-            pipeline,
+            downstream,
         }
     }
 
@@ -62,7 +62,7 @@ impl Fleet {
         App::detached("queuer")
     }
 
-    async fn run_as(&self, app: &App, options: &Options) -> Result<Finished, Error> {
+    async fn run_as(&self, app: &App, options: &Options) -> Result<QueuerExit, QueuerError> {
         let broker = Broker::Memory(self.broker.clone());
         let program = Program::with_broker(
             app,
@@ -73,17 +73,17 @@ impl Fleet {
         let Hub {
             source, settings, ..
         } = &self.hub;
-        run(&program, &self.pipeline, source, settings, options).await
+        run(&program, &self.downstream, source, settings, options).await
     }
 
-    async fn run(&self, options: &Options) -> Result<Finished, Error> {
+    async fn run(&self, options: &Options) -> Result<QueuerExit, QueuerError> {
         self.run_as(&Self::app(), options).await
     }
 
     /// Publishes a run; panics when none is.
     async fn publish(&self, options: &Options) -> Published {
         match self.run(options).await {
-            Ok(Finished::Published(published)) => published,
+            Ok(QueuerExit::Published(published)) => published,
             other => panic!("{other:?}"),
         }
     }
@@ -116,7 +116,7 @@ impl Fleet {
         assert_eq!(confirm.await.unwrap(), Confirm::Stored);
     }
 
-    /// Says for every task of the run that it was read and had no rows.
+    /// Publishes for every task of the run the receipt that it was read and had no rows.
     async fn complete(&self, run: &RunId) {
         for task in self.tasks().into_iter().filter(|task| task.run == *run) {
             let fact = Fact::Fetched {
@@ -167,7 +167,7 @@ async fn a_run_is_announced_then_its_tasks_then_its_manifest() {
 #[tokio::test]
 async fn the_manifest_waits_until_every_task_is_confirmed() {
     let fleet = Fleet::new();
-    let Ok(Finished::Planned(plan)) = fleet.run(&dry_run()).await else {
+    let Ok(QueuerExit::Planned(plan)) = fleet.run(&dry_run()).await else {
         panic!("no plan");
     };
     let room = plan.ranges as usize - 1;
@@ -189,7 +189,7 @@ async fn the_manifest_waits_until_every_task_is_confirmed() {
         fleet.broker.declare_queue(FETCHER, QueueOptions::default());
     };
     let (finished, ()) = tokio::join!(running, full);
-    let Ok(Finished::Published(published)) = finished else {
+    let Ok(QueuerExit::Published(published)) = finished else {
         panic!("{finished:?}");
     };
     assert_eq!(fleet.tasks().len() as u64, published.tasks);
@@ -197,10 +197,10 @@ async fn the_manifest_waits_until_every_task_is_confirmed() {
 }
 
 #[tokio::test]
-async fn an_unfinished_run_refuses_the_next_one_until_it_is_given_up_by_name() {
+async fn an_unfinished_run_refuses_the_next_one_until_it_is_abandoned_by_name() {
     let fleet = Fleet::new();
     let first = fleet.publish(&Options::default()).await;
-    let Err(Error::Refused(Refused::Unfinished { run, progress, .. })) =
+    let Err(QueuerError::Admission(AdmissionError::Unfinished { run, progress, .. })) =
         fleet.run(&Options::default()).await
     else {
         panic!("a second run began");
@@ -218,20 +218,20 @@ async fn an_unfinished_run_refuses_the_next_one_until_it_is_given_up_by_name() {
 }
 
 #[tokio::test]
-async fn a_default_run_follows_the_last_complete_one() {
+async fn a_default_run_begins_where_the_last_complete_one_ended() {
     let fleet = Fleet::new();
     let first = fleet.publish(&Options::default()).await;
     fleet.complete(&first.run).await;
     let second = fleet.publish(&Options::default()).await;
-    let until = |run: &RunId| fleet.ledger().run(run).unwrap().started().unwrap().clone();
-    let (first, second) = (until(&first.run), until(&second.run));
+    let started = |run: &RunId| fleet.ledger().run(run).unwrap().started().unwrap().clone();
+    let (first, second) = (started(&first.run), started(&second.run));
     assert_eq!(first.mode, batch::RunMode::Full);
     let since_ms = first.until_ms - 300_000;
     assert_eq!(second.mode, batch::RunMode::Since { since_ms });
 }
 
 #[tokio::test]
-async fn a_partial_run_is_followed_by_none() {
+async fn a_partial_run_is_no_baseline() {
     let fleet = Fleet::new();
     let sample = Options {
         sample: 3,
@@ -246,15 +246,15 @@ async fn a_partial_run_is_followed_by_none() {
 }
 
 #[tokio::test]
-async fn of_two_queuers_at_the_same_moment_one_goes_on() {
+async fn of_two_queuers_at_the_same_moment_one_continues() {
     let fleet = Fleet::new();
     let options = Options::default();
     let (a, b) = tokio::join!(fleet.run(&options), fleet.run(&options));
     let runs: Vec<RunId> = [&a, &b]
         .into_iter()
         .filter_map(|finished| match finished {
-            Ok(Finished::Published(published)) => Some(published.run.clone()),
-            Err(Error::Refused(_)) => None,
+            Ok(QueuerExit::Published(published)) => Some(published.run.clone()),
+            Err(QueuerError::Admission(_)) => None,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -267,9 +267,9 @@ async fn of_two_queuers_at_the_same_moment_one_goes_on() {
 }
 
 #[tokio::test]
-async fn of_two_queuers_whose_runs_have_one_name_one_publishes_and_the_other_gives_nothing_up() {
+async fn of_two_queuers_whose_runs_have_one_name_one_publishes_and_the_other_abandons_nothing() {
     // Changes told apart by the second: within one, both runs have the same name.
-    let fleet = Fleet::of(Hub::with_change_column(
+    let fleet = Fleet::with_hub(Hub::with_change_column(
         "country String, keyword String",
         "(country, keyword)",
         "changed_at DateTime",
@@ -277,8 +277,8 @@ async fn of_two_queuers_whose_runs_have_one_name_one_publishes_and_the_other_giv
     let options = Options::default();
     let (a, b) = tokio::join!(fleet.run(&options), fleet.run(&options));
     let published = match (&a, &b) {
-        (Ok(Finished::Published(one)), Err(Error::Refused(_))) => one,
-        (Err(Error::Refused(_)), Ok(Finished::Published(one))) => one,
+        (Ok(QueuerExit::Published(one)), Err(QueuerError::Admission(_))) => one,
+        (Err(QueuerError::Admission(_)), Ok(QueuerExit::Published(one))) => one,
         other => panic!("{other:?}"),
     };
     assert_eq!(fleet.tasks().len() as u64, published.tasks);
@@ -294,7 +294,7 @@ async fn a_run_after_a_column_was_added_is_full_and_says_why() {
         let sql = "ALTER TABLE {db}.hub ADD COLUMN processed_clicks UInt64";
         fleet.hub.database.run(shard, sql);
     }
-    let Ok(Finished::Planned(report)) = fleet.run(&dry_run()).await else {
+    let Ok(QueuerExit::Planned(report)) = fleet.run(&dry_run()).await else {
         panic!("no plan");
     };
     assert_eq!(report.mode, batch::RunMode::Full);
@@ -303,7 +303,7 @@ async fn a_run_after_a_column_was_added_is_full_and_says_why() {
 }
 
 #[tokio::test]
-async fn told_to_stop_while_held_back_it_gives_its_run_up() {
+async fn a_queuer_that_is_stopped_while_held_back_abandons_its_run() {
     let mut fleet = Fleet::new();
     fleet.hub.settings.max_queue_len = 0;
     fleet.put(FETCHER, Message::default()).await;
@@ -316,7 +316,7 @@ async fn told_to_stop_while_held_back_it_gives_its_run_up() {
         app.shutdown.trigger();
     };
     let (finished, ()) = tokio::join!(fleet.run_as(&app, &options), stop);
-    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert!(matches!(finished, Ok(QueuerExit::Stopped)), "{finished:?}");
     assert_eq!(fleet.broker.ready(FETCHER).len(), 1);
     let run = fleet.receipts()[0].run.clone();
     assert_eq!(fleet.state(&run), State::Abandoned);
@@ -341,12 +341,12 @@ async fn no_task_is_sent_while_batches_wait_for_a_store_that_is_behind() {
         app.shutdown.trigger();
     };
     let (finished, ()) = tokio::join!(fleet.run_as(&app, &options), stop);
-    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert!(matches!(finished, Ok(QueuerExit::Stopped)), "{finished:?}");
     assert!(fleet.tasks().is_empty());
 }
 
 #[tokio::test]
-async fn a_loop_skips_refused_cycles_and_goes_on() {
+async fn a_loop_skips_refused_cycles_and_continues() {
     let fleet = Fleet::new();
     let app = Fleet::app();
     let every = Options {
@@ -360,7 +360,7 @@ async fn a_loop_skips_refused_cycles_and_goes_on() {
     };
     let watch = async {
         cycles(2).await;
-        // The second cycle came upon an unfinished run.
+        // The second cycle found an unfinished run.
         let runs: Vec<RunId> = fleet.ledger().runs().map(|run| run.run().clone()).collect();
         assert_eq!((runs.len(), fleet.receipts().len()), (1, 2));
         fleet.complete(&runs[0]).await;
@@ -368,14 +368,14 @@ async fn a_loop_skips_refused_cycles_and_goes_on() {
         app.shutdown.trigger();
     };
     let (finished, ()) = tokio::join!(fleet.run_as(&app, &every), watch);
-    assert!(matches!(finished, Ok(Finished::Stopped)), "{finished:?}");
+    assert!(matches!(finished, Ok(QueuerExit::Stopped)), "{finished:?}");
     assert_eq!(fleet.ledger().runs().count(), 2);
 }
 
 #[tokio::test]
 async fn a_dry_run_publishes_nothing() {
     let fleet = Fleet::new();
-    let Ok(Finished::Planned(report)) = fleet.run(&dry_run()).await else {
+    let Ok(QueuerExit::Planned(report)) = fleet.run(&dry_run()).await else {
         panic!("no plan");
     };
     assert_eq!(report.rows, 1_200);

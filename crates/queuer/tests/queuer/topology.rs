@@ -1,7 +1,7 @@
-//! What the queuer makes of a topology.
+//! What the queuer reads from a topology.
 
 use pipeline::{Role, RoleKind};
-use queuer::Pipeline;
+use queuer::Downstream;
 use topology::{Catalog, LEDGER, RUNS};
 
 const fn worker(name: &'static str, outputs: &'static [&'static str]) -> Role {
@@ -13,7 +13,7 @@ const fn worker(name: &'static str, outputs: &'static [&'static str]) -> Role {
     }
 }
 
-const JUDGE: Role = Role {
+const CONTROLLER: Role = Role {
     name: "persister",
     kind: RoleKind::Controller,
     outputs: &["batches", "orders", "receipts", "records"],
@@ -21,7 +21,7 @@ const JUDGE: Role = Role {
 };
 
 #[test]
-fn stores_are_where_batches_end_and_their_queues_are_looked_at_with_those_before_them() {
+fn stores_are_where_batches_end_and_their_queues_are_checked_with_those_before_them() {
     let roles = [
         queuer::ROLE,
         worker("fetcher", &["batches", "receipts"]),
@@ -41,19 +41,19 @@ fn stores_are_where_batches_end_and_their_queues_are_looked_at_with_those_before
         ]
     "#;
     let catalog = Catalog::parse("own.toml", text).unwrap();
-    let pipeline = Pipeline::of(&catalog.topology("own", &roles).unwrap(), "queuer");
-    assert_eq!(pipeline.stores, ["ch-writer", "es-writer"]);
-    assert_eq!(pipeline.task_queues, ["fetcher-in"]);
-    let mut queues = pipeline.batch_queues;
+    let downstream = Downstream::from_topology(&catalog.topology("own", &roles).unwrap(), "queuer");
+    assert_eq!(downstream.stores, ["ch-writer", "es-writer"]);
+    assert_eq!(downstream.task_queues, ["fetcher-in"]);
+    let mut queues = downstream.batch_queues;
     queues.sort();
     assert_eq!(queues, ["ch-writer-in", "es-writer-in", "filter-in"]);
 }
 
-fn built_in(pipeline: &str) -> Pipeline {
+fn built_in(pipeline: &str) -> Downstream {
     let roles = [
         queuer::ROLE,
         worker("fetcher", &["batches", "receipts"]),
-        JUDGE,
+        CONTROLLER,
         worker("ch-writer", &["receipts"]),
         worker("es-writer", &["receipts"]),
         worker("dict-refresher", &["orders", "receipts"]),
@@ -62,7 +62,7 @@ fn built_in(pipeline: &str) -> Pipeline {
         RUNS,
     ];
     let catalog = Catalog::built_in();
-    Pipeline::of(&catalog.topology(pipeline, &roles).unwrap(), "queuer")
+    Downstream::from_topology(&catalog.topology(pipeline, &roles).unwrap(), "queuer")
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn what_a_run_must_pass_follows_from_the_edges() {
 }
 
 #[test]
-fn a_queue_that_holds_a_whole_run_holds_nobody_back() {
-    let pipeline = built_in("batched");
-    assert_eq!(pipeline.stores, ["ch-writer", "es-writer"]);
-    let mut queues = pipeline.batch_queues;
+fn a_queue_that_holds_a_whole_run_holds_no_task_back() {
+    let downstream = built_in("batched");
+    assert_eq!(downstream.stores, ["ch-writer", "es-writer"]);
+    let mut queues = downstream.batch_queues;
     queues.sort();
     assert_eq!(queues, ["ch-writer-in", "es-writer-in"]);
 }

@@ -3,7 +3,7 @@
 use super::Hub;
 
 /// A key column of this type, filled with the expression of `number`, is cut into many ranges that
-/// together give every row, and that the primary index serves.
+/// together have every row and are read by the primary index.
 async fn cut_over(r#type: &str, expression: &str) {
     let hub = Hub::new(&format!("k {} ", r#type), "k");
     for part in 0..2 {

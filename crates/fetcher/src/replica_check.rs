@@ -1,4 +1,4 @@
-//! The checks of a replica of the source before a run is read from it.
+//! What a replica of the source must have before a range is read from it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +9,12 @@ use stores::clickhouse::read::compare_columns;
 use stores::clickhouse::{Error, Query, Replica};
 
 use crate::config::FetcherSettings;
-use crate::delays::Delays;
-use crate::reading::Broken;
+use crate::delays::ReplicaDelays;
+use crate::range_reader::ReadError;
 
-/// Replicas that were checked, by their addresses.
-pub(crate) struct ReplicaChecks {
-    delays: Delays,
+/// Checks replicas, and remembers by their addresses those that passed.
+pub(crate) struct ReplicaCheck {
+    delays: ReplicaDelays,
     checked: Mutex<HashMap<String, Arc<CheckedReplica>>>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct CheckedReplica {
     known_settings: Vec<String>,
 }
 
-/// Settings that a server may be too old for: it refuses the ones that it does not know.
+/// Settings that older servers do not know, and refuse.
 const OPTIONAL: [&str; 2] = [
     // From 25.3 on: with it the source reads filtered rows in blocks of a whole granule, whatever
     // `max_block_size` says, and remembers conditions that never come again.
@@ -35,44 +35,43 @@ const OPTIONAL: [&str; 2] = [
     "output_format_arrow_record_batch_size",
 ];
 
-impl ReplicaChecks {
-    /// Replicas that are behind by more than `max_replica_delay_seconds` are not read from.
+impl ReplicaCheck {
+    /// A replica that is behind by more than `max_replica_delay_seconds` fails the check.
     pub fn new(max_replica_delay_seconds: u64) -> Self {
         Self {
-            delays: Delays::new(max_replica_delay_seconds),
+            delays: ReplicaDelays::new(max_replica_delay_seconds),
             checked: Mutex::default(),
         }
     }
 
     /// Checks that the replica is not too far behind its shard's others and, once for each run and replica, that it
-    /// has every column of the plan with the plan's type. Tasks that come in while the first check is under way check
-    /// as well.
+    /// has every column of the plan with the plan's type. Tasks that arrive during the first check make one too.
     pub async fn check(
         &self,
         replica: &Replica,
         task: &Task,
-    ) -> Result<Arc<CheckedReplica>, Broken> {
-        if let Some(what) = self.delays.too_long(replica, task).await? {
+    ) -> Result<Arc<CheckedReplica>, ReadError> {
+        if let Some(problem) = self.delays.too_long(replica, task).await? {
             let replica = replica.address().to_owned();
-            return Err(Broken::Behind { replica, what });
+            return Err(ReadError::Behind { replica, problem });
         }
-        if let Some(source) = self.lock().get(replica.address())
-            && source.run == task.run
+        if let Some(checked) = self.lock().get(replica.address())
+            && checked.run == task.run
         {
-            return Ok(source.clone());
+            return Ok(checked.clone());
         }
         let found = replica
             .describe(&task.plan.database, &task.plan.table)
             .await?;
         let found = found.map_or_else(Vec::new, |table| table.readable_columns());
-        compare_columns(task.shard, &task.plan, &found).map_err(Broken::Task)?;
-        let source = Arc::new(CheckedReplica {
+        compare_columns(task.shard, &task.plan, &found).map_err(ReadError::Task)?;
+        let checked = Arc::new(CheckedReplica {
             run: task.run.clone(),
             known_settings: known_settings(replica).await?,
         });
         let address = replica.address().to_owned();
-        self.lock().insert(address, source.clone());
-        Ok(source)
+        self.lock().insert(address, checked.clone());
+        Ok(checked)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<CheckedReplica>>> {
@@ -81,19 +80,19 @@ impl ReplicaChecks {
 }
 
 impl CheckedReplica {
-    /// `select`, with what makes the answer a stream of small, compressed record batches in the order of the key.
+    /// `select` with the settings that make the answer a stream of small, compressed record batches in the order of the key.
     pub fn tuned(&self, select: Query, settings: &FetcherSettings) -> Query {
         let query = select
             // Plain columns: text as Utf8, no dictionaries.
             .setting("output_format_arrow_string_as_string", 1)
             .setting("output_format_arrow_low_cardinality_as_dictionary", 0)
             .setting("output_format_arrow_compression_method", "lz4_frame")
-            // Blocks of exactly so many rows: otherwise their bytes decide too.
+            // Blocks of exactly this number of rows: otherwise their bytes decide too.
             .setting("max_block_size", settings.scroll_rows)
             .setting("preferred_block_size_bytes", 0)
             .setting("max_threads", settings.max_threads)
             .setting("output_format_parallel_formatting", 0)
-            // A fetcher that ends in mid-stream needs the rest no more.
+            // A fetcher that stops in mid-stream does not need the rest.
             .setting("cancel_http_readonly_queries_on_client_close", 1)
             // The broker may hold the fetcher back for longer than the server's 30 s.
             .setting("http_send_timeout", 300);
@@ -103,7 +102,7 @@ impl CheckedReplica {
         optional.fold(query, |query, name| {
             let value = match name {
                 "use_query_condition_cache" => 0,
-                // Joined record batches have fewer than twice so many rows: never too many for a batch.
+                // Joined record batches have fewer than twice as many rows: never too many for a batch.
                 _ => (settings.batch_rows / 2).max(1),
             };
             query.setting(name, value)

@@ -1,4 +1,4 @@
-//! One try at reading a range from one replica.
+//! One read of a range from one replica.
 
 use batch::arrow::Limits;
 use batch::{Invalid, Reason, Task};
@@ -8,64 +8,64 @@ use stores::clickhouse::read::select;
 use stores::clickhouse::{ByteStream, Error, Replica, classify};
 
 use crate::config::FetcherSettings;
-use crate::cutter::{Cut, Cutter};
-use crate::source::ReplicaChecks;
+use crate::cutter::{BatchCutter, EncodedBatch};
+use crate::replica_check::ReplicaCheck;
 
 /// A range that is being read.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct RangeReader {
     stream: ByteStream,
-    /// None once the answer has ended well.
-    cutter: Option<Cutter>,
+    /// `None` after the end of the answer.
+    cutter: Option<BatchCutter>,
 }
 
 /// Why a range could not be read to its end.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum ReadError {
     /// Another replica, or the same one later, may do better.
     #[error(transparent)]
     Replica(Error),
-    /// The replica's answer is not what it should be; another one's may be.
-    #[error("{replica}: {what}")]
-    Answer { replica: String, what: Invalid },
-    /// The replica lacks what others may have.
-    #[error("{replica}: {what}")]
-    Behind { replica: String, what: String },
+    /// The answer of this replica is not a valid stream; another one's may be.
+    #[error("{replica}: {problem}")]
+    Answer { replica: String, problem: Invalid },
+    /// The replica lacks rows that others may have.
+    #[error("{replica}: {problem}")]
+    Behind { replica: String, problem: String },
     /// No replica can do better.
     #[error(transparent)]
     Task(Invalid),
 }
 
-impl Reading {
-    /// Returns when the answer has begun.
-    pub async fn begin(
+impl RangeReader {
+    /// Checks the replica and sends it the statement; returns when the answer begins.
+    pub async fn open(
         replica: &Replica,
-        sources: &ReplicaChecks,
+        check: &ReplicaCheck,
         task: &Task,
         settings: &FetcherSettings,
-    ) -> Result<Self, Broken> {
-        let select = select(task).map_err(Broken::Task)?;
-        let source = sources.check(replica, task).await?;
-        let stream = replica.stream(&source.tuned(select, settings)).await?;
+    ) -> Result<Self, ReadError> {
+        let select = select(task).map_err(ReadError::Task)?;
+        let checked = check.check(replica, task).await?;
+        let stream = replica.stream(&checked.tuned(select, settings)).await?;
         Ok(Self {
             stream,
-            cutter: Some(Cutter::new(settings.batch_size(), Limits::default())),
+            cutter: Some(BatchCutter::new(settings.batch_size(), Limits::default())),
         })
     }
 
     /// The next batch; `None` after the last one, when the answer was complete to its end marker.
-    pub async fn next_batch(&mut self) -> Result<Option<Cut>, Broken> {
+    pub async fn next_batch(&mut self) -> Result<Option<EncodedBatch>, ReadError> {
         let replica = self.stream.replica().to_owned();
-        let broken = |what| Broken::answer(&replica, what);
+        let invalid = |problem| ReadError::from_answer(&replica, problem);
         while let Some(cutter) = &mut self.cutter {
-            if let Some(batch) = cutter.next_batch().map_err(broken)? {
+            if let Some(batch) = cutter.next_batch().map_err(invalid)? {
                 return Ok(Some(batch));
             }
             match self.stream.try_next().await? {
                 Some(piece) => cutter.push(piece),
                 None => {
-                    let last = self.cutter.take().map(Cutter::finish).transpose();
-                    return last.map(Option::flatten).map_err(broken);
+                    let last = self.cutter.take().map(BatchCutter::finish).transpose();
+                    return last.map(Option::flatten).map_err(invalid);
                 }
             }
         }
@@ -73,11 +73,11 @@ impl Reading {
     }
 }
 
-impl From<Error> for Broken {
+impl From<Error> for ReadError {
     fn from(error: Error) -> Self {
         match classify(&error) {
             _ if error.allows_failover() => Self::Replica(error),
-            // It is the source that lacks a table or a column, after the plan was made.
+            // The source lost a table or a column after the plan was made.
             Class::Quarantine(Reason::MissingTarget | Reason::WrongSchema) => {
                 Self::Task(Invalid::new(Reason::SourceChanged, error.to_string()))
             }
@@ -87,23 +87,23 @@ impl From<Error> for Broken {
     }
 }
 
-impl Broken {
-    fn answer(replica: &str, what: Invalid) -> Self {
-        match what.reason {
-            // These say how large the rows are: every replica's are.
+impl ReadError {
+    fn from_answer(replica: &str, problem: Invalid) -> Self {
+        match problem.reason {
+            // The rows are too large, on every replica.
             Reason::Oversized | Reason::DecompressionBomb => Self::Task(Invalid::new(
-                what.reason,
-                format!("{}; lower fetcher.scroll_rows", what.detail),
+                problem.reason,
+                format!("{}; lower fetcher.scroll_rows", problem.detail),
             )),
             _ => Self::Answer {
                 replica: replica.to_owned(),
-                what,
+                problem,
             },
         }
     }
 
-    /// What cannot get better when no other replica is left to try.
-    pub fn lasting(&self) -> Option<Invalid> {
+    /// Why the task goes to quarantine when no replica is left to try; `None` if a later try may succeed.
+    pub fn permanent(&self) -> Option<Invalid> {
         match self {
             Self::Task(invalid) => Some(invalid.clone()),
             Self::Replica(error) => match classify(error) {
@@ -114,8 +114,8 @@ impl Broken {
         }
     }
 
-    /// Whether the replica refuses all questions for now: wrong credentials, a quota that is used up.
-    pub fn pauses(&self) -> bool {
+    /// Whether the replica refuses every query for now: wrong credentials, a quota that is used up.
+    pub fn is_pause(&self) -> bool {
         matches!(self, Self::Replica(error) if classify(error) == Class::Pause)
     }
 }

@@ -1,33 +1,45 @@
-//! What a look at the ledger tells beside the state of its runs: who came first. Pure.
+//! Which of several runs came first in the ledger.
 
 use std::collections::BTreeMap;
 
 use batch::{Fact, Receipt, RunId};
 use ledger::Ledger;
+use pipeline::{ProducerError, Program, history};
 
-/// The order in which all see the runs' first receipts, taken in one by one.
+/// The order of the runs' first receipts, which is the same for every reader of the ledger.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
-    /// Runs by their first receipts.
+pub(crate) struct FirstSeen {
+    /// Runs in the order of their first receipts.
     runs: Vec<RunId>,
-    /// What the first announcement of each run has as its nonce.
-    announced: BTreeMap<RunId, String>,
+    /// The nonce of the first announcement of each run.
+    nonces: BTreeMap<RunId, String>,
 }
 
-impl Order {
-    pub fn see(&mut self, receipt: &Receipt) {
+impl FirstSeen {
+    /// Reads the ledger up to now: its runs, and which of them came first. A reading that is cut off begins again.
+    pub async fn read(program: &Program) -> Result<(Ledger, Self), ProducerError> {
+        let read = || async {
+            let mut seen = Self::default();
+            let ledger = history::read(&program.broker, |receipt| seen.record(receipt)).await?;
+            Ok((ledger, seen))
+        };
+        let read = program.with_retries(read).await?;
+        read.ok_or(ProducerError::Stopped)
+    }
+
+    pub fn record(&mut self, receipt: &Receipt) {
         if self.runs.last() != Some(&receipt.run) && !self.runs.contains(&receipt.run) {
             self.runs.push(receipt.run.clone());
         }
         if let Fact::Started { nonce, .. } = &receipt.fact {
             let run = receipt.run.clone();
-            self.announced.entry(run).or_insert_with(|| nonce.clone());
+            self.nonces.entry(run).or_insert_with(|| nonce.clone());
         }
     }
 
-    /// Whether the run was first announced with this nonce.
+    /// Whether the first announcement of the run has this nonce.
     pub fn is_first(&self, run: &RunId, nonce: &str) -> bool {
-        self.announced.get(run).is_some_and(|first| first == nonce)
+        self.nonces.get(run).is_some_and(|first| first == nonce)
     }
 
     /// The unfinished run of the pipeline whose first receipt comes first.
@@ -62,29 +74,29 @@ mod tests {
 
     #[test]
     fn of_two_announcements_of_one_run_the_first_in_the_ledger_counts_whatever_their_clocks_say() {
-        let mut order = Order::default();
+        let mut seen = FirstSeen::default();
         for receipt in [
             started("r-1", 2, "mine"),
             started("r-1", 1, "yours"),
             started("r-1", 2, "mine"),
         ] {
-            order.see(&receipt);
+            seen.record(&receipt);
         }
         let run = "r-1".parse().unwrap();
-        assert!(order.is_first(&run, "mine"));
-        assert!(!order.is_first(&run, "yours"));
-        assert!(!order.is_first(&"r-2".parse().unwrap(), "mine"));
+        assert!(seen.is_first(&run, "mine"));
+        assert!(!seen.is_first(&run, "yours"));
+        assert!(!seen.is_first(&"r-2".parse().unwrap(), "mine"));
     }
 
     #[test]
-    fn the_first_unfinished_run_is_the_one_that_was_heard_of_first() {
-        let (mut order, mut ledger) = (Order::default(), Ledger::new());
+    fn the_first_unfinished_run_is_the_one_whose_receipt_came_first() {
+        let (mut seen, mut ledger) = (FirstSeen::default(), Ledger::new());
         for receipt in [started("r-2", 9, "b"), started("r-1", 1, "a")] {
             ledger.apply(&receipt);
-            order.see(&receipt);
+            seen.record(&receipt);
         }
-        let first = order.first_unfinished(&ledger, "direct").unwrap();
+        let first = seen.first_unfinished(&ledger, "direct").unwrap();
         assert_eq!(first.as_str(), "r-2");
-        assert_eq!(order.first_unfinished(&ledger, "other"), None);
+        assert_eq!(seen.first_unfinished(&ledger, "other"), None);
     }
 }

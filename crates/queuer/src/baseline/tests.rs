@@ -9,7 +9,7 @@ struct Run {
     shards: u32,
     source: &'static str,
     partial: bool,
-    gave_up: bool,
+    quarantined: bool,
 }
 
 const RUN: Run = Run {
@@ -18,11 +18,11 @@ const RUN: Run = Run {
     shards: 2,
     source: "same",
     partial: false,
-    gave_up: false,
+    quarantined: false,
 };
 
-/// What a run for `stores`, 2 shards and the source "same" follows after `runs` of one task.
-fn after(runs: &[Run], stores: &[&str]) -> Basis {
+/// The baseline of a run for `stores`, 2 shards and the source "same", after `runs` of one task.
+fn after(runs: &[Run], stores: &[&str]) -> Baseline {
     let mut ledger = Ledger::new();
     let task = TaskHash::of([b"t".as_slice()]);
     for run in runs {
@@ -41,22 +41,23 @@ fn after(runs: &[Run], stores: &[&str]) -> Basis {
             tasks: 1,
             estimated_rows: 0,
         };
-        let settled = match run.gave_up {
-            true => Fact::TaskQuarantined {
+        let fetched = if run.quarantined {
+            Fact::TaskQuarantined {
                 task,
                 program: "fetcher".into(),
                 reason: Reason::TooManyRetries,
-            },
-            false => Fact::Fetched {
+            }
+        } else {
+            Fact::Fetched {
                 task,
                 attempt: 1,
                 shard: 0,
                 batches: 0,
                 rows: 0,
                 bytes: 0,
-            },
+            }
         };
-        for fact in [started, manifest, settled] {
+        for fact in [started, manifest, fetched] {
             ledger.apply(&Receipt {
                 run: RunId::new("direct", run.end_ms).unwrap(),
                 at_ms: run.end_ms,
@@ -65,16 +66,16 @@ fn after(runs: &[Run], stores: &[&str]) -> Basis {
         }
     }
     let stores: Vec<String> = stores.iter().map(|s| s.to_string()).collect();
-    let past = Past {
+    let history = History {
         ledger: &ledger,
         stores: &stores,
     };
-    follow(past, "direct", 2, "same")
+    baseline(history, "direct", 2, "same")
 }
 
 #[test]
-fn the_latest_complete_run_is_followed_and_named() {
-    let basis = after(
+fn the_latest_complete_run_is_the_baseline_and_named() {
+    let baseline = after(
         &[
             RUN,
             Run {
@@ -84,18 +85,18 @@ fn the_latest_complete_run_is_followed_and_named() {
         ],
         RUN.stores,
     );
-    assert_eq!(basis.end_ms, Some(NOW + 1));
+    assert_eq!(baseline.end_ms, Some(NOW + 1));
     let run = RunId::new("direct", NOW + 1).unwrap();
-    assert_eq!(basis.why, format!("run {run} left nothing out"));
+    assert_eq!(baseline.why, format!("run {run} left nothing out"));
     // One that was for more stores than are left has all that they need.
     assert_eq!(after(&[RUN], &["ch-writer"]).end_ms, Some(NOW));
 }
 
 #[test]
-fn runs_that_left_rows_out_are_passed_over_and_said() {
-    let gave_up = Run {
+fn runs_that_left_rows_out_are_skipped_and_named() {
+    let quarantined = Run {
         end_ms: NOW + 1,
-        gave_up: true,
+        quarantined: true,
         ..RUN
     };
     let partial = Run {
@@ -104,18 +105,18 @@ fn runs_that_left_rows_out_are_passed_over_and_said() {
         source: "trial",
         ..RUN
     };
-    let basis = after(&[RUN, gave_up, partial], RUN.stores);
-    assert_eq!(basis.end_ms, Some(NOW));
-    assert!(basis.why.contains("not fetched: 1"), "{}", basis.why);
-    assert!(basis.why.contains("it was partial"), "{}", basis.why);
+    let baseline = after(&[RUN, quarantined, partial], RUN.stores);
+    assert_eq!(baseline.end_ms, Some(NOW));
+    assert!(baseline.why.contains("not fetched: 1"), "{}", baseline.why);
+    assert!(baseline.why.contains("it was partial"), "{}", baseline.why);
 }
 
-/// A judged run of one task with one row, whose stores closed or were rejected.
-fn judged(ledger: &mut Ledger, end_ms: i64, closed: [bool; 2]) {
-    gated_as(ledger, end_ms, RunMode::Full, closed);
+/// A run of one task with one row that has ended, and passed or was rejected in its stores.
+fn ended(ledger: &mut Ledger, end_ms: i64, passed: [bool; 2]) {
+    ended_as(ledger, end_ms, RunMode::Full, passed);
 }
 
-fn gated_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) {
+fn ended_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, passed: [bool; 2]) {
     let task = TaskHash::of([b"t".as_slice()]);
     let stores = ["ch-writer", "es-writer"];
     let mut facts = vec![
@@ -158,10 +159,11 @@ fn gated_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) 
         targets: [].into(),
         reasons: [].into(),
     }));
-    let mut judge = |stage, closed| {
-        let decision = match closed {
-            true => Decision::Passed,
-            false => Decision::Rejected,
+    let mut decide = |stage, passed| {
+        let decision = if passed {
+            Decision::Passed
+        } else {
+            Decision::Rejected
         };
         facts.push(Fact::GateDecided {
             stage,
@@ -170,10 +172,10 @@ fn gated_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) 
             operator_decisions: 0,
         });
     };
-    judge(Stage::Plan, true);
-    judge(Stage::Fetch, true);
-    for (store, closed) in stores.into_iter().zip(closed) {
-        judge(Stage::Store(store.into()), closed);
+    decide(Stage::Plan, true);
+    decide(Stage::Fetch, true);
+    for (store, passed) in stores.into_iter().zip(passed) {
+        decide(Stage::Store(store.into()), passed);
     }
     for fact in facts {
         ledger.apply(&Receipt {
@@ -185,44 +187,48 @@ fn gated_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, closed: [bool; 2]) 
 }
 
 #[test]
-fn the_next_run_begins_at_the_older_of_the_marks_that_the_stores_have() {
+fn the_next_run_begins_at_the_oldest_watermark_of_the_stores() {
     let mut ledger = Ledger::new();
     let after = |ledger: &Ledger| {
         let stores = ["ch-writer".to_owned(), "es-writer".to_owned()];
-        let past = Past {
+        let history = History {
             ledger,
             stores: &stores,
         };
-        follow(past, "direct", 2, "same")
+        baseline(history, "direct", 2, "same")
     };
-    judged(&mut ledger, NOW, [true, true]);
+    ended(&mut ledger, NOW, [true, true]);
     assert_eq!(after(&ledger).end_ms, Some(NOW));
     // Elasticsearch failed: what it missed is sent again, from where it passed.
-    judged(&mut ledger, NOW + 1, [true, false]);
-    let basis = after(&ledger);
-    assert_eq!(basis.end_ms, Some(NOW));
-    assert!(basis.why.contains("es-writer is behind"), "{}", basis.why);
-    assert!(basis.why.contains("did not close well"), "{}", basis.why);
-    judged(&mut ledger, NOW + 2, [true, true]);
+    ended(&mut ledger, NOW + 1, [true, false]);
+    let baseline = after(&ledger);
+    assert_eq!(baseline.end_ms, Some(NOW));
+    assert!(
+        baseline.why.contains("es-writer is behind"),
+        "{}",
+        baseline.why
+    );
+    assert!(baseline.why.contains("did not pass"), "{}", baseline.why);
+    ended(&mut ledger, NOW + 2, [true, true]);
     assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
-    judged(&mut ledger, NOW + 3, [false, false]);
+    ended(&mut ledger, NOW + 3, [false, false]);
     assert_eq!(after(&ledger).end_ms, Some(NOW + 2));
 }
 
 #[test]
-fn a_run_of_changes_is_a_mark_only_if_those_before_it_carry_what_it_does_not() {
+fn an_incremental_run_is_a_watermark_only_if_those_before_it_have_what_it_has_not() {
     let since = |since_ms| RunMode::Since { since_ms };
     let after = |runs: &[(i64, RunMode, bool)]| {
         let mut ledger = Ledger::new();
-        for (end_ms, mode, closed) in runs {
-            gated_as(&mut ledger, NOW + end_ms, *mode, [*closed, true]);
+        for (end_ms, mode, passed) in runs {
+            ended_as(&mut ledger, NOW + end_ms, *mode, [*passed, true]);
         }
         let stores = ["ch-writer".to_owned()];
-        let past = Past {
+        let history = History {
             ledger: &ledger,
             stores: &stores,
         };
-        follow(past, "direct", 2, "same")
+        baseline(history, "direct", 2, "same")
     };
     let (full, from_10, from_20) = (RunMode::Full, since(NOW + 10), since(NOW + 20));
     let end = |runs: &[(i64, RunMode, bool)]| after(runs).end_ms.map(|end| end - NOW);
@@ -230,37 +236,37 @@ fn a_run_of_changes_is_a_mark_only_if_those_before_it_carry_what_it_does_not() {
         end(&[(10, full, true), (20, from_10, true), (30, from_20, true)]),
         Some(30)
     );
-    // The one in the middle was found bad afterwards: what it carried is missing, and so is the end of the later one.
+    // The one in the middle was rejected: its rows are missing, so the later one is no watermark either.
     let broken = [(10, full, true), (20, from_10, false), (30, from_20, true)];
     assert_eq!(end(&broken), Some(10));
     let why = after(&broken).why;
     assert!(why.contains("is missing"), "{why}");
-    // Carried again since then, from where all was well.
+    // A later run read them again.
     assert_eq!(
         end(&[broken[0], broken[1], broken[2], (40, from_10, true)]),
         Some(40)
     );
-    // What came before the oldest run that is known is taken for good.
+    // The oldest run that is known is trusted in what came before it.
     assert_eq!(end(&[(20, from_10, true), (30, from_20, true)]), Some(30));
 }
 
 #[test]
-fn many_runs_passed_over_are_counted() {
+fn many_skipped_runs_are_counted() {
     let partial = |n| Run {
         end_ms: NOW + n,
         partial: true,
         ..RUN
     };
     let runs: Vec<Run> = (0..9).map(partial).collect();
-    let basis = after(&runs, RUN.stores);
-    assert_eq!(basis.end_ms, None);
-    assert!(basis.why.ends_with("6 more"), "{}", basis.why);
+    let baseline = after(&runs, RUN.stores);
+    assert_eq!(baseline.end_ms, None);
+    assert!(baseline.why.ends_with("6 more"), "{}", baseline.why);
 }
 
 #[test]
 fn a_run_for_fewer_stores_other_shards_or_another_source_makes_the_next_one_full() {
     let expect = |latest: Run, why: &str| {
-        let basis = after(
+        let baseline = after(
             &[
                 RUN,
                 Run {
@@ -270,8 +276,8 @@ fn a_run_for_fewer_stores_other_shards_or_another_source_makes_the_next_one_full
             ],
             RUN.stores,
         );
-        assert_eq!(basis.end_ms, None);
-        assert!(basis.why.contains(why), "{}", basis.why);
+        assert_eq!(baseline.end_ms, None);
+        assert!(baseline.why.contains(why), "{}", baseline.why);
     };
     expect(
         Run {
@@ -295,7 +301,7 @@ fn a_run_for_fewer_stores_other_shards_or_another_source_makes_the_next_one_full
     expect(
         Run {
             source: "other",
-            gave_up: true,
+            quarantined: true,
             ..RUN
         },
         "other columns",
@@ -310,19 +316,19 @@ fn a_source_is_its_table_key_columns_and_types_whatever_their_order() {
     };
     let [a, b] = [column("a", "String"), column("b", "UInt8")];
     let [c, t] = [column("c", "UInt8"), column("t", "DateTime")];
-    let of = |table, key: &[&Column], columns: &[&Column], changed| {
+    let fingerprint = |table, key: &[&Column], columns: &[&Column], changed| {
         let own = |columns: &[&Column]| columns.iter().copied().cloned().collect::<Vec<_>>();
-        source_of(("db", table), &own(key), &own(columns), changed)
+        source_fingerprint(("db", table), &own(key), &own(columns), changed)
     };
-    let one = of("hub", &[&a], &[&b, &c], &t);
-    assert_eq!(one, of("hub", &[&a], &[&c, &b], &t));
+    let one = fingerprint("hub", &[&a], &[&b, &c], &t);
+    assert_eq!(one, fingerprint("hub", &[&a], &[&c, &b], &t));
     let wider = column("b", "UInt16");
     for other in [
-        of("hub2", &[&a], &[&b, &c], &t),
-        of("hub", &[&a, &b], &[&c], &t),
-        of("hub", &[&a], &[&b], &t),
-        of("hub", &[&a], &[&wider, &c], &t),
-        of("hub", &[&a], &[&b, &c], &c),
+        fingerprint("hub2", &[&a], &[&b, &c], &t),
+        fingerprint("hub", &[&a, &b], &[&c], &t),
+        fingerprint("hub", &[&a], &[&b], &t),
+        fingerprint("hub", &[&a], &[&wider, &c], &t),
+        fingerprint("hub", &[&a], &[&b, &c], &c),
     ] {
         assert_ne!(one, other);
     }
