@@ -23,6 +23,10 @@ pub mod header {
     pub const FAILURES: &str = "fleet-failures";
     /// JSON list of [`super::Failure`], oldest first.
     pub const HISTORY: &str = "fleet-history";
+    /// Step at which the last try at an order failed, by the role's own name for it; absent when it did not fail.
+    pub const FAILED_STEP: &str = "fleet-failed-step";
+    /// When an order failed for the first time since it was last given up, in milliseconds since the epoch.
+    pub const FAILING_SINCE: &str = "fleet-failing-since";
     /// [`super::Reason`] of a message in quarantine.
     pub const REASON: &str = "fleet-reason";
     /// Program that put the message into quarantine.

@@ -7,19 +7,20 @@ use stores::clickhouse::{Error, Query, Replica};
 use tokio::time::Instant;
 
 use crate::DictRefresherSettings;
-use crate::blueprint::Blueprint;
-use crate::state::{Entry, Mark};
+use crate::spec::DictionarySpec;
+use crate::state::DictionaryTag;
 
-/// What is left of the time in hand when a statement over the whole table has to be done: for its error to come back.
-const SPARE: Duration = Duration::from_secs(5);
+/// What is left of the time that an order may be held when a statement over the whole table has to be done: for its
+/// error to come back.
+const RESERVE: Duration = Duration::from_secs(5);
 /// The server takes 0 for no limit.
-const LEAST: Duration = Duration::from_millis(100);
+const MIN_LIMIT: Duration = Duration::from_millis(100);
 
-/// A statement over the whole table ends before the order is put off: one that takes longer than the whole time in hand
+/// A statement over the whole table ends before the order is put off: one that takes longer than an order may be held
 /// would be begun again for ever, at no cost of an attempt. Ended by the server it is a failure.
 fn limited(query: Query, hold: Instant) -> Query {
     let left = hold.saturating_duration_since(Instant::now());
-    let limit = left.saturating_sub(SPARE.min(left / 2)).max(LEAST);
+    let limit = left.saturating_sub(RESERVE.min(left / 2)).max(MIN_LIMIT);
     query.setting("max_execution_time", format!("{:.3}", limit.as_secs_f64()))
 }
 
@@ -27,63 +28,65 @@ fn limited(query: Query, hold: Instant) -> Query {
 /// `hold`.
 pub(crate) async fn count_keys(
     replica: &Replica,
-    blueprint: &Blueprint,
+    spec: &DictionarySpec,
     hold: Instant,
 ) -> Result<u64, Error> {
     #[derive(Deserialize)]
     struct Row {
         keys: u64,
     }
-    let query = limited(blueprint.count_keys(), hold);
+    let query = limited(spec.count_keys(), hold);
     let rows: Vec<Row> = replica.rows(&query).await?;
     Ok(rows.first().map_or(0, |row| row.keys))
 }
 
-/// Compares `next`, which is loaded, with the table, and with the live dictionary that it is to replace. The text says
-/// what differs.
-pub(crate) async fn compare(
-    replica: &Replica,
-    blueprint: &Blueprint,
-    settings: &DictRefresherSettings,
-    (next, mark): (&Entry, &Mark),
-    live: Option<&Entry>,
-    hold: Instant,
-) -> Result<Result<(), String>, Error> {
-    let place = replica.address();
-    let after = count_keys(replica, blueprint, hold).await?;
-    if let Err(what) = same_size(
-        next.entries,
-        mark.keys,
-        after,
-        settings.entries_tolerance_ratio,
-    ) {
-        return Ok(Err(format!("{place}: {what}")));
+/// A new dictionary that is loaded, beside the table and the live dictionary that it is to replace.
+pub(crate) struct Comparison<'a> {
+    pub reader: &'a Replica,
+    pub spec: &'a DictionarySpec,
+    pub settings: &'a DictRefresherSettings,
+    pub tag: &'a DictionaryTag,
+    /// Entries of the new dictionary, and of the live one.
+    pub entries: u64,
+    pub live_entries: u64,
+    pub hold: Instant,
+}
+
+impl Comparison<'_> {
+    /// What keeps the new dictionary from being put in place; none when it is good.
+    pub async fn difference(&self) -> Result<Option<String>, Error> {
+        let Self {
+            settings, entries, ..
+        } = self;
+        let keys = count_keys(self.reader, self.spec, self.hold).await?;
+        let tolerance = settings.entries_tolerance_ratio;
+        if let Err(what) = same_size(*entries, self.tag.keys, keys, tolerance) {
+            return Ok(Some(what));
+        }
+        let (live, ratio) = (self.live_entries, settings.min_entries_ratio);
+        if (*entries as f64) < live as f64 * ratio {
+            return Ok(Some(format!(
+                "the new dictionary has {entries} entries, the live one {live}: less than min_entries_ratio ({ratio}) \
+                 of them; look at the table's rows and at dictionary.shard_expression"
+            )));
+        }
+        if settings.probe_keys == 0 {
+            return Ok(None);
+        }
+        let probe = self.spec.probe(self.tag.version, settings.probe_keys);
+        let differences: Vec<Difference> = self.reader.rows(&limited(probe, self.hold)).await?;
+        Ok(differences.first().map(|first| {
+            let others = if differences.len() == 1 {
+                ""
+            } else {
+                " and in others"
+            };
+            format!(
+                "the new dictionary differs from the table in {} of key {}{others}",
+                first.attribute, first.key
+            )
+        }))
     }
-    let old = live.map_or(0, |live| live.entries);
-    if (next.entries as f64) < old as f64 * settings.min_entries_ratio {
-        return Ok(Err(format!(
-            "{place}: the new dictionary has {} entries, the live one {old}: less than min_entries_ratio ({}) of them; \
-             look at the table's rows and at dictionary.shard_expression",
-            next.entries, settings.min_entries_ratio
-        )));
-    }
-    if settings.probe_keys == 0 {
-        return Ok(Ok(()));
-    }
-    let probe = limited(blueprint.probe(mark.version, settings.probe_keys), hold);
-    let differences: Vec<Difference> = replica.rows(&probe).await?;
-    Ok(match differences.first() {
-        None => Ok(()),
-        Some(first) => Err(format!(
-            "{place}: the new dictionary differs from the table in {} of key {}{}",
-            first.attribute,
-            first.key,
-            match differences.len() {
-                1 => String::new(),
-                _ => " and in others".to_owned(),
-            }
-        )),
-    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,9 +102,10 @@ fn same_size(entries: u64, before: u64, after: u64, tolerance: f64) -> Result<()
     if (least..=most).contains(&entries) {
         return Ok(());
     }
-    let keys = match before == after {
-        true => format!("{after} keys"),
-        false => format!("{before} keys before and {after} keys after it was loaded"),
+    let keys = if before == after {
+        format!("{after} keys")
+    } else {
+        format!("{before} keys before and {after} keys after it was loaded")
     };
     Err(format!(
         "the new dictionary has {entries} entries, and the table {keys}; entries_tolerance_ratio is {tolerance}"

@@ -19,7 +19,7 @@ pub struct DictionarySettings {
     /// called the same with `_next` behind it.
     pub name: String,
     /// How the dictionary lies in memory.
-    pub layout: Layout,
+    pub layout: DictionaryLayout,
     /// Columns of the table that the dictionary has besides the key. Empty: all of them, the version included.
     pub attributes: Vec<String>,
     /// Expression over the table's columns by which rows are divided among the shards, such as
@@ -37,7 +37,7 @@ impl Default for DictionarySettings {
         Self {
             database: "keywords".to_owned(),
             name: "keywords_metrics_dict".to_owned(),
-            layout: Layout::default(),
+            layout: DictionaryLayout::default(),
             attributes: Vec::new(),
             shard_expression: String::new(),
             source_user: String::new(),
@@ -49,7 +49,7 @@ impl Default for DictionarySettings {
 /// Layouts of ClickHouse that hold all entries in memory under a key of any columns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Layout {
+pub enum DictionaryLayout {
     /// One hash table of the keys, and an array for each attribute. A million keys with eight attributes are loaded in
     /// 1 s and take 150 MB, where `complex_key_hashed` takes 6 s and 800 MB, and the sparse one 12 s and 460 MB.
     #[default]
@@ -60,7 +60,7 @@ pub enum Layout {
     ComplexKeySparseHashed,
 }
 
-impl Layout {
+impl DictionaryLayout {
     pub(crate) const fn sql(self) -> &'static str {
         match self {
             Self::ComplexKeyHashed => "COMPLEX_KEY_HASHED()",
@@ -91,9 +91,9 @@ impl DictionarySettings {
     }
 }
 
-/// The longest that an order may be in hand, in seconds. The broker's consumer timeout is 30 minutes, and what is sent
+/// The longest that an order may be in flight, in seconds. The broker's consumer timeout is 30 minutes, and what is sent
 /// when the time is over has to be stored by then.
-const MOST_HOLD_SECONDS: u64 = 1500;
+const MAX_HOLD_SECONDS: u64 = 1500;
 
 /// How the dictionary is refreshed; where it is and what it holds stands in `[dictionary]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -124,17 +124,17 @@ pub struct DictRefresherSettings {
     /// A dictionary is not loaded while the server has less free memory than this many times the size of the live
     /// one. 0: loaded in any case.
     pub memory_factor: f64,
-    /// Longest time for which an order is in hand, in seconds. Then it waits in a delay queue, at no cost of an
+    /// Longest time for which an order is in flight, in seconds. Then it waits in a delay queue, at no cost of an
     /// attempt, while the server goes on; and continues where it was. At most 1500: the broker takes back what is in
-    /// hand for 30 minutes. A count of the table's keys that takes longer is a failure.
+    /// flight for 30 minutes. A count of the table's keys that takes longer is a failure.
     pub hold_seconds: u64,
 }
 
 impl Default for DictRefresherSettings {
     fn default() -> Self {
         Self {
-            // Loading is the servers' work: a process waits for many of them at once. An order in hand that waits for
-            // its turn is one that no other process can take.
+            // Loading is the servers' work: a process waits for many of them at once. An order in flight that waits
+            // for its turn is one that no other process can take.
             options: LoopOptions::sized(1, 64),
             // As long as the sync of replicas has always been waited for.
             sync_timeout_seconds: 3600,
@@ -163,10 +163,10 @@ impl DictRefresherSettings {
                 self.options.concurrency
             ));
         }
-        if self.hold_seconds > MOST_HOLD_SECONDS {
+        if self.hold_seconds > MAX_HOLD_SECONDS {
             return Err(format!(
-                "{section}.hold_seconds must be at most {MOST_HOLD_SECONDS}: the broker takes back what is in hand for \
-                 30 minutes"
+                "{section}.hold_seconds must be at most {MAX_HOLD_SECONDS}: the broker takes back what is in flight \
+                 for 30 minutes"
             ));
         }
         let seconds = [
@@ -198,7 +198,7 @@ impl DictRefresherSettings {
         Ok(())
     }
 
-    /// As the loop takes them: no order is in hand that is not in work.
+    /// As the loop takes them: no order is delivered that is not processed at once.
     pub fn loop_options(&self) -> LoopOptions {
         LoopOptions {
             prefetch: u16::try_from(self.options.concurrency).unwrap_or(u16::MAX),
@@ -207,9 +207,9 @@ impl DictRefresherSettings {
     }
 
     /// The longest silence of a server that is no failure: it syncs, or reads a whole table.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn idle_timeout(&self) -> Duration {
         let longest = self.sync_timeout_seconds.max(self.load_timeout_seconds);
-        Duration::from_secs(longest) + crate::sync::GRACE
+        Duration::from_secs(longest) + crate::sync::ANSWER_TIMEOUT
     }
 
     pub(crate) fn hold(&self) -> Duration {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_orders_are_taken_than_are_in_work() {
+    fn no_more_orders_are_taken_than_are_processed() {
         let mut settings = DictRefresherSettings::default();
         settings.options.concurrency = 4;
         settings.check("dict_refresher").unwrap();
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn only_layouts_of_the_list_are_taken() {
-        let layout = |text: &str| serde_json::from_str::<Layout>(text);
+        let layout = |text: &str| serde_json::from_str::<DictionaryLayout>(text);
         assert_eq!(
             layout("\"complex_key_sparse_hashed\"").unwrap().sql(),
             "COMPLEX_KEY_SPARSE_HASHED()"

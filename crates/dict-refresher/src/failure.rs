@@ -6,12 +6,15 @@ use pipeline::Outcome;
 use stores::Class;
 use stores::clickhouse::{Error, classify};
 
-/// What waits for a person's hand, such as a right that the user lacks, is tried again after this.
-const SNOOZE: Duration = Duration::from_secs(600);
+/// What only an operator can set right, such as a privilege that the user lacks, is tried again after this.
+const PAUSE_SNOOZE: Duration = Duration::from_secs(600);
+
+/// Texts of servers can be long, and of many servers longer: what a receipt and a history keep of one.
+const MAX_ERROR_BYTES: usize = 600;
 
 /// Steps of a refresh, by the names that they have had since before this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum RefreshStep {
     Sync,
     ConfineShard,
     DeleteOldDict,
@@ -24,14 +27,16 @@ pub(crate) enum Step {
     Expired,
 }
 
-impl Step {
-    const ALL: [Self; 6] = [
+impl RefreshStep {
+    const ALL: [Self; 8] = [
         Self::Sync,
         Self::ConfineShard,
         Self::DeleteOldDict,
         Self::RefreshDict,
         Self::ApplyDict,
         Self::Stale,
+        Self::Expired,
+        Self::ExpiredUnsynced,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -46,141 +51,133 @@ impl Step {
         }
     }
 
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.as_str() == text)
+    }
+
     pub const fn stage(self) -> Stage {
         match self {
             Self::Sync | Self::ExpiredUnsynced => Stage::Sync,
-            _ => Stage::Dictionary,
+            Self::ConfineShard
+            | Self::DeleteOldDict
+            | Self::RefreshDict
+            | Self::ApplyDict
+            | Self::Stale
+            | Self::Expired => Stage::Dictionary,
         }
-    }
-
-    /// The step that a quarantined [`Failure`] was about, read from its text in the reason for a quarantine: the runtime keeps only
-    /// the text when the retries are used up.
-    pub fn named_in(text: &str) -> Option<Self> {
-        let at = |step: &Self| {
-            let label = format!("{step}: ");
-            let found = text.match_indices(&label).map(|(at, _)| at);
-            found
-                .into_iter()
-                .find(|at| *at == 0 || text.as_bytes()[at - 1] == b' ')
-        };
-        let found = Self::ALL.into_iter().filter_map(|s| Some((at(&s)?, s)));
-        found.min_by_key(|(at, _)| *at).map(|(_, step)| step)
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for RefreshStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// Texts of servers can be long, and of many servers longer: what a receipt and a history keep of one.
-const KEPT: usize = 600;
-
 /// The beginning of a text, so that many of them fit into a receipt.
 pub(crate) fn shortened(text: impl fmt::Display) -> String {
     let mut text = text.to_string();
-    if text.len() > KEPT {
-        let end = (0..=KEPT).rev().find(|at| text.is_char_boundary(*at));
+    if text.len() > MAX_ERROR_BYTES {
+        let mut ends = (0..=MAX_ERROR_BYTES).rev();
+        let end = ends.find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or(0));
         text.push('…');
     }
     text
 }
 
-/// What is to become of an order that could not be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum After {
-    Retry,
-    Snooze,
-    Quarantine(Reason),
-    Discard,
-}
-
-/// Why an order could not be carried out.
+/// Why an order failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{step}: {error}")]
-pub(crate) struct Failure {
-    pub step: Step,
+pub(crate) struct RefreshFailure {
+    pub step: RefreshStep,
     pub error: String,
-    pub after: After,
+    /// What the failure asks for; nothing, where the order has become useless.
+    pub class: Option<Class>,
 }
 
-impl Failure {
-    pub fn retry(step: Step, error: impl fmt::Display) -> Self {
+impl RefreshFailure {
+    fn new(step: RefreshStep, error: impl fmt::Display, class: Option<Class>) -> Self {
         Self {
             step,
             error: shortened(error),
-            after: After::Retry,
+            class,
         }
     }
 
-    pub fn lasting(step: Step, reason: Reason, error: impl fmt::Display) -> Self {
-        Self {
-            step,
-            error: shortened(error),
-            after: After::Quarantine(reason),
-        }
+    pub fn retry(step: RefreshStep, error: impl fmt::Display) -> Self {
+        Self::new(step, error, Some(Class::RetryLater))
+    }
+
+    pub fn quarantine(step: RefreshStep, reason: Reason, error: impl fmt::Display) -> Self {
+        Self::new(step, error, Some(Class::Quarantine(reason)))
     }
 
     pub fn stale(error: String) -> Self {
-        Self {
-            step: Step::Stale,
-            error,
-            after: After::Discard,
-        }
+        Self::new(RefreshStep::Stale, error, None)
     }
 
     /// `synced`: whether all replicas are known to have been in sync for the order.
     pub fn expired(expires_at_ms: i64, synced: bool) -> Self {
-        Self {
-            step: match synced {
-                true => Step::Expired,
-                false => Step::ExpiredUnsynced,
-            },
-            error: format!(
-                "it was to be carried out by {expires_at_ms} (ms since the epoch); the run has given it up by now"
-            ),
-            after: After::Discard,
-        }
-    }
-
-    /// A statement's error, as [`classify`] judges it.
-    pub fn of(step: Step, error: &Error) -> Self {
-        let after = match classify(error) {
-            Class::RetryNow | Class::RetryLater | Class::Refused => After::Retry,
-            Class::Pause => After::Snooze,
-            Class::Quarantine(reason) => After::Quarantine(reason),
+        let step = if synced {
+            RefreshStep::Expired
+        } else {
+            RefreshStep::ExpiredUnsynced
         };
-        Self {
-            step,
-            error: shortened(error),
-            after,
-        }
+        let error = format!(
+            "it was due by {expires_at_ms} (ms since the epoch); the run has given it up by now"
+        );
+        Self::new(step, error, None)
     }
 
-    /// The error of a statement about a dictionary. One that is missing is there again at the next try, which looks
-    /// at what there is first.
-    pub fn of_dictionary(step: Step, error: &Error) -> Self {
-        let failure = Self::of(step, error);
-        match failure.after {
-            After::Quarantine(Reason::MissingTarget) => Self {
-                after: After::Retry,
-                ..failure
-            },
-            _ => failure,
+    /// The error of a statement.
+    pub fn for_statement(step: RefreshStep, error: &Error) -> Self {
+        Self::new(step, error, Some(classify(error)))
+    }
+
+    /// The error of a statement about a dictionary. The next try, which inspects the replica first, makes a missing one
+    /// again.
+    pub fn for_dictionary(step: RefreshStep, error: &Error) -> Self {
+        let failure = Self::for_statement(step, error);
+        if failure.class == Some(Class::Quarantine(Reason::MissingTarget)) {
+            return Self::retry(step, error);
+        }
+        failure
+    }
+
+    /// Whether the order is tried again at the cost of an attempt. [`Reason::UnexpectedAnswer`] is mostly that of a
+    /// proxy: the loop tries it again, as long as there are attempts left.
+    pub fn costs_attempt(&self) -> bool {
+        self.is_retried() || self.class == Some(Class::Quarantine(Reason::UnexpectedAnswer))
+    }
+
+    pub fn is_retried(&self) -> bool {
+        matches!(
+            self.class,
+            Some(Class::RetryNow | Class::RetryLater | Class::Refused)
+        )
+    }
+
+    /// The same for an order that is not retried any more, for the reason that `why` says.
+    pub fn given_up(self, why: impl fmt::Display) -> Self {
+        Self {
+            error: format!("{}; {why}", self.error),
+            class: Some(Class::Quarantine(Reason::TooManyRetries)),
+            ..self
         }
     }
 
     pub fn outcome(&self, shard: u32) -> Outcome {
-        match self.after {
-            After::Retry => Outcome::retry(self, format!("shard {shard}")),
-            After::Snooze => Outcome::Snooze {
+        match self.class {
+            Some(Class::RetryNow | Class::RetryLater | Class::Refused) => {
+                Outcome::retry(self, format!("shard {shard}"))
+            }
+            Some(Class::Pause) => Outcome::Snooze {
                 why: self.to_string(),
-                delay: SNOOZE,
+                delay: PAUSE_SNOOZE,
             },
-            After::Quarantine(reason) => Invalid::new(reason, self.to_string()).into(),
-            After::Discard => Outcome::Discard {
+            Some(Class::Quarantine(reason)) => Invalid::new(reason, self.to_string()).into(),
+            None => Outcome::Discard {
                 why: self.error.clone(),
             },
         }
@@ -192,13 +189,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_step_is_found_in_whatever_the_runtime_makes_of_a_failure() {
-        for step in Step::ALL {
-            let failure = Failure::retry(step, "http://a: sync: no");
-            assert_eq!(Step::named_in(&failure.to_string()), Some(step));
-            let late = format!("failed 11 times, the last time with: {failure} (shard 1)");
-            assert_eq!(Step::named_in(&late), Some(step));
+    fn every_step_reads_back_from_its_own_word() {
+        for step in RefreshStep::ALL {
+            let read = RefreshStep::parse(step.as_str()).unwrap();
+            assert_eq!(read.as_str(), step.as_str());
         }
-        assert_eq!(Step::named_in("async: no"), None);
+        assert_eq!(RefreshStep::parse("async"), None);
     }
 }

@@ -3,11 +3,12 @@
 use batch::Reason;
 use futures_util::future::join_all;
 use serde::Serialize;
-use stores::clickhouse::{Cluster, Error, Replica, Shard};
+use stores::clickhouse::{Cluster, Error, Shard};
 
 use crate::DictionarySettings;
-use crate::apply::exchange;
-use crate::state::{Entry, Found, Mark, Status, in_order, next_name, qualified};
+use crate::state::{
+    DictionaryRow, DictionaryTag, LoadStatus, ReplicaDictionaries, exchange, replicas_by_address,
+};
 
 /// A dictionary as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,16 +65,16 @@ pub enum RollbackError {
     ClickHouse(#[from] Error),
 }
 
-impl From<&Entry> for DictionaryStatus {
-    fn from(entry: &Entry) -> Self {
-        let mark = entry.mark();
+impl From<&DictionaryRow> for DictionaryStatus {
+    fn from(row: &DictionaryRow) -> Self {
+        let tag = row.tag();
         Self {
-            run: mark.as_ref().map(|mark| mark.run.to_string()),
-            version: mark.map(|mark| mark.version),
-            entries: entry.entries,
-            bytes: entry.bytes,
-            status: entry.status_text.clone(),
-            error: entry.last_exception.clone(),
+            run: tag.as_ref().map(|tag| tag.run.to_string()),
+            version: tag.map(|tag| tag.version),
+            entries: row.entries,
+            bytes: row.bytes,
+            status: row.status_text.clone(),
+            error: row.last_exception.clone(),
         }
     }
 }
@@ -82,12 +83,12 @@ impl From<&Entry> for DictionaryStatus {
 pub async fn status(cluster: &Cluster, settings: &DictionarySettings) -> Vec<ReplicaStatus> {
     let replicas = cluster.shards().flat_map(|shard| {
         let number = shard.number();
-        in_order(shard)
+        replicas_by_address(shard)
             .into_iter()
             .map(move |replica| (number, replica))
     });
     join_all(replicas.map(async |(shard, replica)| {
-        let found = Found::on(replica, settings).await;
+        let found = ReplicaDictionaries::inspect(replica, settings).await;
         let error = found.as_ref().err().map(Error::to_string);
         let found = found.unwrap_or_default();
         ReplicaStatus {
@@ -117,81 +118,83 @@ pub async fn plan_rollback(
             vec![cluster.shard(number).map_err(unknown)?]
         }
     };
-    let mut found = Vec::new();
+    let mut replicas = Vec::new();
     for shard in shards {
-        for replica in in_order(shard) {
-            found.push((shard.number(), replica, Found::on(replica, settings).await?));
+        for replica in replicas_by_address(shard) {
+            replicas.push(InspectedReplica {
+                shard: shard.number(),
+                address: replica.address(),
+                found: ReplicaDictionaries::inspect(replica, settings).await?,
+            });
         }
     }
-    // All go back to one version. Those that are there already, be it that an earlier rollback broke off or that the
-    // last refresh never reached them, stay.
-    let target = found.iter().filter_map(|(_, _, found)| found.earlier());
-    let target = target.max_by_key(|mark| mark.version);
-    found
-        .iter()
-        .map(|found| step(found, target.as_ref()))
-        .collect()
+    // All go back to one version. Those that have it already stay: an earlier rollback broke off, or the last refresh
+    // never reached them.
+    let target = replicas.iter().filter_map(|r| r.found.earlier());
+    let target = target.max_by_key(|tag| tag.version);
+    let steps = replicas.iter().map(|replica| replica.step(target.as_ref()));
+    steps.collect()
 }
 
 /// Puts the dictionary that was live before back in place, on every replica; that of the last refresh is beside it
 /// then. Refuses, before anything is changed, where there is no earlier one, where it is not the same on all replicas,
-/// or where what the server would read is no longer that. Done again after it broke off, it goes on with the replicas
-/// that are left.
+/// or where what the server would read is no longer that. A second call after one that broke off continues with the
+/// replicas that are left.
 pub async fn rollback(
     cluster: &Cluster,
     settings: &DictionarySettings,
     shard: Option<u32>,
 ) -> Result<Vec<RollbackStep>, RollbackError> {
     let steps = plan_rollback(cluster, settings, shard).await?;
-    let live = qualified(settings, &settings.name);
-    let next = qualified(settings, &next_name(settings));
     for step in steps.iter().filter(|step| !step.already) {
         let shard = cluster.shard(step.shard);
         let shard = shard.map_err(|e| RollbackError::UnknownShard(e.detail))?;
         let replicas = shard.replicas();
         let replica = replicas.iter().find(|r| r.address() == step.replica);
         let Some(replica) = replica else { continue };
-        exchange(replica, (&live, &next), true).await?;
+        exchange(replica, settings, true).await?;
     }
     Ok(steps)
 }
 
-fn step(
-    (shard, replica, found): &(u32, &Replica, Found),
-    target: Option<&Mark>,
-) -> Result<RollbackStep, RollbackError> {
-    let refused = |why: String| RollbackError::Refused {
-        shard: *shard,
-        replica: replica.address().to_owned(),
-        why,
-    };
-    let Some(target) = target else {
-        return Err(refused(nothing_earlier(found)));
-    };
-    let already = found.live_version() == Some(target.version);
-    if !already {
-        match found.earlier() {
-            Some(own) if own.version == target.version => found.check_intact().map_err(refused)?,
-            Some(own) => {
+struct InspectedReplica<'a> {
+    shard: u32,
+    address: &'a str,
+    found: ReplicaDictionaries,
+}
+
+impl InspectedReplica<'_> {
+    fn step(&self, target: Option<&DictionaryTag>) -> Result<RollbackStep, RollbackError> {
+        let refused = |why: String| RollbackError::Refused {
+            shard: self.shard,
+            replica: self.address.to_owned(),
+            why,
+        };
+        let nothing_earlier = || refused(nothing_earlier(&self.found));
+        let target = target.ok_or_else(nothing_earlier)?;
+        let already = self.found.live_version() == Some(target.version);
+        if !already {
+            let own = self.found.earlier().ok_or_else(nothing_earlier)?;
+            if own.version != target.version {
                 return Err(refused(format!(
                     "the version before is {} here, and {} on others: roll the shards back one by one",
                     own.version, target.version
                 )));
             }
-            None => return Err(refused(nothing_earlier(found))),
+            self.found.check_intact().map_err(refused)?;
         }
+        Ok(RollbackStep {
+            shard: self.shard,
+            replica: self.address.to_owned(),
+            from: self.found.live_version(),
+            to: target.version,
+            to_run: target.run.to_string(),
+            already,
+        })
     }
-    Ok(RollbackStep {
-        shard: *shard,
-        replica: replica.address().to_owned(),
-        from: found.live_version(),
-        to: target.version,
-        to_run: target.run.to_string(),
-        already,
-    })
 }
 
-fn nothing_earlier(found: &Found) -> String {
+fn nothing_earlier(found: &ReplicaDictionaries) -> String {
     let live = found.live_version();
     match (&found.live, &found.next) {
         (None, _) => "it has no dictionary".to_owned(),
@@ -211,10 +214,10 @@ fn nothing_earlier(found: &Found) -> String {
     }
 }
 
-impl Found {
+impl ReplicaDictionaries {
     /// What the dictionary was made for that was live before, if there is one.
-    fn earlier(&self) -> Option<Mark> {
-        let next = self.next.as_ref()?.mark()?;
+    fn earlier(&self) -> Option<DictionaryTag> {
+        let next = self.next.as_ref()?.tag()?;
         (Some(next.version) < self.live_version()).then_some(next)
     }
 
@@ -225,7 +228,7 @@ impl Found {
             return Ok(());
         };
         let version = next.version().unwrap_or_default();
-        if next.status() != Status::Loaded {
+        if next.status() != LoadStatus::Loaded {
             return Err(format!(
                 "version {version} is not in memory any more ({}): the server was restarted since, and would load \
                  the table as it is now",

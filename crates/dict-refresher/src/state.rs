@@ -5,23 +5,23 @@ use serde::{Deserialize, Serialize};
 use stores::clickhouse::{Error, Query, Replica, Shard, quote_identifier};
 
 use crate::DictionarySettings;
-use crate::failure::Failure;
+use crate::failure::RefreshFailure;
 
 /// The comment of a dictionary that this program made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub(crate) struct DictionaryTag {
     pub run: RunId,
     pub version: i64,
-    /// [`Order::expires_at_ms`] of the order that it was made for, by which that is told from a later one for the same run.
+    /// [`Order::expires_at_ms`] of its order, which tells that from a later one for the same run.
     #[serde(default)]
     pub expires_at_ms: i64,
-    /// Keys that its table had when it was made: rows that came while it was loaded are told from lost ones by it.
+    /// Keys that its table had when it was made: it tells rows that came while it was loaded from lost ones.
     pub keys: u64,
 }
 
 /// States of a dictionary, as `system.dictionaries` has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum LoadStatus {
     NotLoaded,
     Loaded,
     Loading,
@@ -30,7 +30,7 @@ pub(crate) enum Status {
 
 /// A dictionary on a replica.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct DictionaryRow {
     pub name: String,
     #[serde(rename = "state")]
     pub status_text: String,
@@ -46,45 +46,45 @@ pub(crate) struct Entry {
     pub loaded_at: u64,
 }
 
-impl Entry {
-    /// Its mark; none, if something else made it.
-    pub fn mark(&self) -> Option<Mark> {
+impl DictionaryRow {
+    /// Its tag; none, if something else made it.
+    pub fn tag(&self) -> Option<DictionaryTag> {
         serde_json::from_str(&self.comment).ok()
     }
 
     /// The version that it was made for; none is older than any.
     pub fn version(&self) -> Option<i64> {
-        self.mark().map(|mark| mark.version)
+        self.tag().map(|tag| tag.version)
     }
 
     /// Whether it was made for this very order, and not for an earlier one of the same run: the table may have been
     /// repaired since.
-    pub fn is_of(&self, order: &Order) -> bool {
-        self.mark().is_some_and(|mark| {
-            (mark.version, mark.expires_at_ms) == (order.version, order.expires_at_ms)
+    pub fn is_for(&self, order: &Order) -> bool {
+        self.tag().is_some_and(|tag| {
+            (tag.version, tag.expires_at_ms) == (order.version, order.expires_at_ms)
         })
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> LoadStatus {
         match self.status_text.as_str() {
-            "LOADED" | "LOADED_AND_RELOADING" => Status::Loaded,
-            "LOADING" | "FAILED_AND_RELOADING" => Status::Loading,
-            "FAILED" => Status::Failed,
-            _ => Status::NotLoaded,
+            "LOADED" | "LOADED_AND_RELOADING" => LoadStatus::Loaded,
+            "LOADING" | "FAILED_AND_RELOADING" => LoadStatus::Loading,
+            "FAILED" => LoadStatus::Failed,
+            _ => LoadStatus::NotLoaded,
         }
     }
 }
 
 /// The dictionaries of a replica: the one that is read, and the one beside it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Found {
-    pub live: Option<Entry>,
-    pub next: Option<Entry>,
+pub(crate) struct ReplicaDictionaries {
+    pub live: Option<DictionaryRow>,
+    pub next: Option<DictionaryRow>,
 }
 
-impl Found {
+impl ReplicaDictionaries {
     /// Asks a replica; loads nothing.
-    pub async fn on(replica: &Replica, settings: &DictionarySettings) -> Result<Self, Error> {
+    pub async fn inspect(replica: &Replica, settings: &DictionarySettings) -> Result<Self, Error> {
         let next_name = next_name(settings);
         let query = Query::new(
             "SELECT name, toString(status) AS state, comment, element_count, bytes_allocated, last_exception, \
@@ -96,41 +96,48 @@ impl Found {
         .param("database", &settings.database)
         .param("live", &settings.name)
         .param("next", &next_name);
-        let mut found = Self::default();
-        for entry in replica.rows::<Entry>(&query).await? {
-            if entry.name == next_name {
-                found.next = Some(entry);
-            } else {
-                found.live = Some(entry);
-            }
-        }
-        Ok(found)
+        let rows: Vec<DictionaryRow> = replica.rows(&query).await?;
+        let (next, live): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.name == next_name);
+        Ok(Self {
+            live: live.into_iter().next(),
+            next: next.into_iter().next(),
+        })
     }
 
     pub fn live_version(&self) -> Option<i64> {
         self.live.as_ref()?.version()
     }
 
-    pub fn next_version(&self) -> Option<i64> {
-        self.next.as_ref()?.version()
+    /// The live dictionary, if it is of the order's version.
+    pub fn live_for(&self, order: &Order) -> Option<&DictionaryRow> {
+        let live = self.live.as_ref();
+        live.filter(|live| live.version() == Some(order.version))
     }
 
     /// The new dictionary, if it is the order's.
-    pub fn next_of(&self, order: &Order) -> Option<&Entry> {
-        self.next.as_ref().filter(|next| next.is_of(order))
+    pub fn next_for(&self, order: &Order) -> Option<&DictionaryRow> {
+        self.next.as_ref().filter(|next| next.is_for(order))
+    }
+
+    /// Whether one of the two is the order's, which none is before all replicas are in sync.
+    pub fn has_begun(&self, order: &Order) -> bool {
+        self.live_for(order).is_some() || self.next_for(order).is_some()
     }
 
     /// Fails when the order is older than what the replica has.
-    pub fn not_newer_than(&self, order: &Order, replica: &Replica) -> Result<(), Failure> {
-        let newest = self.live_version().max(self.next_version());
+    pub fn check_not_newer(&self, order: &Order, replica: &Replica) -> Result<(), RefreshFailure> {
+        let live = self.live_version();
+        let newest = live.max(self.next.as_ref().and_then(DictionaryRow::version));
         let Some(newest) = newest.filter(|newest| *newest > order.version) else {
             return Ok(());
         };
-        let what = match self.live_version() {
-            Some(live) if live == newest => "is in place",
-            _ => "is being loaded, or was rolled back,",
+        let what = if live == Some(newest) {
+            "is in place"
+        } else {
+            "is being loaded, or was rolled back,"
         };
-        Err(Failure::stale(format!(
+        Err(RefreshFailure::stale(format!(
             "version {newest} {what} on {}; the order is for version {}",
             replica.address(),
             order.version
@@ -148,6 +155,23 @@ pub(crate) async fn drop_next(
     replica.execute(&drop).await.map(|_| ())
 }
 
+/// Puts the dictionary beside the live one in its place, in one statement in which no reader finds nothing: both names
+/// change what they stand for at once.
+pub(crate) async fn exchange(
+    replica: &Replica,
+    settings: &DictionarySettings,
+    live_exists: bool,
+) -> Result<(), Error> {
+    let live = qualified(settings, &settings.name);
+    let next = qualified(settings, &next_name(settings));
+    let statement = if live_exists {
+        format!("EXCHANGE DICTIONARIES {live} AND {next}")
+    } else {
+        format!("RENAME DICTIONARY {next} TO {live}")
+    };
+    replica.execute(&Query::new(statement)).await.map(|_| ())
+}
+
 /// A dictionary's name as it stands in a statement.
 pub(crate) fn qualified(settings: &DictionarySettings, name: &str) -> String {
     format!(
@@ -158,7 +182,7 @@ pub(crate) fn qualified(settings: &DictionarySettings, name: &str) -> String {
 }
 
 /// The replicas of a shard, in an order that does not change.
-pub(crate) fn in_order(shard: &Shard) -> Vec<&Replica> {
+pub(crate) fn replicas_by_address(shard: &Shard) -> Vec<&Replica> {
     let mut replicas = shard.replicas();
     replicas.sort_by(|a, b| a.address().cmp(b.address()));
     replicas
@@ -174,8 +198,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_comment_of_somebody_else_is_no_mark() {
-        let entry = |comment: &str| Entry {
+    fn a_comment_of_something_else_is_no_tag() {
+        let row = |comment: &str| DictionaryRow {
             name: "d".into(),
             status_text: "LOADED".into(),
             comment: comment.into(),
@@ -186,11 +210,11 @@ mod tests {
             loaded_at: 0,
         };
         let ours = r#"{"run":"r-1","version":7,"expires_at_ms":9,"keys":3}"#;
-        assert_eq!(entry(ours).version(), Some(7));
-        let before_there_were_limits = r#"{"run":"r-1","version":7,"keys":3}"#;
-        assert_eq!(entry(before_there_were_limits).version(), Some(7));
+        assert_eq!(row(ours).version(), Some(7));
+        let without_a_limit = r#"{"run":"r-1","version":7,"keys":3}"#;
+        assert_eq!(row(without_a_limit).version(), Some(7));
         for other in ["", "volumes of keywords", "{}", r#"{"version":"7"}"#] {
-            assert_eq!(entry(other).version(), None, "{other}");
+            assert_eq!(row(other).version(), None, "{other}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use batch::{Fact, Order, RunId};
+use batch::{Fact, Order, Reason, RunId};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use stores::Class;
@@ -15,29 +15,33 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
 use crate::DictRefresherSettings;
-use crate::failure::{After, Failure, Step, shortened};
+use crate::failure::{RefreshFailure, RefreshStep, shortened};
 
-const STEP: Step = Step::Sync;
+const STEP: RefreshStep = RefreshStep::Sync;
 
-/// What the server's own limit is given beyond it, to answer that it was reached.
-pub(crate) const GRACE: Duration = Duration::from_secs(10);
-
-/// Run, shard and `expires_at_ms` of an order.
-type Waiting = (RunId, u32, i64);
+/// What a request gets beyond the server's own limit, for the answer that it was reached.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Syncer {
     target: TargetSettings,
     limit: Duration,
     on_cluster: String,
-    /// Since when an order waits for its replicas: one that is put off in the middle goes on with the time it has left.
-    since: Mutex<HashMap<Waiting, Instant>>,
+    /// Since when an order waits for its replicas: one that is put off meanwhile continues with the time it has left.
+    waiting: Mutex<HashMap<OrderKey, Instant>>,
 }
 
-/// A replica that lacks something, or does not say.
-struct Late {
-    replica: String,
-    behind_seconds: Option<u64>,
-    error: String,
+/// What tells the orders of all shards apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OrderKey {
+    run: RunId,
+    shard: u32,
+    expires_at_ms: i64,
+}
+
+/// How a replica came to be in sync.
+enum InSync {
+    Waited,
+    NotReplicated,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,44 +57,43 @@ impl Syncer {
             target: target.clone(),
             limit: Duration::from_secs(settings.sync_timeout_seconds),
             on_cluster: settings.sync_on_cluster.clone(),
-            since: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
-    /// Waits for all replicas of the order's shard at once; tells of each as soon as it is known. `shard` has to bear
-    /// as long a silence.
+    /// Waits for all replicas of the order's shard at once; sends a fact about each as soon as it is known. The servers
+    /// of `shard` may be silent for as long.
     pub async fn run(
         &self,
         order: &Order,
         shard: &Shard,
         facts: &UnboundedSender<Fact>,
-    ) -> Result<(), Failure> {
-        let waiting = (order.run.clone(), order.shard, order.expires_at_ms);
-        let since = self.waiting_since(&waiting);
+    ) -> Result<(), RefreshFailure> {
+        let key = OrderKey {
+            run: order.run.clone(),
+            shard: order.shard,
+            expires_at_ms: order.expires_at_ms,
+        };
         let left = self
             .limit
-            .saturating_sub(since.elapsed())
-            .max(Duration::from_secs(1));
-        let verdicts = match self.on_cluster.is_empty() {
-            true => self.each_by_itself(shard, left, facts).await,
-            false => self.over_the_cluster(shard, left, facts).await,
+            .saturating_sub(self.waiting_since(&key).elapsed());
+        let left = left.max(Duration::from_secs(1));
+        let results = if self.on_cluster.is_empty() {
+            self.each_by_itself(shard, left, facts).await
+        } else {
+            self.over_the_cluster(shard, left, facts).await
         };
-        self.lock().remove(&waiting);
-        let replicas = verdicts.len();
-        let late: Vec<String> = verdicts
-            .into_iter()
-            .filter_map(Result::err)
-            .collect::<Result<Vec<Late>, Failure>>()?
-            .into_iter()
-            .map(|late| format!("{} {}", late.replica, late.error))
-            .collect();
+        self.lock().remove(&key);
+        let replicas = results.len();
+        let late: Result<Vec<Option<String>>, RefreshFailure> = results.into_iter().collect();
+        let late: Vec<String> = late?.into_iter().flatten().collect();
         if !late.is_empty() {
             let text = format!(
                 "{} of {replicas} replicas late: {}",
                 late.len(),
                 late.join("; ")
             );
-            return Err(Failure::retry(STEP, text));
+            return Err(RefreshFailure::retry(STEP, text));
         }
         let _ = facts.send(Fact::ShardSynced {
             shard: order.shard,
@@ -99,35 +102,38 @@ impl Syncer {
         Ok(())
     }
 
+    /// For each replica the result of [`Self::record`].
     async fn each_by_itself(
         &self,
         shard: &Shard,
         left: Duration,
         facts: &UnboundedSender<Fact>,
-    ) -> Vec<Result<(), Result<Late, Failure>>> {
+    ) -> Vec<Result<Option<String>, RefreshFailure>> {
         let statement = format!("SYSTEM SYNC REPLICA {} LIGHTWEIGHT", self.table());
         let query = self.limited(Query::new(statement), left);
         join_all(shard.replicas().into_iter().map(async |replica| {
             let started = Instant::now();
-            let synced = async {
-                match self.replicated(replica).await? {
-                    true => self.execute(replica, &query, left).await.map(|()| true),
-                    false => Ok(false),
+            let sync = async {
+                if !self.replicated(replica).await? {
+                    return Ok(InSync::NotReplicated);
                 }
+                self.within(left, replica.execute(&query)).await?;
+                Ok(InSync::Waited)
             };
-            let verdict = synced.await;
-            self.judge(shard, replica, started, verdict, facts).await
+            let result = sync.await;
+            self.record(shard, replica, started, result, facts).await
         }))
         .await
     }
 
-    /// One statement for all servers of the cluster; those of this shard are told by their hosts.
+    /// One statement for all servers of the cluster; those of this shard are found by their hosts. For each replica the
+    /// result of [`Self::record`].
     async fn over_the_cluster(
         &self,
         shard: &Shard,
         left: Duration,
         facts: &UnboundedSender<Fact>,
-    ) -> Vec<Result<(), Result<Late, Failure>>> {
+    ) -> Vec<Result<Option<String>, RefreshFailure>> {
         let statement = format!(
             "SYSTEM SYNC REPLICA ON CLUSTER {} {} LIGHTWEIGHT",
             quote_identifier(&self.on_cluster),
@@ -139,27 +145,25 @@ impl Syncer {
             // A row for each server, with its error, or none while it is not done.
             .setting("distributed_ddl_output_mode", "never_throw");
         let started = Instant::now();
-        let answer = async {
+        let sync = async {
             let mut replicated = false;
             for replica in shard.replicas() {
                 replicated |= self.replicated(replica).await?;
             }
-            match replicated {
-                true => self
-                    .within(left, shard.rows::<OnHost>(&query))
-                    .await
-                    .map(Some),
-                false => Ok(None),
+            if !replicated {
+                return Ok(None);
             }
+            let hosts = self.within(left, shard.rows::<HostRow>(&query)).await?;
+            Ok(Some(hosts))
         };
-        let answer = answer.await;
+        let hosts = sync.await;
         join_all(shard.replicas().into_iter().map(async |replica| {
-            let verdict = match &answer {
-                Ok(None) => Ok(false),
-                Ok(Some(hosts)) => OnHost::verdict(replica, hosts, &self.on_cluster).map(|()| true),
-                Err(problem) => Err(problem.clone()),
+            let result = match &hosts {
+                Ok(None) => Ok(InSync::NotReplicated),
+                Ok(Some(hosts)) => HostRow::result(replica, hosts, &self.on_cluster),
+                Err(error) => Err(SyncError::clone(error)),
             };
-            self.judge(shard, replica, started, verdict, facts).await
+            self.record(shard, replica, started, result, facts).await
         }))
         .await
     }
@@ -169,7 +173,7 @@ impl Syncer {
         query.setting("receive_timeout", whole_seconds(left))
     }
 
-    async fn replicated(&self, replica: &Replica) -> Result<bool, Problem> {
+    async fn replicated(&self, replica: &Replica) -> Result<bool, SyncError> {
         #[derive(Deserialize)]
         struct Row {
             engine: String,
@@ -178,80 +182,71 @@ impl Syncer {
             "SELECT engine FROM system.tables \
              WHERE database = {database:String} AND name = {table:String}",
         );
-        let rows: Vec<Row> = replica.rows(&query).await.map_err(Problem::Answer)?;
+        let rows: Vec<Row> = replica.rows(&query).await.map_err(SyncError::Answer)?;
         let Some(row) = rows.first() else {
-            return Err(Problem::NoTable);
+            return Err(SyncError::NoTable);
         };
         Ok(["Replicated", "Shared"]
             .iter()
             .any(|kind| row.engine.starts_with(kind)))
     }
 
-    async fn execute(
-        &self,
-        replica: &Replica,
-        query: &Query,
-        left: Duration,
-    ) -> Result<(), Problem> {
-        self.within(left, replica.execute(query)).await.map(drop)
-    }
-
     async fn within<T>(
         &self,
         left: Duration,
         request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Problem> {
-        match timeout(left + GRACE, request).await {
-            Ok(answer) => answer.map_err(Problem::Answer),
-            Err(_) => Err(Problem::Other(format!(
+    ) -> Result<T, SyncError> {
+        match timeout(left + ANSWER_TIMEOUT, request).await {
+            Ok(answer) => answer.map_err(SyncError::Answer),
+            Err(_) => Err(SyncError::Other(format!(
                 "no answer in {} s",
                 whole_seconds(left)
             ))),
         }
     }
 
-    /// Turns what was found out of a replica into its receipt. `Ok(false)`: it needs no sync.
-    async fn judge(
+    /// Sends the receipt of a replica; returns why it is late, if it is. Fails with what no waiting makes better.
+    async fn record(
         &self,
         shard: &Shard,
         replica: &Replica,
         started: Instant,
-        verdict: Result<bool, Problem>,
+        result: Result<InSync, SyncError>,
         facts: &UnboundedSender<Fact>,
-    ) -> Result<(), Result<Late, Failure>> {
-        let address = replica.address().to_owned();
-        let problem = match verdict {
-            Ok(false) => return Ok(()),
-            Ok(true) => {
+    ) -> Result<Option<String>, RefreshFailure> {
+        let address = replica.address();
+        let error = match result {
+            Ok(InSync::NotReplicated) => return Ok(None),
+            Ok(InSync::Waited) => {
                 let _ = facts.send(Fact::ReplicaSynced {
                     shard: shard.number(),
-                    replica: address,
+                    replica: address.to_owned(),
                     took_ms: started.elapsed().as_millis() as u64,
                 });
-                return Ok(());
+                return Ok(None);
             }
-            Err(problem) => problem,
+            Err(error) => error,
         };
-        if let Some(failure) = problem.lasting(replica, &self.target) {
-            return Err(Err(failure));
+        if let Some(reason) = error.lasting() {
+            let TargetSettings {
+                database, table, ..
+            } = &self.target;
+            let text = format!("{address}: {database}.{table}: {error}");
+            return Err(RefreshFailure::quarantine(STEP, reason, text));
         }
         let lag = self.lag(replica).await;
         let error = match &lag {
-            Some(lag) => shortened(format!("{lag}: {problem}")),
-            None => shortened(format!("does not say how far it is behind: {problem}")),
+            Some(lag) => shortened(format!("{lag}: {error}")),
+            None => shortened(format!("does not say how far it is behind: {error}")),
         };
-        let late = Late {
-            replica: address.clone(),
-            behind_seconds: lag.map(|lag| lag.absolute_delay),
-            error,
-        };
+        let late = format!("{address} {error}");
         let _ = facts.send(Fact::ReplicaLate {
             shard: shard.number(),
-            replica: address,
-            behind_seconds: late.behind_seconds,
-            error: late.error.clone(),
+            replica: address.to_owned(),
+            behind_seconds: lag.map(|lag| lag.absolute_delay),
+            error,
         });
-        Err(Ok(late))
+        Ok(Some(late))
     }
 
     async fn lag(&self, replica: &Replica) -> Option<Lag> {
@@ -259,16 +254,16 @@ impl Syncer {
             "SELECT absolute_delay, toUInt64(queue_size) AS queue_size, is_readonly FROM system.replicas \
              WHERE database = {database:String} AND table = {table:String}",
         );
-        // One that does not answer is asked with the patience of a sync: the connection itself is short of it.
-        let rows = timeout(GRACE, replica.rows::<Lag>(&query)).await;
+        // The connection itself bears the silence of a whole sync.
+        let rows = timeout(ANSWER_TIMEOUT, replica.rows::<Lag>(&query)).await;
         rows.ok()?.ok()?.into_iter().next()
     }
 
-    fn waiting_since(&self, waiting: &Waiting) -> Instant {
-        let mut since = self.lock();
-        // Those that another process went on with.
-        since.retain(|_, since| since.elapsed() < self.limit * 3);
-        *since.entry(waiting.clone()).or_insert_with(Instant::now)
+    fn waiting_since(&self, key: &OrderKey) -> Instant {
+        let mut waiting = self.lock();
+        // Another process took the others over.
+        waiting.retain(|_, since| since.elapsed() < self.limit * 3);
+        *waiting.entry(key.clone()).or_insert_with(Instant::now)
     }
 
     fn about_table(&self, sql: &str) -> Query {
@@ -285,8 +280,8 @@ impl Syncer {
         )
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Waiting, Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrderKey, Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -306,16 +301,16 @@ impl std::fmt::Display for Lag {
             f,
             "is {absolute_delay} s behind, with {queue_size} entries in its queue"
         )?;
-        match self.is_readonly {
-            0 => Ok(()),
-            _ => f.write_str(", and read-only"),
+        if self.is_readonly != 0 {
+            f.write_str(", and read-only")?;
         }
+        Ok(())
     }
 }
 
 /// Why a replica is not known to be in sync.
 #[derive(Debug, Clone, thiserror::Error)]
-enum Problem {
+enum SyncError {
     #[error("{0}")]
     Answer(Error),
     #[error("the table does not exist")]
@@ -324,34 +319,23 @@ enum Problem {
     Other(String),
 }
 
-impl Problem {
-    /// What no waiting makes better.
-    fn lasting(&self, replica: &Replica, target: &TargetSettings) -> Option<Failure> {
-        let reason = match self {
-            Self::NoTable => batch::Reason::MissingTarget,
+impl SyncError {
+    /// The reason of what no waiting makes better.
+    fn lasting(&self) -> Option<Reason> {
+        match self {
+            Self::NoTable => Some(Reason::MissingTarget),
             Self::Answer(error) => match classify(error) {
-                Class::Quarantine(reason) => reason,
-                _ => return None,
+                Class::Quarantine(reason) => Some(reason),
+                Class::RetryNow | Class::RetryLater | Class::Pause | Class::Refused => None,
             },
-            Self::Other(_) => return None,
-        };
-        let text = format!(
-            "{}: {}.{}: {self}",
-            replica.address(),
-            target.database,
-            target.table
-        );
-        Some(Failure {
-            step: STEP,
-            error: text,
-            after: After::Quarantine(reason),
-        })
+            Self::Other(_) => None,
+        }
     }
 }
 
 /// A row of the answer to a statement `ON CLUSTER`.
 #[derive(Debug, Clone, Deserialize)]
-struct OnHost {
+struct HostRow {
     host: String,
     /// 0 when it was done; absent while it is not.
     status: Option<i64>,
@@ -359,19 +343,16 @@ struct OnHost {
     error: Option<String>,
 }
 
-impl OnHost {
+impl HostRow {
     /// A host may hold several servers of the cluster: all of them must be in sync.
-    fn verdict(replica: &Replica, hosts: &[Self], cluster: &str) -> Result<(), Problem> {
+    fn result(replica: &Replica, hosts: &[Self], cluster: &str) -> Result<InSync, SyncError> {
         let url = url::Url::parse(replica.address()).ok();
-        let name = url
-            .as_ref()
-            .and_then(url::Url::host_str)
-            .unwrap_or_default();
-        let name = name.trim_matches(['[', ']']);
+        let name = url.as_ref().and_then(url::Url::host_str);
+        let name = name.unwrap_or_default().trim_matches(['[', ']']);
         let mut own = hosts.iter().filter(|row| row.host == name).peekable();
         if own.peek().is_none() {
             let names: Vec<_> = hosts.iter().map(|row| row.host.as_str()).collect();
-            return Err(Problem::Other(format!(
+            return Err(SyncError::Other(format!(
                 "cluster {} has no host {name}, only {}: name the replicas in clickhouse.cluster as it does, or leave \
                  sync_on_cluster empty",
                 quote_string(cluster),
@@ -379,15 +360,13 @@ impl OnHost {
             )));
         }
         for row in own {
-            match row.status {
-                Some(0) => {}
-                Some(_) => {
-                    let error = row.error.clone().unwrap_or_default();
-                    return Err(Problem::Other(error));
-                }
-                None => return Err(Problem::Other("it was not done in time".to_owned())),
-            }
+            let error = match row.status {
+                Some(0) => continue,
+                Some(_) => row.error.clone().unwrap_or_default(),
+                None => "it was not done in time".to_owned(),
+            };
+            return Err(SyncError::Other(error));
         }
-        Ok(())
+        Ok(InSync::Waited)
     }
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use batch::{Failure, Invalid, Message, header};
+use batch::{Failure, Headers, Invalid, Message, header};
 use tokio::sync::Notify;
 
 use crate::broker::{ConnectionLost, Publisher};
@@ -32,6 +32,11 @@ impl Job {
 
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// The headers that the message has at its next try, or in quarantine.
+    pub fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.message.headers
     }
 
     /// Names this try at the message: 1 for the first, and another, greater number for every later one, be it a

@@ -1,6 +1,6 @@
 //! Refreshes that fail: the live dictionary stays what it was.
 
-use batch::{Fact, Invalid, Order, Reason, Receipt};
+use batch::{Fact, Invalid, Order, Reason, Receipt, header};
 use pipeline::{Outcome, Worker};
 
 use crate::proxy::{Action, Proxy};
@@ -340,6 +340,9 @@ async fn what_a_dictionary_cannot_have_is_quarantined_with_the_column_and_what_t
 
     tables.dictionary.attributes = vec!["volume".into()];
     tables.dictionary.shard_expression = "no_such".into();
+    let done = tables.refresh(0, 10).await;
+    let step = done.message.headers.text(header::FAILED_STEP);
+    assert_eq!(step, Some("confine_shard"));
     let why = quarantined(&tables).await;
     assert_eq!(why.reason, Reason::WrongSchema);
     assert!(why.detail.starts_with("confine_shard: "), "{why}");
@@ -365,8 +368,11 @@ async fn what_a_dictionary_cannot_have_is_quarantined_with_the_column_and_what_t
 async fn the_ledger_hears_of_an_order_in_quarantine_and_at_which_step_it_failed() {
     let tables = Tables::create();
     let worker = tables.worker();
-    let message = order(1, 10).to_message();
-    let receipt = |reason, detail: &str| {
+    let receipt = |failed_step: Option<&str>, reason, detail: &str| {
+        let mut message = order(1, 10).to_message();
+        if let Some(step) = failed_step {
+            message.headers.set(header::FAILED_STEP, step);
+        }
         let why = Invalid::new(reason, detail);
         let receipt = worker.quarantined(&message, &why).unwrap();
         let receipt = Receipt::from_message(&receipt).unwrap();
@@ -382,20 +388,30 @@ async fn the_ledger_hears_of_an_order_in_quarantine_and_at_which_step_it_failed(
             other => panic!("{other:?}"),
         }
     };
-    for (reason, detail, stage, step) in [
+    for (failed_step, reason, detail, stage, step) in [
         (
+            Some("sync"),
             Reason::TooManyRetries,
             "failed 11 times, the last time with: sync: 1 of 2 replicas late: x (shard 1)",
             "sync",
             "sync",
         ),
         (
+            Some("confine_shard"),
             Reason::WrongSchema,
             "confine_shard: no",
             "dictionary",
             "confine_shard",
         ),
         (
+            None,
+            Reason::DeliveryLimit,
+            "delivered 15 times",
+            "dictionary",
+            "delivery-limit",
+        ),
+        (
+            Some("sync"),
             Reason::DeliveryLimit,
             "delivered 15 times",
             "dictionary",
@@ -403,7 +419,7 @@ async fn the_ledger_hears_of_an_order_in_quarantine_and_at_which_step_it_failed(
         ),
     ] {
         assert_eq!(
-            receipt(reason, detail),
+            receipt(failed_step, reason, detail),
             (stage.into(), "1".into(), step.into())
         );
     }

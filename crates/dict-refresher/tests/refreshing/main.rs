@@ -52,7 +52,7 @@ async fn the_next_run_replaces_the_dictionary_and_the_old_one_stays_until_the_on
 }
 
 #[tokio::test]
-async fn an_order_that_was_carried_out_already_is_told_again_and_loads_nothing() {
+async fn an_order_that_was_processed_already_is_reported_again_and_loads_nothing() {
     let tables = Tables::create();
     let first = tables.refresh(0, 10).await;
     let loaded = "SELECT loading_start_time, last_successful_update_time FROM system.dictionaries
@@ -109,7 +109,7 @@ async fn only_the_rows_of_the_shard_are_loaded() {
 async fn chosen_attributes_and_another_layout_make_the_dictionary() {
     let mut tables = Tables::create();
     tables.dictionary.attributes = vec!["volume".into(), "lang".into()];
-    tables.dictionary.layout = dict_refresher::Layout::ComplexKeySparseHashed;
+    tables.dictionary.layout = dict_refresher::DictionaryLayout::ComplexKeySparseHashed;
     assert_eq!(tables.refresh(0, 10).await.outcome, Outcome::Done);
     let made = tables.run(
         0,

@@ -26,6 +26,8 @@ pub struct Tables {
 pub struct Done {
     pub outcome: Outcome,
     pub sent: Sent,
+    /// The order as it is tried again or quarantined.
+    pub message: Message,
 }
 
 impl Tables {
@@ -205,7 +207,12 @@ pub async fn process(app: &App, worker: &DictRefresher, message: Message) -> Don
     let (mut job, sent) = pipeline::testing::job(app, message, 1);
     let outcome = worker.process(&mut job).await;
     pipeline::testing::confirmed(&mut job).await;
-    Done { outcome, sent }
+    let message = job.message().clone();
+    Done {
+        outcome,
+        sent,
+        message,
+    }
 }
 
 impl Done {
@@ -227,7 +234,7 @@ impl Done {
         orders.iter().map(node).collect()
     }
 
-    /// Elements and nodes of the receipt that the shard was applied in this version.
+    /// Entries and nodes of the receipt that the shard was applied in this version.
     pub fn applied(&self, version: i64) -> Option<(u64, Vec<String>)> {
         self.facts().into_iter().find_map(|fact| match fact {
             Fact::ShardApplied {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use batch::{Fact, Failure, Reason};
+use batch::{Fact, Reason, header};
 use pipeline::{Outcome, Worker};
 
 use crate::proxy::{Action, Proxy, Statement};
@@ -177,34 +177,30 @@ async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         now.as_millis() as i64 - hours * 3_600_000
     };
-    let failure = |what: &str, when_ms| Failure {
-        who: "dict-refresher".into(),
-        host: "a".into(),
-        when_ms,
-        what: what.into(),
-        r#where: "shard 0".into(),
-        times: 1,
-    };
+    // The first failure begins the time, and the same failure again is one in the history.
+    let first = shard.tables.refresh(0, 10).await;
+    let since = first.message.headers.int(header::FAILING_SINCE).unwrap();
+    assert!((hours_ago(0) - since).abs() < 60_000, "{since}");
+    let again = shard.tables.process(first.message.clone()).await;
+    assert_eq!(
+        again.message.headers.int(header::FAILING_SINCE),
+        Some(since)
+    );
+    assert_eq!(again.retried(), first.retried());
+
     let mut message = order(0, 10).to_message();
-    message
-        .headers
-        .add_failure(failure("sync: late", hours_ago(3)));
+    message.headers.set(header::FAILING_SINCE, hours_ago(3));
     let done = shard.tables.process(message.clone()).await;
     assert!(
-        done.retried().contains("failing for 10800 s"),
+        !done.retried().contains("failing for"),
         "{}",
         done.retried()
     );
+    let since = done.message.headers.int(header::FAILING_SINCE);
+    assert_eq!(since, message.headers.int(header::FAILING_SINCE));
 
-    message
-        .headers
-        .add_failure(failure("sync: late; failing for 1 s", hours_ago(2)));
-    message.headers.set(batch::header::HISTORY, {
-        let mut history = message.headers.history();
-        history[0].when_ms = hours_ago(5);
-        serde_json::to_string(&history).unwrap()
-    });
-    let done = shard.tables.process(message.clone()).await;
+    message.headers.set(header::FAILING_SINCE, hours_ago(5));
+    let done = shard.tables.process(message).await;
     let Outcome::Quarantine(why) = done.outcome else {
         panic!("{:?}", done.outcome)
     };
@@ -214,18 +210,19 @@ async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_
             .contains("given up 18000 s after the first failure"),
         "{why}"
     );
-    let told = shard.tables.worker().quarantined(&message, &why).unwrap();
+    let told = shard
+        .tables
+        .worker()
+        .quarantined(&done.message, &why)
+        .unwrap();
     let told = batch::Receipt::from_message(&told).unwrap().fact;
     assert!(
         matches!(&told, Fact::OrderFailed { stage: batch::Stage::Sync, given_up: true, error, .. } if error.contains("340 s behind")),
         "{told:?}"
     );
 
-    message
-        .headers
-        .add_failure(failure(&why.detail, hours_ago(0)));
     assert!(matches!(
-        shard.tables.process(message).await.outcome,
+        shard.tables.process(done.message).await.outcome,
         Outcome::Retry { .. }
     ));
     shard.untouched();

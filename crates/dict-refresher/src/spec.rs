@@ -7,15 +7,15 @@ use stores::clickhouse::{
 };
 
 use crate::DictionarySettings;
-use crate::failure::{Failure, Step};
-use crate::state::{Mark, next_name, qualified};
+use crate::failure::{RefreshFailure, RefreshStep};
+use crate::state::{DictionaryTag, next_name, qualified};
 use crate::types::in_dictionary;
 
-const STEP: Step = Step::ConfineShard;
+const STEP: RefreshStep = RefreshStep::ConfineShard;
 
 /// A dictionary over the rows of one shard's table, with the types that the columns have in it.
 #[derive(Debug, Clone)]
-pub(crate) struct Blueprint {
+pub(crate) struct DictionarySpec {
     /// Qualified and quoted, as all names here that are ready for a statement.
     pub live: String,
     pub next: String,
@@ -33,24 +33,25 @@ pub(crate) struct Blueprint {
     credentials: String,
 }
 
-impl Blueprint {
+impl DictionarySpec {
     /// Reads the table's columns from a replica. Shard `shard` of `shards`.
-    pub async fn draw(
+    pub async fn load(
         replica: &Replica,
         target: &TargetSettings,
         settings: &DictionarySettings,
-        (shard, shards): (u32, u32),
-    ) -> Result<Self, Failure> {
+        shard: u32,
+        shards: u32,
+    ) -> Result<Self, RefreshFailure> {
         atomic(replica, &settings.database).await?;
         let table = describe(replica, target).await?;
-        let place = format!(
+        let endpoint = format!(
             "{}: {}.{}",
             replica.address(),
             target.database,
             target.table
         );
         let Chosen { key, attributes } = choose(&table, &settings.attributes).map_err(|what| {
-            Failure::lasting(STEP, Reason::WrongSchema, format!("{place}: {what}"))
+            RefreshFailure::quarantine(STEP, Reason::WrongSchema, format!("{endpoint}: {what}"))
         })?;
         let next = next_name(settings);
         let own_rows = (!settings.shard_expression.trim().is_empty())
@@ -75,7 +76,7 @@ impl Blueprint {
     }
 
     /// Creates the next dictionary, without loading it.
-    pub fn create(&self, mark: &Mark) -> Query {
+    pub fn create(&self, tag: &DictionaryTag) -> Query {
         let columns = self.key.iter().chain(&self.attributes);
         let declared: Vec<String> = columns
             .clone()
@@ -88,7 +89,7 @@ impl Blueprint {
             self.table,
             self.filter(&[])
         );
-        let comment = serde_json::to_string(mark).expect("a mark is plain data");
+        let comment = serde_json::to_string(tag).expect("a tag is plain data");
         Query::new(format!(
             "CREATE DICTIONARY {}\n(\n{}\n)\nPRIMARY KEY {}\nSOURCE(CLICKHOUSE(QUERY {}{}))\n\
              LAYOUT({})\nLIFETIME(0)\nCOMMENT {}",
@@ -154,7 +155,7 @@ impl Blueprint {
 }
 
 /// Refuses a database in which dictionaries cannot be exchanged atomically, or not on one replica alone.
-async fn atomic(replica: &Replica, database: &str) -> Result<(), Failure> {
+async fn atomic(replica: &Replica, database: &str) -> Result<(), RefreshFailure> {
     #[derive(Deserialize)]
     struct DatabaseEngine {
         engine: String,
@@ -164,30 +165,30 @@ async fn atomic(replica: &Replica, database: &str) -> Result<(), Failure> {
     let rows: Vec<DatabaseEngine> = replica
         .rows(&query)
         .await
-        .map_err(|e| Failure::of(STEP, &e))?;
-    let place = format!("{}: database {database}", replica.address());
+        .map_err(|e| RefreshFailure::for_statement(STEP, &e))?;
+    let endpoint = format!("{}: database {database}", replica.address());
     match rows.first().map(|row| row.engine.as_str()) {
         Some("Atomic") => Ok(()),
-        None => Err(Failure::lasting(
+        None => Err(RefreshFailure::quarantine(
             STEP,
             Reason::MissingTarget,
-            format!("{place} does not exist; dictionary.database has to name one that does"),
+            format!("{endpoint} does not exist; dictionary.database has to name one that does"),
         )),
-        Some(engine) => Err(Failure::lasting(
+        Some(engine) => Err(RefreshFailure::quarantine(
             STEP,
             Reason::WrongSchema,
             format!(
-                "{place} is of engine {engine}; dictionary.database has to name one of engine Atomic"
+                "{endpoint} is of engine {engine}; dictionary.database has to name one of engine Atomic"
             ),
         )),
     }
 }
 
-async fn describe(replica: &Replica, target: &TargetSettings) -> Result<TableDescription, Failure> {
+async fn describe(replica: &Replica, target: &TargetSettings) -> Result<TableDescription, RefreshFailure> {
     let found = replica.describe(&target.database, &target.table).await;
-    let found = found.map_err(|error| Failure::of(STEP, &error))?;
+    let found = found.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
     found.ok_or_else(|| {
-        Failure::lasting(
+        RefreshFailure::quarantine(
             STEP,
             Reason::MissingTarget,
             format!(
@@ -277,13 +278,13 @@ fn holdable(column: &Column) -> Result<Column, String> {
     })
 }
 
-fn credentials(settings: &DictionarySettings) -> Result<String, Failure> {
+fn credentials(settings: &DictionarySettings) -> Result<String, RefreshFailure> {
     if settings.source_user.is_empty() {
         return Ok(String::new());
     }
     let mut text = format!(" USER {}", quote_string(&settings.source_user));
     if let Some(password) = &settings.source_password {
-        let password = password.reveal().map_err(|e| Failure::retry(STEP, e))?;
+        let password = password.reveal().map_err(|e| RefreshFailure::retry(STEP, e))?;
         text.push_str(&format!(" PASSWORD {}", quote_string(&password)));
     }
     Ok(text)
