@@ -125,7 +125,7 @@ pub struct DictRefresherSettings {
     /// one. 0: loaded in any case.
     pub memory_factor: f64,
     /// Longest time for which an order is in flight, in seconds. Then it waits in a delay queue, at no cost of an
-    /// attempt, while the server goes on; and continues where it was. At most 1500: the broker takes back what is in
+    /// attempt, while the server works on, and continues where it was. At most 1500: the broker takes back what is in
     /// flight for 30 minutes. A count of the table's keys that takes longer is a failure.
     pub hold_seconds: u64,
 }

@@ -44,7 +44,7 @@ enum Loading {
 }
 
 impl ReplicaRefresh<'_> {
-    /// Loads the new dictionary, going on from what an earlier try left, which is `found`; then checks it. A live
+    /// Loads the new dictionary, continuing with what an earlier try left, which is `found`; then checks it. A live
     /// dictionary that is the order's already is only loaded.
     pub async fn load_and_check(&self, found: &ReplicaDictionaries) -> Result<(), RefreshFailure> {
         if found.live_for(self.order).is_some() {
@@ -199,7 +199,7 @@ impl ReplicaRefresh<'_> {
         }
     }
 
-    /// The failure of a dictionary that is not good. The server would load a new one again and again, in vain, so it is
+    /// The failure of a dictionary that is not good. The server would try to load a new one again and again, so it is
     /// dropped; what is in place stays, whatever is wrong with it.
     async fn reject(&self, which: Loading, why: String) -> RefreshFailure {
         let dropped = match which {

@@ -26,8 +26,8 @@ const INTERRUPTED_SNOOZE: Duration = Duration::from_secs(10);
 pub struct DictRefresher {
     app: App,
     cluster: Cluster,
-    /// The same servers, which may be silent for as long as they sync, or read a whole table.
-    patient: Cluster,
+    /// The same servers, for statements that are silent for as long as a sync, or a read of a whole table, takes.
+    slow_cluster: Cluster,
     syncer: Syncer,
     target: TargetSettings,
     dictionary: DictionarySettings,
@@ -41,6 +41,72 @@ pub struct DictRefresher {
 enum Unfinished {
     Failed(RefreshFailure),
     Interrupted(&'static str),
+}
+
+impl DictRefresher {
+    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
+    pub fn new(
+        app: &App,
+        target: &TargetSettings,
+        dictionary: &DictionarySettings,
+        serp: &SerpSettings,
+        settings: &DictRefresherSettings,
+    ) -> Result<Self, ConfigError> {
+        let connection = target.connection();
+        let cluster = Cluster::new(&connection)?;
+        let slow_cluster = Cluster::new(&ConnectionSettings {
+            idle_timeout: connection.idle_timeout.max(settings.idle_timeout()),
+            ..connection
+        })?;
+        let locks = cluster.shards().map(|_| Mutex::new(())).collect();
+        Ok(Self {
+            app: app.clone(),
+            cluster,
+            slow_cluster,
+            syncer: Syncer::new(target, settings),
+            target: target.clone(),
+            dictionary: dictionary.clone(),
+            settings: settings.clone(),
+            serp: serp.clone(),
+            locks,
+        })
+    }
+
+    /// The whole of a refresh, from wherever an earlier try left it; returns the entries of the dictionary, of the
+    /// smallest where the replicas differ. It may be dropped at any point, and begun again.
+    async fn refresh(
+        &self,
+        order: &Order,
+        shard: &Shard,
+        facts: UnboundedSender<Fact>,
+        hold: Instant,
+    ) -> Result<u64, RefreshFailure> {
+        let _lock = self.locks[order.shard as usize].lock().await;
+        let slow_shard = self.slow_cluster.shard(order.shard);
+        let slow_shard = slow_shard.expect("both clusters are of the same servers");
+        let replicas = replicas_by_address(shard);
+
+        let found = self.sync(order, &replicas, slow_shard, &facts).await?;
+
+        let readers = replicas_by_address(slow_shard);
+        let refreshes = replicas.iter().zip(readers);
+        let refreshes = refreshes.map(|(r, reader)| self.replica_refresh(order, r, reader, hold));
+        let refreshes = try_join_all(refreshes).await?;
+
+        let started = Instant::now();
+        let loads = refreshes.iter().zip(&found);
+        try_join_all(loads.map(|(refresh, found)| refresh.load_and_check(found))).await?;
+        self.app.stats.time("load", &[], started.elapsed());
+        tracing::info!(run = %order.run, shard = order.shard, "the new dictionary is loaded and good on every replica");
+
+        // From here on all replicas are exchanged, or the shard would serve two versions.
+        self.check_due(order, &replicas, true).await?;
+        // Each to its end, whatever becomes of the others: a server may still execute an exchange whose request was
+        // dropped.
+        let entries = join_all(refreshes.iter().map(ReplicaRefresh::apply)).await;
+        let entries: Vec<u64> = entries.into_iter().collect::<Result<_, _>>()?;
+        Ok(entries.into_iter().min().unwrap_or(0))
+    }
 }
 
 impl Worker for DictRefresher {
@@ -113,76 +179,13 @@ impl Worker for DictRefresher {
 }
 
 impl DictRefresher {
-    /// Connects to nothing yet; fails when the cluster's addresses are not usable.
-    pub fn new(
-        app: &App,
-        target: &TargetSettings,
-        dictionary: &DictionarySettings,
-        serp: &SerpSettings,
-        settings: &DictRefresherSettings,
-    ) -> Result<Self, ConfigError> {
-        let connection = target.connection();
-        let cluster = Cluster::new(&connection)?;
-        let patient = Cluster::new(&ConnectionSettings {
-            idle_timeout: connection.idle_timeout.max(settings.idle_timeout()),
-            ..connection
-        })?;
-        let locks = cluster.shards().map(|_| Mutex::new(())).collect();
-        Ok(Self {
-            app: app.clone(),
-            cluster,
-            patient,
-            syncer: Syncer::new(target, settings),
-            target: target.clone(),
-            dictionary: dictionary.clone(),
-            settings: settings.clone(),
-            serp: serp.clone(),
-            locks,
-        })
-    }
-
-    /// The whole of a refresh, from wherever an earlier try left it; returns the entries of the dictionary, of the
-    /// smallest where the replicas differ. It may be dropped at any point, and begun again.
-    async fn refresh(
-        &self,
-        order: &Order,
-        shard: &Shard,
-        facts: UnboundedSender<Fact>,
-        hold: Instant,
-    ) -> Result<u64, RefreshFailure> {
-        let _lock = self.locks[order.shard as usize].lock().await;
-        let patient = self.patient.shard(order.shard);
-        let patient = patient.expect("both clusters are of the same servers");
-        let replicas = replicas_by_address(shard);
-
-        let found = self.sync(order, &replicas, patient, &facts).await?;
-
-        let started = Instant::now();
-        let readers = replicas_by_address(patient);
-        let refreshes = replicas.iter().zip(readers);
-        let refreshes = refreshes.map(|(r, reader)| self.replica_refresh(order, r, reader, hold));
-        let refreshes = try_join_all(refreshes).await?;
-        let loads = refreshes.iter().zip(&found);
-        try_join_all(loads.map(|(refresh, found)| refresh.load_and_check(found))).await?;
-        self.app.stats.time("load", &[], started.elapsed());
-        tracing::info!(run = %order.run, shard = order.shard, "the new dictionary is loaded and good on every replica");
-
-        // From here on all replicas are exchanged, or the shard would serve two versions.
-        self.check_due(order, &replicas, true).await?;
-        // Each to its end, whatever becomes of the others: a server may still execute an exchange whose request was
-        // dropped.
-        let entries = join_all(refreshes.iter().map(ReplicaRefresh::apply)).await;
-        let entries: Vec<u64> = entries.into_iter().collect::<Result<_, _>>()?;
-        Ok(entries.into_iter().min().unwrap_or(0))
-    }
-
     /// Brings the replicas into sync, unless all of them got so far with the order that they were; returns what they
     /// have then.
     async fn sync(
         &self,
         order: &Order,
         replicas: &[&Replica],
-        patient: &Shard,
+        slow_shard: &Shard,
         facts: &UnboundedSender<Fact>,
     ) -> Result<Vec<ReplicaDictionaries>, RefreshFailure> {
         let found = self.inspect(order, replicas).await;
@@ -203,7 +206,7 @@ impl DictRefresher {
             Ok(_) | Err(_) => {}
         }
         let started = Instant::now();
-        self.syncer.run(order, patient, facts).await?;
+        self.syncer.run(order, slow_shard, facts).await?;
         self.app.stats.time("sync", &[], started.elapsed());
         tracing::info!(run = %order.run, shard = order.shard, "the replicas are in sync");
         // That may have taken an hour.

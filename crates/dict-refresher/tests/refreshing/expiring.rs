@@ -7,7 +7,7 @@ use crate::failing::{SLOWLY, order_with, still_live, with_a_live_one};
 use crate::proxy::{Action, Proxy};
 use crate::support::{Done, KEYS, Tables, order, order_for, process};
 
-/// It is dropped, and the ledger hears that the shard is given up.
+/// It is discarded, and the receipt says that the shard is given up.
 fn expired(done: &Done, in_stage: &str) {
     assert!(
         matches!(done.outcome, Outcome::Discard { .. }),
@@ -94,12 +94,13 @@ async fn what_was_loaded_for_an_order_that_comes_back_too_late_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_order_that_waits_for_a_right_of_the_user_ends_with_its_time() {
+async fn an_order_that_waits_for_a_privilege_of_the_user_ends_with_its_time() {
     let tables = with_a_live_one().await;
     let proxy = Proxy::start(&tables.database.shards()[0], |statement| {
-        match statement.sql.starts_with("CREATE DICTIONARY") {
-            true => Action::Exception(497, "Not enough privileges".into()),
-            false => Action::Forward,
+        if statement.sql.starts_with("CREATE DICTIONARY") {
+            Action::Exception(497, "Not enough privileges".into())
+        } else {
+            Action::Forward
         }
     })
     .await;
@@ -115,7 +116,7 @@ async fn an_order_that_waits_for_a_right_of_the_user_ends_with_its_time() {
 }
 
 #[tokio::test]
-async fn what_was_loaded_for_an_earlier_order_of_the_run_is_loaded_anew_after_a_repair() {
+async fn what_was_loaded_for_an_earlier_order_of_the_run_is_loaded_again_after_a_repair() {
     let mut tables = with_a_live_one().await;
     tables.settings.hold_seconds = 1;
     let first = order_for(0, 20, 60.0);
@@ -197,9 +198,12 @@ async fn a_shard_of_two_versions_is_brought_to_one_however_late_it_is() {
     tables.insert(0, 20, 0..KEYS);
     tables.insert(1, 20, 0..KEYS);
     assert_eq!(tables.refresh(0, 10).await.outcome, Outcome::Done);
-    let busy = |statement: &crate::proxy::Statement| match statement.sql.starts_with("EXCHANGE") {
-        true => Action::Exception(202, "too many queries".into()),
-        false => Action::Forward,
+    let busy = |statement: &crate::proxy::Statement| {
+        if statement.sql.starts_with("EXCHANGE") {
+            Action::Exception(202, "too many queries".into())
+        } else {
+            Action::Forward
+        }
     };
     let [first, second] = tables.database.shards() else {
         panic!("two servers")

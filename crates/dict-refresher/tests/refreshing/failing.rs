@@ -48,7 +48,7 @@ pub fn still_live(tables: &Tables) {
     );
 }
 
-/// It is tried again, the ledger hears why, and nothing else happened.
+/// It is tried again, the receipt says why, and nothing else happened.
 fn refused(done: &Done, tables: &Tables, text: &str) {
     assert!(done.retried().contains(text), "{}", done.retried());
     let (stage, step, error, given_up) = done.failure();
@@ -62,7 +62,7 @@ fn refused(done: &Done, tables: &Tables, text: &str) {
 }
 
 #[tokio::test]
-async fn a_dictionary_that_cannot_be_loaded_leaves_the_live_one_and_is_made_anew() {
+async fn a_dictionary_that_cannot_be_loaded_leaves_the_live_one_and_is_created_again() {
     let tables = with_a_live_one().await;
     let done = refresh_with(&tables, "`volume`, ", "toUInt64(`keyword`) AS `volume`, ").await;
     refused(&done, &tables, "it cannot be loaded: Code: ");
@@ -93,7 +93,8 @@ async fn a_dictionary_that_is_not_loaded_in_time_is_taken_away() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_put_off_while_the_server_loads_goes_on_with_what_was_loaded_meanwhile() {
+async fn an_order_that_is_put_off_while_the_server_loads_continues_with_what_was_loaded_meanwhile()
+{
     let mut tables = with_a_live_one().await;
     tables.settings.hold_seconds = 1;
     let done = refresh_with(&tables, " FINAL'", SLOWLY).await;
@@ -212,9 +213,10 @@ async fn a_server_that_reads_much_is_not_taken_for_full() {
     // The engine alone has no such table: one of the same columns stands for it.
     let proxy = Proxy::start(&server, move |statement| {
         let own = format!("{database}.of_the_machine");
-        match statement.sql.contains("asynchronous_metrics") {
-            true => Action::Rewrite(statement.sql.replace("system.asynchronous_metrics", &own)),
-            false => Action::Forward,
+        if statement.sql.contains("asynchronous_metrics") {
+            Action::Rewrite(statement.sql.replace("system.asynchronous_metrics", &own))
+        } else {
+            Action::Forward
         }
     })
     .await;
@@ -241,18 +243,18 @@ async fn a_server_that_reads_much_is_not_taken_for_full() {
 }
 
 #[tokio::test]
-async fn a_count_that_takes_longer_than_an_order_may_be_in_hand_is_a_failure_and_no_endless_wait() {
+async fn a_count_that_takes_longer_than_an_order_may_be_in_flight_is_a_failure_and_no_endless_wait()
+{
     let mut tables = with_a_live_one().await;
     tables.settings.hold_seconds = 4;
     let server = tables.database.shards()[0].clone();
     let proxy = Proxy::start(&server, |statement| {
-        match statement.sql.starts_with("SELECT count() AS keys") {
-            true => Action::Rewrite(
-                "SELECT toUInt64(sum(sleepEachRow(0.1))) AS keys FROM numbers(1000) \
-                 SETTINGS max_block_size = 1"
-                    .into(),
-            ),
-            false => Action::Forward,
+        if statement.sql.starts_with("SELECT count() AS keys") {
+            let slow = "SELECT toUInt64(sum(sleepEachRow(0.1))) AS keys FROM numbers(1000) \
+                        SETTINGS max_block_size = 1";
+            Action::Rewrite(slow.into())
+        } else {
+            Action::Forward
         }
     })
     .await;
@@ -365,7 +367,7 @@ async fn what_a_dictionary_cannot_have_is_quarantined_with_the_column_and_what_t
 }
 
 #[tokio::test]
-async fn the_ledger_hears_of_an_order_in_quarantine_and_at_which_step_it_failed() {
+async fn the_receipt_of_an_order_in_quarantine_names_the_step_at_which_it_failed() {
     let tables = Tables::create();
     let worker = tables.worker();
     let receipt = |failed_step: Option<&str>, reason, detail: &str| {

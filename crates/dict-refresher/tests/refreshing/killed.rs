@@ -1,4 +1,4 @@
-//! A worker process that is killed at any statement of a refresh, before the server hears of it or before the worker hears back.
+//! A worker process that is killed at any statement of a refresh, before the server gets it or before the worker gets the answer.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::{Done, KEYS, Tables, order, process, worker_for};
 const ARGUMENTS: &str = "DICT_REFRESHER_TEST";
 
 /// More statements than a refresh of two replicas takes.
-const MOST: usize = 100;
+const MAX_STATEMENTS: usize = 100;
 
 struct Killer {
     proxies: [Proxy; 2],
@@ -58,7 +58,7 @@ impl Killer {
             .unwrap();
         let died = tokio::select! {
             ended = worker.wait() => {
-                assert!(ended.unwrap().success(), "a worker that nobody killed failed");
+                assert!(ended.unwrap().success(), "a worker that was not killed failed");
                 false
             }
             () = a.killed() => true,
@@ -89,8 +89,8 @@ async fn worker_process() {
     assert_eq!(done.outcome, Outcome::Done, "{:?}", done.facts());
 }
 
-/// A fresh worker; what the dead one's last statement still does may cost it a try.
-async fn go_on(tables: &Tables, version: i64) -> Done {
+/// Has a fresh worker process the order; what the dead one's last statement still does may cost it a try.
+async fn resume(tables: &Tables, version: i64) -> Done {
     for _ in 0..3 {
         let done = tables.refresh(0, version).await;
         if !matches!(done.outcome, Outcome::Retry { .. }) {
@@ -98,7 +98,7 @@ async fn go_on(tables: &Tables, version: i64) -> Done {
         }
     }
     panic!(
-        "it cannot go on: {:?}",
+        "it cannot be resumed: {:?}",
         tables.refresh(0, version).await.facts()
     )
 }
@@ -111,7 +111,7 @@ async fn killed_everywhere(after: bool, first: bool) {
     }
     let killer = Killer::start(&tables, after).await;
     let mut previous = 11;
-    for n in 0..MOST {
+    for n in 0..MAX_STATEMENTS {
         if first {
             for server in 0..2 {
                 tables.run(server, "DROP DICTIONARY IF EXISTS {db}.metrics SYNC");
@@ -120,7 +120,7 @@ async fn killed_everywhere(after: bool, first: bool) {
         }
         let version = 100 + n as i64;
         let died = killer.kill_at(n, &tables, version).await;
-        let done = go_on(&tables, version).await;
+        let done = resume(&tables, version).await;
         assert_eq!(done.outcome, Outcome::Done, "killed at statement {n}");
         assert_eq!(
             done.applied(version).map(|(entries, _)| entries),
@@ -129,9 +129,10 @@ async fn killed_everywhere(after: bool, first: bool) {
         assert_eq!(done.restarts(), ["serp-a", "serp-b"]);
         for server in 0..2 {
             let live = format!("r-{version} LOADED {KEYS}");
-            let before = match first {
-                true => "-".to_owned(),
-                false => format!("r-{previous} LOADED {KEYS}"),
+            let before = if first {
+                "-".to_owned()
+            } else {
+                format!("r-{previous} LOADED {KEYS}")
             };
             assert_eq!(
                 tables.dictionaries(server),
@@ -145,11 +146,11 @@ async fn killed_everywhere(after: bool, first: bool) {
             return;
         }
     }
-    panic!("a refresh takes more than {MOST} statements");
+    panic!("a refresh takes more than {MAX_STATEMENTS} statements");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refresh_that_dies_before_any_of_its_statements_goes_on_and_keeps_the_old_dictionary() {
+async fn a_refresh_that_dies_before_any_of_its_statements_continues_and_keeps_the_old_dictionary() {
     killed_everywhere(false, false).await;
 }
 

@@ -83,7 +83,7 @@ async fn a_rollback_brings_back_the_dictionary_before_on_every_replica_and_only_
 }
 
 #[tokio::test]
-async fn a_rollback_that_broke_off_goes_on_with_the_replicas_that_are_left() {
+async fn a_rollback_that_broke_off_continues_with_the_replicas_that_are_left() {
     let tables = refreshed(&[10, 20]).await;
     tables.run(
         1,
@@ -140,7 +140,7 @@ async fn a_rollback_is_refused_where_there_is_no_earlier_dictionary() {
 }
 
 #[tokio::test]
-async fn a_dictionary_that_the_server_would_load_anew_is_not_taken_for_the_earlier_one() {
+async fn a_dictionary_that_the_server_would_load_again_is_not_taken_for_the_earlier_one() {
     let tables = refreshed(&[10, 20]).await;
     // As after a restart of the server: only what the definition says is left of it.
     tables.run(1, "DETACH DICTIONARY {db}.metrics_next");

@@ -27,9 +27,9 @@ pub enum Action {
     Rows(String),
     /// An exception of the server.
     Exception(i32, String),
-    /// The worker is dead before the server hears of it.
+    /// The worker is dead before the server gets it.
     KillBefore,
-    /// The server carries it out, and the worker is dead before it hears of that.
+    /// The server executes it, and the worker is dead before it gets the answer.
     KillAfter,
 }
 
@@ -98,7 +98,7 @@ async fn handle(
 ) -> Response<Body> {
     let options = options.unwrap_or_default();
     let statement = Statement {
-        sql: sql_of(&String::from_utf8_lossy(&body)),
+        sql: sql_from(&String::from_utf8_lossy(&body)),
         options: options.clone(),
     };
     shared.seen.lock().unwrap().push(statement.clone());
@@ -145,7 +145,7 @@ async fn handle(
 }
 
 /// The statement of a request; one with parameters is a form.
-fn sql_of(body: &str) -> String {
+fn sql_from(body: &str) -> String {
     let in_form = body.split_once("name=\"query\"\r\n\r\n");
     let sql = in_form.and_then(|(_, rest)| rest.split_once("\r\n--"));
     sql.map_or(body, |(sql, _)| sql).to_owned()

@@ -229,7 +229,7 @@ async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_
 }
 
 #[tokio::test]
-async fn an_order_is_not_held_for_longer_than_the_broker_allows_and_goes_on_with_the_time_it_has_left()
+async fn an_order_is_not_held_for_longer_than_the_broker_allows_and_continues_with_the_time_it_has_left()
  {
     let mut shard = Replicated::create([in_sync, |_| Action::KillBefore]).await;
     shard.tables.settings.hold_seconds = 1;
