@@ -263,7 +263,7 @@ impl DictRefresher {
             };
             if let Err(error) = dropped.await {
                 let replica = replica.address();
-                tracing::warn!(replica, %error, "what was loaded for an order that is too late stays");
+                tracing::warn!(replica, %error, "what was loaded for an expired order stays");
             }
         }))
         .await;
