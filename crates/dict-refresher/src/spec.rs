@@ -184,7 +184,10 @@ async fn atomic(replica: &Replica, database: &str) -> Result<(), RefreshFailure>
     }
 }
 
-async fn describe(replica: &Replica, target: &TargetSettings) -> Result<TableDescription, RefreshFailure> {
+async fn describe(
+    replica: &Replica,
+    target: &TargetSettings,
+) -> Result<TableDescription, RefreshFailure> {
     let found = replica.describe(&target.database, &target.table).await;
     let found = found.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
     found.ok_or_else(|| {
@@ -284,7 +287,9 @@ fn credentials(settings: &DictionarySettings) -> Result<String, RefreshFailure> 
     }
     let mut text = format!(" USER {}", quote_string(&settings.source_user));
     if let Some(password) = &settings.source_password {
-        let password = password.reveal().map_err(|e| RefreshFailure::retry(STEP, e))?;
+        let password = password
+            .reveal()
+            .map_err(|e| RefreshFailure::retry(STEP, e))?;
         text.push_str(&format!(" PASSWORD {}", quote_string(&password)));
     }
     Ok(text)

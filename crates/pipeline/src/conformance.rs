@@ -20,6 +20,7 @@ macro_rules! on_every_broker {
 
 mod bench;
 mod ending;
+mod headers;
 mod history;
 mod intake;
 mod lease;
