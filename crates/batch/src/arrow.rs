@@ -20,6 +20,7 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::reader::RecordBatchDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
 use bytes::{Bytes, BytesMut};
 
 pub use framer::Framer;
@@ -115,8 +116,23 @@ impl Stream {
         self.frames.iter().map(|f| f.rows).sum()
     }
 
+    /// [`Self::decode`], as one record batch.
+    pub fn decode_all(&self) -> Result<RecordBatch, Invalid> {
+        let mut batches = self.decode()?;
+        if batches.len() == 1 {
+            return Ok(batches.remove(0));
+        }
+        let schema = Arc::new(binary_schema(&self.schema));
+        concat_batches(&schema, &batches).map_err(|error| {
+            Invalid::new(
+                Reason::NotReadable,
+                format!("the record batches of the body do not go together: {error}"),
+            )
+        })
+    }
+
     /// Decodes all record batches. Utf8 columns come as Binary of the same bytes: Arrow refuses a whole
-    /// batch for one invalid sequence, and whoever needs text judges row by row instead.
+    /// batch for one invalid sequence, and a program that needs text checks row by row instead.
     pub fn decode(&self) -> Result<Vec<RecordBatch>, Invalid> {
         let schema = Arc::new(binary_schema(&self.schema));
         self.frames
@@ -157,8 +173,8 @@ fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invali
         RecordBatchDecoder::try_new(&body, header, schema.clone(), &dictionaries, &version)?
             .read_record_batch()
     };
-    // The decoder asserts some of what it could judge, such as lengths that are no multiple of a value's: for
-    // data from outside that is an answer, not an end.
+    // The decoder asserts some of what it could check, such as lengths that are no multiple of a value's: for
+    // data from outside that is an error, not an end.
     let decoded = std::panic::catch_unwind(AssertUnwindSafe(decode));
     decoded
         .unwrap_or_else(|_| {

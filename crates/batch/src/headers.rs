@@ -1,12 +1,8 @@
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{BatchId, Invalid, Reason, RunId, TaskHash};
-
-/// Version of the messages that this release writes, and the only one that it reads.
-pub const SCHEMA_VERSION: i64 = 1;
+use crate::{BatchId, Invalid, MessageKind, Reason, RunId, TaskHash};
 
 /// Names of the headers. All begin with `fleet-`, so that they stand apart from the broker's own.
 pub mod header {
@@ -78,9 +74,19 @@ pub struct Failure {
     pub r#where: String,
     /// How often in a row exactly this happened.
     pub times: u32,
+    /// Milliseconds since the epoch of the first of them; absent for a failure that was not repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ms: Option<i64>,
 }
 
-/// Headers of a message. Typed readers answer with a [`Reason`] that names the header.
+impl Failure {
+    /// When it happened for the first time in a row, in milliseconds since the epoch.
+    pub fn first_ms(&self) -> i64 {
+        self.first_ms.unwrap_or(self.when_ms)
+    }
+}
+
+/// Headers of a message. Typed readers fail with a [`Reason`] and the name of the header.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headers(BTreeMap<String, HeaderValue>);
@@ -99,16 +105,16 @@ impl Headers {
     }
 
     /// The headers that every message of a run begins with.
-    pub fn of_run(run: &RunId) -> Self {
+    pub fn for_run(run: &RunId, kind: MessageKind) -> Self {
         let mut headers = Self::new();
-        headers.set(header::SCHEMA, SCHEMA_VERSION);
+        headers.set(header::SCHEMA, kind.schema());
         headers.set(header::RUN, run.as_str());
         headers
     }
 
     /// The headers of a batch of `rows` rows for `shard`.
-    pub fn of_batch(run: &RunId, id: BatchId, shard: u32, rows: u64) -> Self {
-        let mut headers = Self::of_run(run);
+    pub fn for_batch(run: &RunId, id: BatchId, shard: u32, rows: u64) -> Self {
+        let mut headers = Self::for_run(run, MessageKind::Batch);
         headers.set(header::TASK, id.task.to_string());
         headers.set(header::ATTEMPT, i64::from(id.attempt));
         headers.set(header::SEQUENCE, i64::from(id.sequence));
@@ -157,15 +163,16 @@ impl Headers {
         self.0.iter().map(|(n, v)| n.len() + value(v)).sum()
     }
 
-    /// Refuses a message of another schema version than [`SCHEMA_VERSION`].
-    pub fn check_schema(&self) -> Result<(), HeaderError> {
+    /// Refuses a message of another schema version than [`MessageKind::schema`].
+    pub fn check_schema(&self, kind: MessageKind) -> Result<(), HeaderError> {
         match self.get(header::SCHEMA) {
-            Some(HeaderValue::Int(SCHEMA_VERSION)) => Ok(()),
+            Some(HeaderValue::Int(version)) if *version == kind.schema() => Ok(()),
             Some(HeaderValue::Int(other)) => Err(Invalid::new(
                 Reason::UnknownVersion,
                 format!(
-                    "header {} is {other}; this release reads version {SCHEMA_VERSION}: upgrade it, then re-queue the message",
-                    header::SCHEMA
+                    "header {} is {other}; this release reads version {} of {kind}: upgrade it, then re-queue the message",
+                    header::SCHEMA,
+                    kind.schema()
                 ),
             )),
             other => Err(bad(header::SCHEMA, "an integer", other)),
@@ -220,7 +227,8 @@ impl Headers {
             .unwrap_or_default()
     }
 
-    /// Adds a failure to the history and counts it. The same failure again raises `times` of the latest entry.
+    /// Adds a failure to the history and counts it. The same failure again raises `times` of the latest entry, which
+    /// keeps the time of the first one.
     pub fn add_failure(&mut self, mut failure: Failure) {
         truncate(&mut failure.what, Self::ERROR_KEPT);
         truncate(&mut failure.r#where, Self::ERROR_KEPT);
@@ -232,6 +240,7 @@ impl Headers {
                     && last.r#where == failure.r#where =>
             {
                 last.times = last.times.saturating_add(1);
+                last.first_ms = Some(last.first_ms());
                 last.when_ms = failure.when_ms;
                 last.host = failure.host;
             }
@@ -271,22 +280,6 @@ fn bad(name: &str, wanted: &str, found: Option<&HeaderValue>) -> HeaderError {
     )
 }
 
-/// A message: headers and body, wherever it travels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    pub headers: Headers,
-    pub body: Bytes,
-}
-
-impl Message {
-    pub fn new(headers: Headers, body: impl Into<Bytes>) -> Self {
-        Self {
-            headers,
-            body: body.into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,6 +292,7 @@ mod tests {
             what: what.into(),
             r#where: "shard 0".into(),
             times: 1,
+            first_ms: None,
         }
     }
 
@@ -311,6 +305,7 @@ mod tests {
         let history = headers.history();
         assert_eq!(history.len(), 2);
         assert_eq!((history[0].times, history[0].when_ms), (2, 2));
+        assert_eq!((history[0].first_ms(), history[1].first_ms()), (1, 3));
         assert_eq!(history[1].what, "timed out");
         assert_eq!(headers.failures(), 3);
     }
@@ -341,9 +336,9 @@ mod tests {
     #[test]
     fn an_unknown_schema_version_says_what_to_do() {
         let mut headers = Headers::new();
-        headers.set(header::SCHEMA, 2);
-        let error = headers.check_schema().unwrap_err();
+        headers.set(header::SCHEMA, 9);
+        let error = headers.check_schema(MessageKind::Batch).unwrap_err();
         assert_eq!(error.reason, Reason::UnknownVersion);
-        assert!(error.detail.contains("upgrade"), "{error}");
+        assert!(error.detail.contains("of a batch: upgrade"), "{error}");
     }
 }

@@ -77,7 +77,7 @@ pub struct TaskHash(u64);
 
 impl TaskHash {
     /// Hash of `parts`, each preceded by its length, so that no two lists of parts read the same.
-    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub fn new<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
             hash.update((part.len() as u64).to_le_bytes());
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_task_hash_is_the_same_in_every_release() {
-        let hash = TaskHash::of([b"direct-1".as_slice(), b"0", b"range"]);
+        let hash = TaskHash::new([b"direct-1".as_slice(), b"0", b"range"]);
         assert_eq!(hash.to_string(), "8bbe7c6a4ac69ad9");
         assert_eq!(hash.to_string().parse::<TaskHash>().unwrap(), hash);
     }
@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn parts_of_a_task_hash_do_not_run_together() {
         assert_ne!(
-            TaskHash::of([b"ab".as_slice(), b"c"]),
-            TaskHash::of([b"a".as_slice(), b"bc"])
+            TaskHash::new([b"ab".as_slice(), b"c"]),
+            TaskHash::new([b"a".as_slice(), b"bc"])
         );
     }
 

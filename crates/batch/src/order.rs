@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Versioned, from_json};
-use crate::{Headers, Invalid, Message, RunId, SCHEMA_VERSION, header};
+use crate::message::{from_json, to_json};
+use crate::{Headers, Invalid, Message, MessageKind, RunId, header};
 
 /// What is to be done once for a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +20,8 @@ pub struct Order {
     /// The run's version: the end of what it carries, in milliseconds since the epoch. An order of a lower version than
     /// what is in place already is stale.
     pub version: i64,
-    /// When it is too late, in milliseconds since the epoch: the run's gate has given it up by then, and the next run may
-    /// write what it would work on. Also tells an order from one that was given anew for the same run.
+    /// When it is too late, in milliseconds since the epoch: the run's gate has rejected it by then, and the next run may
+    /// write what it would work on. Also tells an order from one that was given again for the same run.
     pub expires_at_ms: i64,
     /// The shard that it is about, from 0.
     pub shard: u32,
@@ -30,18 +30,14 @@ pub struct Order {
 
 impl Order {
     pub fn to_message(&self) -> Message {
-        let mut headers = Headers::of_run(&self.run);
+        let mut headers = Headers::for_run(&self.run, MessageKind::Order);
         headers.set(header::SHARD, i64::from(self.shard));
-        let body = serde_json::to_vec(&Versioned {
-            schema: SCHEMA_VERSION,
-            content: self,
-        });
-        Message::new(headers, body.expect("an order is plain data"))
+        Message::new(headers, to_json(MessageKind::Order, self))
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
-        message.headers.check_schema()?;
-        from_json(&message.body, "an order")
+        message.headers.check_schema(MessageKind::Order)?;
+        from_json(MessageKind::Order, &message.body)
     }
 }
 
@@ -78,7 +74,7 @@ mod tests {
     fn an_order_of_another_version_is_refused_by_name() {
         let mut message = order().to_message();
         let text = String::from_utf8(message.body.to_vec()).unwrap();
-        message.body = text.replace("\"schema\":1", "\"schema\":9").into();
+        message.body = text.replace("\"schema\":2", "\"schema\":9").into();
         let error = Order::from_message(&message).unwrap_err();
         assert_eq!(error.reason, Reason::UnknownVersion);
     }
@@ -86,7 +82,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_an_order_or_a_named_refusal(body: Vec<u8>) {
-            let message = Message::new(Headers::of_run(&"r-1".parse().unwrap()), body);
+            let message = Message::new(Headers::for_run(&"r-1".parse().unwrap(), MessageKind::Order), body);
             prop_assert!(Order::from_message(&message).is_err());
         }
     }

@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::from_json;
+use crate::message::{from_json, to_json};
 use crate::{
-    BatchId, Decision, Headers, Invalid, Message, Reason, RunId, RunMode, SCHEMA_VERSION, Stage,
-    TaskHash,
+    BatchId, Decision, Headers, Invalid, Message, MessageKind, Reason, RunId, RunMode, RunPlan,
+    Stage, TaskHash,
 };
 
 /// What became of the rows of one batch in one store. The four add up to the batch's rows.
@@ -35,32 +35,49 @@ impl Rows {
     }
 }
 
+/// What is said when a run begins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Started {
+    pub pipeline: String,
+    pub mode: RunMode,
+    /// The end of the data that it reads, in milliseconds since the epoch: its version.
+    pub until_ms: i64,
+    pub shards: u32,
+    /// Programs that must account for every row, by their process names.
+    pub stores: Vec<String>,
+    /// The run leaves rows out that a default run would carry (a sample, some of the shards, a
+    /// later start): no later run may begin where this one ended.
+    #[serde(default)]
+    pub partial: bool,
+    /// Fingerprint of the table, key and columns that are read. Empty: not known.
+    #[serde(default)]
+    pub source: String,
+    /// What the run must pass beyond the stores; absent in a pipeline without gates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_plan: Option<RunPlan>,
+    /// Tells apart two queuers that announce a run of one name: the first in the ledger goes on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nonce: String,
+}
+
+impl Started {
+    /// Whether the other announcement is of the same run, by another queuer perhaps.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let nonce = self.nonce.clone();
+        *self
+            == Self {
+                nonce,
+                ..other.clone()
+            }
+    }
+}
+
 /// One thing that happened in a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fact {
     /// The run exists from here on: no other run of the pipeline may begin before it ends.
-    Started {
-        pipeline: String,
-        mode: RunMode,
-        until_ms: i64,
-        shards: u32,
-        /// Programs that must account for every row, by their process names.
-        stores: Vec<String>,
-        /// The run leaves rows out that a default run would carry (a sample, some of the shards, a
-        /// later start): no later run may begin where this one ended.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        partial: bool,
-        /// Fingerprint of the table, key and columns that are read. Empty: not known.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        source: String,
-        /// Tells apart two queuers that announce a run of one name: the first in the ledger goes on.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        nonce: String,
-        /// What the run must pass beyond the stores; absent in a pipeline that nobody judges.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        run_plan: Option<RunPlan>,
-    },
+    Started(Started),
     /// Every task has been published and confirmed. The proof of completeness starts from this number.
     Manifest { tasks: u64, estimated_rows: u64 },
     /// An attempt read its whole range.
@@ -85,7 +102,7 @@ pub enum Fact {
         program: String,
         reason: Reason,
     },
-    /// A store has answered for every row of a batch.
+    /// A store has accounted for every row of a batch.
     Stored {
         /// The program that writes to the store, by its process name.
         store: String,
@@ -99,13 +116,13 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         reasons: BTreeMap<Reason, u64>,
     },
-    /// The held batches of a task went on: all of them, of this attempt.
+    /// The held batches of a task were released: all of them, of this attempt.
     Released {
         task: TaskHash,
         attempt: u32,
         batches: u32,
     },
-    /// A gate judged a stage by its receipts. Said once; the earliest counts.
+    /// A gate decided on a stage by its receipts. Published once; the earliest counts.
     GateDecided {
         stage: Stage,
         decision: Decision,
@@ -179,69 +196,8 @@ pub enum Fact {
     Abandoned { who: String, why: String },
 }
 
-/// What a judged run must pass beyond the stores, and by which rules: fixed when it begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RunPlan {
-    /// The store whose closing lets the dictionaries be refreshed. Absent: the pipeline has no dictionary.
-    pub dictionary_after: Option<String>,
-    /// The SERP service is restarted after its dictionary.
-    pub serp: bool,
-    /// Rules of this run alone: values by the names that they have in `[gates]`.
-    pub overrides: BTreeMap<String, String>,
-}
-
-impl RunPlan {
-    /// The stages of a run for these stores, in their order.
-    pub fn stages(&self, stores: &[String]) -> Vec<Stage> {
-        let mut stages = vec![Stage::Plan, Stage::Fetch];
-        stages.extend(stores.iter().cloned().map(Stage::Store));
-        if self.dictionary_after.is_some() {
-            stages.extend([Stage::Sync, Stage::Dictionary]);
-            stages.extend(self.serp.then_some(Stage::Serp));
-        }
-        stages
-    }
-
-    /// The stages that `stage` builds on.
-    pub fn before(&self, stage: &Stage) -> Vec<Stage> {
-        let store = self.dictionary_after.clone().map(Stage::Store);
-        let all = [Some(Stage::Plan), Some(Stage::Fetch), store];
-        let orders = [Some(Stage::Sync), Some(Stage::Dictionary)];
-        let count = match stage {
-            Stage::Plan => 0,
-            Stage::Fetch => 1,
-            Stage::Store(_) => 2,
-            Stage::Sync => 3,
-            Stage::Dictionary => 4,
-            Stage::Serp => 5,
-        };
-        all.into_iter()
-            .chain(orders)
-            .take(count)
-            .flatten()
-            .collect()
-    }
-}
-
 fn is_zero(n: &u32) -> bool {
     *n == 0
-}
-
-impl PartialOrd for RunMode {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for RunMode {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let key = |m: &RunMode| match m {
-            RunMode::Full => None,
-            RunMode::Since { since_ms } => Some(*since_ms),
-        };
-        key(self).cmp(&key(other))
-    }
 }
 
 /// A small fact about a run, a task or a batch: what the ledger is made of.
@@ -253,43 +209,30 @@ pub struct Receipt {
     pub fact: Fact,
 }
 
-/// A receipt as it is written. Facts are tagged from outside and nothing is flattened, so that it is read in one pass.
-#[derive(Serialize)]
-struct Written<'a> {
-    schema: i64,
-    #[serde(flatten)]
-    receipt: &'a Receipt,
-}
-
 impl Receipt {
     pub fn to_message(&self) -> Message {
-        let body = serde_json::to_vec(&Written {
-            schema: SCHEMA_VERSION,
-            receipt: self,
-        });
-        Message::new(
-            Headers::of_run(&self.run),
-            body.expect("a receipt is plain data"),
-        )
+        let headers = Headers::for_run(&self.run, MessageKind::Receipt);
+        Message::new(headers, to_json(MessageKind::Receipt, self))
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
+        // Facts are tagged from outside and nothing is flattened here, so that a receipt is read in one pass.
         #[derive(Deserialize)]
-        struct Read {
+        struct FlatReceipt {
             schema: i64,
             run: RunId,
             at_ms: i64,
             fact: Fact,
         }
-        message.headers.check_schema()?;
-        match serde_json::from_slice::<Read>(&message.body) {
-            Ok(read) if read.schema == SCHEMA_VERSION => Ok(Self {
+        message.headers.check_schema(MessageKind::Receipt)?;
+        match serde_json::from_slice::<FlatReceipt>(&message.body) {
+            Ok(read) if read.schema == MessageKind::Receipt.schema() => Ok(Self {
                 run: read.run,
                 at_ms: read.at_ms,
                 fact: read.fact,
             }),
             // Of another release perhaps: the slower way tells why it cannot be read.
-            _ => from_json(&message.body, "a receipt"),
+            _ => from_json(MessageKind::Receipt, &message.body),
         }
     }
 }
@@ -306,7 +249,7 @@ mod tests {
             fact: Fact::Stored {
                 store: "es-writer".into(),
                 batch: BatchId {
-                    task: TaskHash::of([b"t".as_slice()]),
+                    task: TaskHash::new([b"t".as_slice()]),
                     attempt: 1,
                     sequence: 2,
                 },

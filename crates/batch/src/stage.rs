@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A stage of a run. Each is judged by itself; the order here is that in which they can close.
+/// A stage of a run. Each is decided on by itself; the order here is that in which they can pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Stage {
@@ -15,7 +16,7 @@ pub enum Stage {
     Store(String),
     /// Waiting until the replicas of ClickHouse have what was written.
     Sync,
-    /// Loading the new dictionary beside the live one, and exchanging them.
+    /// Loading the new dictionary next to the live one, and exchanging them.
     Dictionary,
     /// Restarting the SERP service.
     Serp,
@@ -74,11 +75,11 @@ impl fmt::Display for Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// Well: what builds on it may begin.
+    /// What builds on it may begin.
     Passed,
     /// Not needed in this run; nothing that builds on it is either.
     Skipped,
-    /// Badly: nothing that builds on it begins.
+    /// Nothing that builds on it begins.
     Rejected,
 }
 
@@ -95,6 +96,51 @@ impl Decision {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What a run must pass beyond the stores, and by which rules: fixed when it begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunPlan {
+    /// The store that has to pass before the dictionaries are refreshed. Absent: the pipeline has no dictionary.
+    pub dictionary_after: Option<String>,
+    /// The SERP service is restarted after its dictionary.
+    pub serp: bool,
+    /// Rules of this run alone: values by the names that they have in `[gates]`.
+    pub overrides: BTreeMap<String, String>,
+}
+
+impl RunPlan {
+    /// The stages of a run for these stores, in their order.
+    pub fn stages(&self, stores: &[String]) -> Vec<Stage> {
+        let mut stages = vec![Stage::Plan, Stage::Fetch];
+        stages.extend(stores.iter().cloned().map(Stage::Store));
+        if self.dictionary_after.is_some() {
+            stages.extend([Stage::Sync, Stage::Dictionary]);
+            stages.extend(self.serp.then_some(Stage::Serp));
+        }
+        stages
+    }
+
+    /// The stages that `stage` builds on.
+    pub fn before(&self, stage: &Stage) -> Vec<Stage> {
+        let store = self.dictionary_after.clone().map(Stage::Store);
+        let all = [Some(Stage::Plan), Some(Stage::Fetch), store];
+        let orders = [Some(Stage::Sync), Some(Stage::Dictionary)];
+        let count = match stage {
+            Stage::Plan => 0,
+            Stage::Fetch => 1,
+            Stage::Store(_) => 2,
+            Stage::Sync => 3,
+            Stage::Dictionary => 4,
+            Stage::Serp => 5,
+        };
+        all.into_iter()
+            .chain(orders)
+            .take(count)
+            .flatten()
+            .collect()
     }
 }
 

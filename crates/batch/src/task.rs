@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Headers, Invalid, Message, Reason, RunId, SCHEMA_VERSION, TaskHash, header};
+use crate::message::{from_json, to_json};
+use crate::{Headers, Invalid, Message, MessageKind, RunId, TaskHash, header};
 
 /// A column as the plan found it in the source: its name and its ClickHouse type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,8 +12,8 @@ pub struct Column {
     pub r#type: String,
 }
 
-/// Which rows a run carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which rows a run distributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "mode")]
 pub enum RunMode {
     /// Every row that changed before the plan's upper bound.
@@ -28,7 +29,7 @@ pub struct ReadPlan {
     pub table: String,
     /// The source's primary key, in its order; ranges are over it.
     pub key: Vec<Column>,
-    /// Columns read beside the key, in order: `processed_*` and whatever was configured.
+    /// Columns read next to the key, in order: `processed_*` and whatever was configured.
     pub columns: Vec<Column>,
     /// The column that holds the change time: DateTime, DateTime64, or an integer of milliseconds.
     pub changed: Column,
@@ -80,7 +81,7 @@ impl Task {
         plan: Arc<ReadPlan>,
     ) -> Self {
         let bounds = serde_json::to_vec(&range).expect("a range is plain data");
-        let task = TaskHash::of([
+        let task = TaskHash::new([
             run.as_str().as_bytes(),
             &shard.to_le_bytes(),
             bounds.as_slice(),
@@ -97,57 +98,22 @@ impl Task {
 
     /// The message that carries the task. Its attempt is 1; the worker loop counts on.
     pub fn to_message(&self) -> Message {
-        let mut headers = Headers::of_run(&self.run);
+        let mut headers = Headers::for_run(&self.run, MessageKind::Task);
         headers.set(header::TASK, self.task.to_string());
         headers.set(header::SHARD, i64::from(self.shard));
-        let body = serde_json::to_vec(&Versioned {
-            schema: SCHEMA_VERSION,
-            content: self,
-        });
-        Message::new(headers, body.expect("a task is plain data"))
+        Message::new(headers, to_json(MessageKind::Task, self))
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
-        message.headers.check_schema()?;
-        from_json(&message.body, "a task")
+        message.headers.check_schema(MessageKind::Task)?;
+        from_json(MessageKind::Task, &message.body)
     }
-}
-
-/// JSON with its schema version beside the content's own fields.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Versioned<T> {
-    pub schema: i64,
-    #[serde(flatten)]
-    pub content: T,
-}
-
-/// Reads versioned JSON; `what` names it in errors.
-pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(
-    body: &[u8],
-    what: &str,
-) -> Result<T, Invalid> {
-    #[derive(Deserialize)]
-    struct Schema {
-        schema: i64,
-    }
-    let unreadable = |e: serde_json::Error| {
-        Invalid::new(Reason::NotReadable, format!("body is not {what}: {e}"))
-    };
-    let Schema { schema } = serde_json::from_slice(body).map_err(unreadable)?;
-    if schema != SCHEMA_VERSION {
-        return Err(Invalid::new(
-            Reason::UnknownVersion,
-            format!("body has schema {schema}; this release reads {SCHEMA_VERSION}"),
-        ));
-    }
-    serde_json::from_slice::<Versioned<T>>(body)
-        .map(|versioned| versioned.content)
-        .map_err(unreadable)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Reason;
     use proptest::prelude::*;
 
     fn task() -> Task {
@@ -192,7 +158,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_task_or_a_named_refusal(body: Vec<u8>) {
-            let message = Message::new(Headers::of_run(&"r-1".parse().unwrap()), body);
+            let message = Message::new(Headers::for_run(&"r-1".parse().unwrap(), MessageKind::Task), body);
             prop_assert!(Task::from_message(&message).is_err());
         }
 

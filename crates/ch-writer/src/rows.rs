@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use arrow_array::RecordBatch;
-use arrow_schema::ArrowError;
-use arrow_select::concat::concat_batches;
+use batch::Invalid;
 use batch::arrow::{self, Frame, Stream};
-use batch::{Invalid, Reason};
 use bytes::Bytes;
 
 pub(crate) struct DecodedRows {
@@ -17,12 +15,7 @@ pub(crate) struct DecodedRows {
 impl DecodedRows {
     /// Fails when the batch's data are not what their headers say.
     pub fn of(stream: &Stream) -> Result<Self, Invalid> {
-        let batches = stream.decode()?;
-        let schema = batches
-            .first()
-            .map_or_else(|| stream.schema.clone(), RecordBatch::schema);
-        let rows = concat_batches(&schema, &batches).map_err(unreadable)?;
-        Ok(Self { rows })
+        stream.decode_all().map(|rows| Self { rows })
     }
 
     pub fn len(&self) -> usize {
@@ -43,13 +36,6 @@ impl DecodedRows {
     ) -> Result<Bytes, Invalid> {
         arrow::body_of_refused(stream, &self.rows, refused)
     }
-}
-
-fn unreadable(error: ArrowError) -> Invalid {
-    Invalid::new(
-        Reason::NotReadable,
-        format!("the batch's rows cannot be taken apart: {error}"),
-    )
 }
 
 #[cfg(test)]

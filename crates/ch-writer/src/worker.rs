@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use app::App;
 use batch::arrow::{Limits, Stream};
-use batch::{Fact, Headers, Invalid, Message, Reason, Receipt, Rows, header};
+use batch::{Fact, Headers, Invalid, Message, MessageKind, Reason, Receipt, Rows, header};
 use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
 use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
 use stores::{CircuitBreakers, Mapping};
@@ -126,7 +126,7 @@ impl BatchWorker for ChWriter {
 
     fn admit(&self, message: &Message) -> Result<(GroupKey, Weight, Item), Invalid> {
         let headers = &message.headers;
-        headers.check_schema()?;
+        headers.check_schema(MessageKind::Batch)?;
         headers.run()?;
         let id = headers.batch_id()?;
         let shard = headers.shard()?;

@@ -3,10 +3,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use app::App;
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
-use arrow_select::concat::concat_batches;
 use batch::arrow::{Limits, Stream};
-use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Rows, RunId, header};
+use batch::{BatchId, Fact, Headers, Invalid, Message, MessageKind, Reason, Rows, RunId, header};
 use bytes::Bytes;
 use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
 use stores::Mapping;
@@ -148,7 +146,7 @@ impl BatchWorker for EsWriter {
     type Item = Admitted;
 
     fn admit(&self, message: &Message) -> Result<((), Weight, Admitted), Invalid> {
-        message.headers.check_schema()?;
+        message.headers.check_schema(MessageKind::Batch)?;
         let identity = Identity::of(&message.headers)?;
         let limits = Limits {
             body_bytes: self.settings.options.max_body_bytes,
@@ -180,7 +178,7 @@ impl BatchWorker for EsWriter {
         let decoded: Vec<Result<RecordBatch, Invalid>> = group
             .iter()
             .map(|(_, item)| {
-                let rows = decode(&item.stream)?;
+                let rows = item.stream.decode_all()?;
                 tables.push(Table::new(&rows, item.layout.clone()));
                 Ok(rows)
             })
@@ -228,19 +226,4 @@ impl Identity {
             rows: u64::from(headers.rows()?),
         })
     }
-}
-
-/// All rows of a body as one record batch.
-fn decode(stream: &Stream) -> Result<RecordBatch, Invalid> {
-    let mut batches = stream.decode()?;
-    if batches.len() == 1 {
-        return Ok(batches.remove(0));
-    }
-    let schema: SchemaRef = batches
-        .first()
-        .map_or_else(|| stream.schema.clone(), RecordBatch::schema);
-    concat_batches(&schema, &batches).map_err(|error| {
-        let detail = format!("the batch's parts do not go together: {error}");
-        Invalid::new(Reason::NotReadable, detail)
-    })
 }

@@ -119,7 +119,7 @@ impl Fetcher {
             fetched.batches += 1;
             fetched.rows += batch.rows;
             fetched.bytes += batch.body.len() as u64;
-            let headers = Headers::of_batch(&task.run, id, task.shard, batch.rows);
+            let headers = Headers::for_batch(&task.run, id, task.shard, batch.rows);
             job.send(BATCHES, Message::new(headers, batch.body)).await;
         }
         Ok(fetched)

@@ -1,23 +1,34 @@
 //! What the ledger says: the state of every run, as a fold over its receipts, and the decisions that are due.
 //!
 //! Pure: no I/O, no clock. Receipts may come late, repeated and in any order, and the state is the
-//! same: every part of it is the maximum, by a fixed order, of what was said about it. Whoever asks
-//! (the queuer, the operator's commands, the tests) folds the same receipts into the same answer.
+//! same: every part of it is the maximum, by a fixed order, of what was said about it. The queuer, the
+//! persister, the operator's commands and the tests fold the same receipts into the same answer.
+//!
+//! [`RunState`] takes the receipts of one run in and answers every question about it: `run.rs` is the page to begin
+//! with. Behind it stand its tasks with what they come to (`tasks`, `task`, `receipts`, `totals`) and what was said of
+//! its stages (`stage_log`). [`evaluate_gates`] and [`Progress`] ask it; [`Ledger`] holds all runs.
 
 mod gates;
-mod history;
+mod ledger;
 mod progress;
+mod receipts;
+mod record;
+mod rules;
 mod run;
+mod stage_log;
 mod stage_progress;
-mod stages;
-mod summary;
+mod status;
 mod task;
+mod tasks;
 mod totals;
 
-pub use gates::{GateDecision, GateRules, check_rule, evaluate_gates};
-pub use history::{EndedRun, Ledger};
-pub use progress::{Abandoned, ProblemKind, Progress, State, StoreProgress, TaskProblem};
-pub use run::{RunState, Started};
-pub use stage_progress::{StageProgress, Status};
-pub use stages::StageOutcome;
-pub use summary::{Content, Record};
+pub use gates::{GateDecision, evaluate_gates};
+pub use ledger::{EndedRun, Ledger};
+pub use progress::{Progress, StoreProgress};
+pub use record::{RecordContent, RunRecord};
+pub use rules::{GateRules, check_rule};
+pub use run::RunState;
+pub use stage_log::StageOutcome;
+pub use stage_progress::StageProgress;
+pub use status::{Abandoned, RunStatus, StageStatus};
+pub use task::{ProblemKind, TaskProblem};

@@ -1,122 +1,192 @@
-use std::collections::HashMap;
-use std::sync::Arc;
+use batch::{BatchId, Decision, Fact, Receipt, RunId, Stage, Started, TaskHash};
 
-use batch::{BatchId, Fact, Receipt, RunId, RunMode, RunPlan, TaskHash};
-use serde::{Deserialize, Serialize};
+use crate::receipts::BatchReceipt;
+use crate::stage_log::{
+    GateRecord, OperatorRecord, OrderFailure, OrderedShards, ReplicaLag, ShardProgress, StageLog,
+    StageOutcome, keep_least,
+};
+use crate::status::{Abandoned, RunStatus};
+use crate::task::{TaskFailure, TaskProblem, TaskQuarantine, TaskRead};
+use crate::tasks::{Manifest, Tasks};
 
-use crate::stages::Stages;
-use crate::task::{BatchReceipt, Read, TaskState, TaskStatus};
-use crate::totals::StoreTotals;
-
-/// What was said when the run began.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Started {
-    pub at_ms: i64,
-    pub pipeline: String,
-    pub mode: RunMode,
-    pub until_ms: i64,
-    pub shards: u32,
-    /// Programs that must account for every row.
-    pub stores: Vec<String>,
-    /// No later run may begin where this one ended.
-    pub partial: bool,
-    /// Fingerprint of what was read; empty when it was not said.
-    pub source: String,
-    /// What the run must pass beyond the stores, and by which rules of its own; absent when nobody judges it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_plan: Option<RunPlan>,
-}
-
-impl Started {
-    fn of(receipt: &Receipt) -> Option<Self> {
-        let Fact::Started {
-            pipeline,
-            mode,
-            until_ms,
-            shards,
-            stores,
-            partial,
-            source,
-            // Only the order of the ledger tells whose it is, and here order says nothing.
-            nonce: _,
-            run_plan,
-        } = &receipt.fact
-        else {
-            return None;
-        };
-        Some(Self {
-            at_ms: receipt.at_ms,
-            pipeline: pipeline.clone(),
-            mode: *mode,
-            until_ms: *until_ms,
-            shards: *shards,
-            stores: stores.clone(),
-            partial: *partial,
-            source: source.clone(),
-            run_plan: run_plan.clone(),
-        })
-    }
-
-    /// Whether the other one says the same, be it at another time.
-    fn agrees_with(&self, other: &Self) -> bool {
-        let at_ms = self.at_ms;
-        *self
-            == Self {
-                at_ms,
-                ..other.clone()
-            }
-    }
-}
-
-/// The state of one run, as far as its receipts tell.
+/// The state of one run, as far as its receipts tell: what is said of it is taken in by [`Self::apply`], and everything
+/// else here is a question that it answers.
 #[derive(Debug)]
 pub struct RunState {
-    pub(crate) run: RunId,
-    pub(crate) started: Option<Started>,
+    run: RunId,
+    start: Option<RunStart>,
     /// Two queuers announced it, each with a plan of its own.
-    pub(crate) contested: bool,
-    /// Tasks planned and rows that the plan counted.
-    pub(crate) manifest: Option<(u64, u64)>,
+    contested: bool,
+    manifest: Option<Manifest>,
     /// When the manifest was first said.
-    pub(crate) manifest_ms: Option<i64>,
-    /// What was said of its stages.
-    pub(crate) stages: Stages,
-    /// When, by whom and why the run was given up.
-    pub(crate) abandoned: Option<(i64, String, String)>,
-    pub(crate) latest_ms: i64,
-    pub(crate) tasks: HashMap<TaskHash, TaskState>,
-    /// Tasks by where they stand.
-    task_counts: [u64; TaskStatus::COUNT],
-    /// Tasks fetched that every store has something to say of.
-    pub(crate) tasks_with_rows: u64,
-    pub(crate) rows: u64,
-    pub(crate) bytes: u64,
-    pub(crate) batches: u64,
-    pub(crate) store_totals: Vec<StoreTotals>,
-    /// Names of indices, so that a hundred thousand answers share a handful of them.
-    names: Vec<Arc<str>>,
+    manifest_ms: Option<i64>,
+    tasks: Tasks,
+    stage_log: StageLog,
+    abandoned: Option<Abandoned>,
+    latest_ms: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RunStart {
+    at_ms: i64,
+    started: Started,
 }
 
 impl RunState {
     pub fn new(run: RunId) -> Self {
         Self {
             run,
-            started: None,
+            start: None,
             contested: false,
             manifest: None,
             manifest_ms: None,
-            stages: Stages::default(),
+            tasks: Tasks::default(),
+            stage_log: StageLog::default(),
             abandoned: None,
             latest_ms: i64::MIN,
-            tasks: HashMap::new(),
-            task_counts: [0; TaskStatus::COUNT],
-            tasks_with_rows: 0,
-            rows: 0,
-            bytes: 0,
-            batches: 0,
-            store_totals: Vec::new(),
-            names: Vec::new(),
         }
+    }
+
+    /// Takes one receipt of this run in. A table of all facts, with what each of them changes.
+    pub fn apply(&mut self, receipt: &Receipt) {
+        debug_assert_eq!(receipt.run, self.run);
+        let at_ms = receipt.at_ms;
+        self.latest_ms = self.latest_ms.max(at_ms);
+        let (tasks, stages) = (&mut self.tasks, &mut self.stage_log);
+        match receipt.fact {
+            Fact::Started(ref started) => self.announced(at_ms, started),
+            Fact::Manifest {
+                tasks,
+                estimated_rows,
+            } => {
+                self.manifest = self.manifest.max(Some(Manifest {
+                    tasks,
+                    estimated_rows,
+                }));
+                keep_least(&mut self.manifest_ms, at_ms);
+            }
+            Fact::Fetched {
+                task,
+                attempt,
+                shard: _,
+                batches,
+                rows,
+                bytes,
+            } => {
+                let read = TaskRead {
+                    attempt,
+                    batches,
+                    rows,
+                    bytes,
+                };
+                tasks.change(task, |task| task.succeed(read));
+            }
+            Fact::FetchFailed {
+                task,
+                attempt,
+                ref error,
+            } => {
+                let error = error.clone();
+                tasks.change(task, |task| task.fail(TaskFailure { attempt, error }));
+            }
+            Fact::TaskQuarantined {
+                task,
+                ref program,
+                reason,
+            } => {
+                let program = program.clone();
+                tasks.change(task, |task| {
+                    task.give_up(TaskQuarantine { reason, program });
+                });
+            }
+            Fact::Stored {
+                ref store,
+                batch,
+                shard: _,
+                ref rows,
+                ref targets,
+                ref reasons,
+            } => {
+                let receipt = BatchReceipt::new(rows, targets, reasons, |name| tasks.intern(name));
+                tasks.stored(store, batch, receipt);
+            }
+            Fact::Released { task, attempt, .. } => {
+                tasks.change(task, |task| task.release(attempt));
+            }
+            Fact::GateDecided {
+                ref stage,
+                decision,
+                ref why,
+                operator_decisions,
+            } => stages.gate_decided(GateRecord {
+                stage: stage.clone(),
+                operator_decisions,
+                at_ms,
+                decision,
+                why: why.clone(),
+            }),
+            Fact::OperatorDecided {
+                ref stage,
+                decision,
+                ref who,
+                ref why,
+            } => stages.operator_decided(OperatorRecord {
+                at_ms,
+                stage: stage.clone(),
+                decision,
+                who: who.clone(),
+                why: why.clone(),
+            }),
+            Fact::Ordered {
+                ref shards,
+                operator_decisions,
+            } => stages.refresh_ordered(at_ms, shards, operator_decisions),
+            Fact::ReplicaSynced {
+                shard, ref replica, ..
+            } => stages.replica_synced(at_ms, shard, replica),
+            Fact::ReplicaLate {
+                shard,
+                ref replica,
+                behind_seconds,
+                ref error,
+            } => {
+                let error = error.clone();
+                let lag = ReplicaLag {
+                    at_ms,
+                    behind_seconds,
+                    error,
+                };
+                stages.replica_late(shard, replica, lag);
+            }
+            Fact::ShardSynced { shard, .. } => stages.shard_synced(at_ms, shard),
+            Fact::ShardApplied {
+                shard, ref nodes, ..
+            } => stages.shard_applied(at_ms, shard, nodes),
+            Fact::NodeRestarted { ref node, .. } => stages.node_restarted(at_ms, node),
+            Fact::OrderFailed {
+                ref stage,
+                ref target,
+                ref step,
+                ref error,
+                given_up,
+            } => {
+                let (step, error) = (step.clone(), error.clone());
+                let failure = OrderFailure { at_ms, step, error };
+                stages.order_failed(stage, target, failure, given_up);
+            }
+            Fact::Abandoned { ref who, ref why } => {
+                let (who, why) = (who.clone(), why.clone());
+                keep_least(&mut self.abandoned, Abandoned { at_ms, who, why });
+            }
+        }
+    }
+
+    /// Of several announcements the earliest counts.
+    fn announced(&mut self, at_ms: i64, started: &Started) {
+        let known = self.start.as_ref();
+        self.contested |= known.is_some_and(|known| !known.started.agrees_with(started));
+        let started = started.clone();
+        keep_least(&mut self.start, RunStart { at_ms, started });
     }
 
     pub fn run(&self) -> &RunId {
@@ -125,243 +195,202 @@ impl RunState {
 
     /// `None` while only later receipts of the run are known.
     pub fn started(&self) -> Option<&Started> {
-        self.started.as_ref()
+        self.start.as_ref().map(|start| &start.started)
     }
 
-    /// Takes one receipt of this run in.
-    pub fn apply(&mut self, receipt: &Receipt) {
-        debug_assert_eq!(receipt.run, self.run);
-        let at_ms = receipt.at_ms;
-        self.latest_ms = self.latest_ms.max(at_ms);
-        match &receipt.fact {
-            Fact::Started { .. } => {
-                if let Some(started) = Started::of(receipt) {
-                    let known = self.started.as_ref();
-                    self.contested |= known.is_some_and(|known| !known.agrees_with(&started));
-                    least(&mut self.started, started);
-                }
-            }
-            Fact::Manifest {
-                tasks,
-                estimated_rows,
-            } => {
-                self.manifest = self.manifest.max(Some((*tasks, *estimated_rows)));
-                least(&mut self.manifest_ms, at_ms);
-            }
-            Fact::Fetched {
-                task,
-                attempt,
-                batches,
-                rows,
-                bytes,
-                ..
-            } => self.fetched(
-                *task,
-                Read {
-                    attempt: *attempt,
-                    batches: *batches,
-                    rows: *rows,
-                    bytes: *bytes,
-                },
-            ),
-            Fact::FetchFailed {
-                task,
-                attempt,
-                error,
-            } => self.change(*task, |task| {
-                if task.read().is_none() {
-                    greatest(&mut task.failure, (*attempt, error.clone()));
-                }
-            }),
-            Fact::TaskQuarantined {
-                task,
-                program,
-                reason,
-            } => self.change(*task, |task| {
-                greatest(&mut task.quarantined, (*reason, program.clone()));
-            }),
-            Fact::Stored {
-                store,
-                batch,
-                rows,
-                targets,
-                reasons,
-                ..
-            } => {
-                let answer = BatchReceipt::new(rows, targets, reasons, |name| self.share(name));
-                self.stored(store, *batch, answer);
-            }
-            Fact::Released { task, attempt, .. } => {
-                self.change(*task, |task| task.went_on(*attempt));
-            }
-            Fact::GateDecided { .. }
-            | Fact::OperatorDecided { .. }
-            | Fact::Ordered { .. }
-            | Fact::ReplicaSynced { .. }
-            | Fact::ReplicaLate { .. }
-            | Fact::ShardSynced { .. }
-            | Fact::ShardApplied { .. }
-            | Fact::NodeRestarted { .. }
-            | Fact::OrderFailed { .. } => self.stages.apply(receipt),
-            Fact::Abandoned { who, why } => {
-                least(&mut self.abandoned, (at_ms, who.clone(), why.clone()));
-            }
+    /// When it began, in milliseconds since the epoch.
+    pub fn started_ms(&self) -> Option<i64> {
+        self.start.as_ref().map(|start| start.at_ms)
+    }
+
+    /// Time of the latest receipt.
+    pub(crate) fn latest_ms(&self) -> i64 {
+        self.latest_ms
+    }
+
+    /// Whether two queuers announced it, each with a plan of its own.
+    pub(crate) fn is_contested(&self) -> bool {
+        self.contested
+    }
+
+    pub(crate) fn manifest(&self) -> Option<Manifest> {
+        self.manifest
+    }
+
+    pub(crate) fn manifest_ms(&self) -> Option<i64> {
+        self.manifest_ms
+    }
+
+    /// How, by whom and why it was given up.
+    pub fn abandoned(&self) -> Option<&Abandoned> {
+        self.abandoned.as_ref()
+    }
+
+    pub fn status(&self) -> RunStatus {
+        if self.abandoned.is_some() {
+            return RunStatus::Abandoned;
         }
-    }
-
-    pub(crate) fn tasks_in(&self, status: TaskStatus) -> u64 {
-        self.task_counts[status as usize]
-    }
-
-    /// Changes a task and keeps the counts of tasks right.
-    fn change<T>(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState) -> T) -> T {
-        let task = self.tasks.entry(hash).or_insert_with(|| {
-            self.task_counts[TaskStatus::Open as usize] += 1;
-            TaskState::default()
-        });
-        self.task_counts[task.status() as usize] -= 1;
-        let changed = change(task);
-        self.task_counts[task.status() as usize] += 1;
-        changed
-    }
-
-    /// Another success can change which attempt counts: what was summed for the task is taken back first.
-    fn fetched(&mut self, hash: TaskHash, read: Read) {
-        self.sum(hash, u64::wrapping_sub, StoreTotals::take);
-        let _ = self.change(hash, |task| task.succeeded(read));
-        self.sum(hash, u64::wrapping_add, StoreTotals::add);
-    }
-
-    /// Adds what the task comes to, or takes it back.
-    fn sum(
-        &mut self,
-        hash: TaskHash,
-        by: fn(u64, u64) -> u64,
-        answer_by: fn(&mut StoreTotals, &BatchReceipt),
-    ) {
-        let Some(task) = self.tasks.get(&hash) else {
-            return;
+        let complete = if self.has_quarantine() {
+            RunStatus::CompleteWithQuarantine
+        } else {
+            RunStatus::Complete
         };
-        let Some(read) = task.read() else { return };
-        self.rows = by(self.rows, read.rows);
-        self.bytes = by(self.bytes, read.bytes);
-        self.batches = by(self.batches, read.batches.into());
-        let needs_answers = !task.is_empty();
-        self.tasks_with_rows = by(self.tasks_with_rows, needs_answers.into());
-        for (store, totals) in self.store_totals.iter_mut().enumerate() {
-            let Some(counted) = task.counted(store) else {
-                continue;
+        let stages = self.stages();
+        if stages.is_empty() {
+            return match self.manifest {
+                None => RunStatus::Planning,
+                Some(_) if self.is_complete() => complete,
+                Some(_) => RunStatus::Running,
             };
-            let answers = counted.answers.iter().flat_map(|answers| &answers.batches);
-            answers.for_each(|(_, answer)| answer_by(totals, answer));
-            totals.expected = by(totals.expected, counted.rows);
-            let closed = needs_answers && counted.is_covered;
-            totals.closed = by(totals.closed, closed.into());
         }
-    }
-
-    fn stored(&mut self, store: &str, batch: BatchId, answer: BatchReceipt) {
-        let store = self.totals(store);
-        let task = self.tasks.entry(batch.task).or_insert_with(|| {
-            self.task_counts[TaskStatus::Open as usize] += 1;
-            TaskState::default()
-        });
-        let before = task
-            .counted(store)
-            .map(|c| (c.attempt, c.rows, c.is_covered));
-        let answers = task.answers_mut(store, batch.attempt);
-        let Some((answer, replaced)) = answers.merge(batch.sequence, answer) else {
-            return;
-        };
-        let totals = &mut self.store_totals[store];
-        let Some((attempt, rows, was_covered)) = before else {
-            return;
-        };
-        if attempt == batch.attempt {
-            if let Some(replaced) = replaced {
-                totals.take(&replaced);
+        let mut open = stages.iter().filter(|s| self.decision(s).is_none());
+        match (open.next(), open.next()) {
+            (Some(Stage::Serp), None) => RunStatus::Restarting,
+            (Some(_), _) if self.manifest.is_some() => RunStatus::Running,
+            (Some(_), _) => RunStatus::Planning,
+            (None, _) => {
+                let rejected = |stage| self.decision(stage) == Some(Decision::Rejected);
+                if stages.iter().any(rejected) {
+                    RunStatus::Rejected
+                } else {
+                    complete
+                }
             }
-            totals.add(answer);
-        }
-        let Some(after) = task.counted(store) else {
-            return;
-        };
-        if after.attempt != attempt {
-            // This answer completed another attempt, which counts from now on.
-            let old = task.answers(store, attempt).into_iter();
-            old.flat_map(|a| &a.batches)
-                .for_each(|(_, a)| totals.take(a));
-            let new = after.answers.into_iter();
-            new.flat_map(|a| &a.batches)
-                .for_each(|(_, a)| totals.add(a));
-            totals.expected = totals.expected.wrapping_sub(rows).wrapping_add(after.rows);
-        }
-        if after.is_covered && !was_covered && !task.is_empty() {
-            totals.closed += 1;
         }
     }
 
-    /// The attempt at a task that goes on when the run's batches were held: the one that went on already, or else its
-    /// first success. `None` while there is none.
-    pub fn chosen(&self, task: TaskHash) -> Option<u32> {
-        let task = self.tasks.get(&task)?;
+    fn has_quarantine(&self) -> bool {
+        let mut stores = self.tasks.stores().iter();
+        self.tasks.totals.quarantined > 0 || stores.any(|store| store.rows.quarantined > 0)
+    }
+
+    /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or
+    /// given up, and every store of the run has accounted for all rows of the counted attempts.
+    ///
+    /// Tasks known only from receipts of their batches say nothing here: those of the manifest are missing
+    /// among the others, and any other will never be heard of again.
+    pub fn is_complete(&self) -> bool {
+        let all = |started: &Started| started.stores.iter().all(|s| self.store_is_complete(s));
+        self.is_fetched() && self.started().is_some_and(all)
+    }
+
+    /// Every planned task was fetched or given up.
+    pub(crate) fn is_fetched(&self) -> bool {
+        let totals = &self.tasks.totals;
+        let ended = totals.fetched + totals.quarantined;
+        self.manifest
+            .is_some_and(|manifest| ended >= manifest.tasks)
+            && totals.failed == 0
+    }
+
+    /// Whether the store has accounted for every row of every task that was fetched.
+    pub(crate) fn store_is_complete(&self, store: &str) -> bool {
+        let totals = self.tasks.store(store);
+        totals.map_or(0, |totals| totals.complete_tasks) == self.tasks.totals.with_rows
+    }
+
+    /// Its tasks and batches, and what they come to.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Tasks that failed and were not fetched since, and tasks given up, in the order of their hashes.
+    pub fn problems(&self) -> Vec<TaskProblem> {
+        self.tasks.problems()
+    }
+
+    /// The attempt at a task that is released when the run's batches are held: the one that was released already, or
+    /// else its first success. `None` while there is none.
+    pub fn attempt_to_release(&self, task: TaskHash) -> Option<u32> {
+        let task = self.tasks.get(task)?;
         task.released().or_else(|| Some(task.read()?.attempt))
     }
 
-    /// Whether what the task led to has arrived, as far as is known: its chosen batches went on all, or every store has
+    /// Whether what the task led to has arrived, as far as is known: its batches were all released, or every store has
     /// accounted for one of its attempts.
-    pub fn has_gone_on(&self, task: TaskHash) -> bool {
-        let Some(state) = self.tasks.get(&task) else {
+    pub fn has_arrived(&self, task: TaskHash) -> bool {
+        let Some(task) = self.tasks.get(task) else {
             return false;
         };
-        state.released().is_some() || {
-            let stores = self.started.iter().flat_map(|started| &started.stores);
-            let mut store_totals =
-                stores.map(|store| self.store_totals.iter().position(|t| *t.name == **store));
-            store_totals.all(|totals| {
-                let counted = totals.and_then(|totals| state.counted(totals));
-                counted.is_some_and(|counted| counted.is_covered)
-            })
+        let mut stores = self.started().into_iter().flat_map(|s| &s.stores);
+        task.released().is_some() || stores.all(|store| self.tasks.is_covered(task, store))
+    }
+
+    /// How many batches the attempt has, if it was read to its end.
+    pub fn batches_of(&self, batch: BatchId) -> Option<u32> {
+        self.tasks.get(batch.task)?.batches_of(batch.attempt)
+    }
+
+    /// The stages of the run in their order; none in a pipeline without gates.
+    pub fn stages(&self) -> Vec<Stage> {
+        let stages = |started: &Started| Some(started.run_plan.as_ref()?.stages(&started.stores));
+        self.started().and_then(stages).unwrap_or_default()
+    }
+
+    /// The stages that `stage` builds on.
+    pub(crate) fn before(&self, stage: &Stage) -> Vec<Stage> {
+        let run_plan = self.started().and_then(|s| s.run_plan.as_ref());
+        run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage))
+    }
+
+    /// What was said of its stages, shard by shard and node by node.
+    pub(crate) fn stage_log(&self) -> &StageLog {
+        &self.stage_log
+    }
+
+    /// How the stage ended, if it has.
+    pub fn outcome(&self, stage: &Stage) -> Option<StageOutcome> {
+        self.stage_log.outcome(stage, &self.before(stage))
+    }
+
+    pub(crate) fn decision(&self, stage: &Stage) -> Option<Decision> {
+        self.outcome(stage).map(|outcome| outcome.decision)
+    }
+
+    /// Decisions of operators on the run so far: what a receipt of a decision has to name.
+    pub fn operator_decisions(&self) -> u32 {
+        self.stage_log.operator_decisions()
+    }
+
+    /// When the dictionaries were ordered, and of which shards. A decision on something that the refresh builds
+    /// on, or on the syncing itself, asks for new orders of what is not applied.
+    pub(crate) fn ordered(&self) -> Option<OrderedShards<'_>> {
+        let since = if self.unapplied().is_empty() {
+            Vec::new()
+        } else {
+            self.before(&Stage::Dictionary)
+        };
+        self.stage_log.ordered_since(&since)
+    }
+
+    /// Shards whose dictionaries do not have the run's version, as far as is known.
+    fn unapplied(&self) -> Vec<u32> {
+        let shards = self.started().map_or(0, |started| started.shards);
+        let known = self.stage_log.shards();
+        let applied = |shard: &u32| known.get(shard).is_some_and(ShardProgress::is_applied);
+        (0..shards).filter(|shard| !applied(shard)).collect()
+    }
+
+    /// Shards whose dictionaries are to be ordered now. Empty: none, or not yet.
+    pub fn shards_to_order(&self) -> Vec<u32> {
+        let run_plan = self.started().and_then(|s| s.run_plan.as_ref());
+        let Some(store) = run_plan.and_then(|run_plan| run_plan.dictionary_after.clone()) else {
+            return Vec::new();
+        };
+        let passed = self.decision(&Stage::Store(store)) == Some(Decision::Passed);
+        let sync = self.decision(&Stage::Sync);
+        let ended = self.decision(&Stage::Dictionary).is_some()
+            || matches!(sync, Some(Decision::Skipped | Decision::Rejected));
+        if !passed || ended || self.abandoned.is_some() || self.ordered().is_some() {
+            return Vec::new();
         }
-    }
-
-    /// Whether the attempt at the task read its whole range.
-    pub fn has_read(&self, task: TaskHash, attempt: u32) -> Option<u32> {
-        self.tasks.get(&task)?.batches_of(attempt)
-    }
-
-    /// Position of the store's totals, which is made when the store is first heard of.
-    fn totals(&mut self, store: &str) -> usize {
-        let found = self.store_totals.iter().position(|t| &*t.name == store);
-        found.unwrap_or_else(|| {
-            let n = self.store_totals.len();
-            let mut totals = StoreTotals::new(store.into());
-            let counted = self.tasks.values().filter_map(|task| task.counted(n));
-            totals.expected = counted.fold(0, |sum, counted| sum.wrapping_add(counted.rows));
-            self.store_totals.push(totals);
-            n
-        })
-    }
-
-    fn share(&mut self, name: &str) -> Arc<str> {
-        let found = self.names.iter().find(|known| &***known == name);
-        found.cloned().unwrap_or_else(|| {
-            let name: Arc<str> = name.into();
-            self.names.push(name.clone());
-            name
-        })
-    }
-}
-
-/// Two programs may say the same thing twice in different words: the earlier one counts.
-fn least<T: Ord>(current: &mut Option<T>, said: T) {
-    if current.as_ref().is_none_or(|current| said < *current) {
-        *current = Some(said);
-    }
-}
-
-fn greatest<T: Ord>(current: &mut Option<Box<T>>, said: T) {
-    if current.as_deref().is_none_or(|current| said > *current) {
-        *current = Some(Box::new(said));
+        if self.stage_log.is_ordered() {
+            self.unapplied()
+        } else {
+            // A persister that ordered and died before it could say so may have its orders carried out already: they
+            // are given at least once, for all shards.
+            let shards = self.started().map_or(0, |started| started.shards);
+            (0..shards).collect()
+        }
     }
 }

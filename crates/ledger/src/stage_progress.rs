@@ -1,16 +1,15 @@
-use std::fmt;
-
 use batch::{Decision, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::run::RunState;
-use crate::task::TaskStatus;
+use crate::stage_log::ShardProgress;
+use crate::status::StageStatus;
 
 /// One stage of a run, for people: how far it is, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageProgress {
     pub stage: Stage,
-    pub status: Status,
+    pub status: StageStatus,
     /// Tasks, rows, shards or nodes done, and of how many where that is known.
     pub done: u64,
     pub of: Option<u64>,
@@ -29,183 +28,146 @@ pub struct StageProgress {
     pub problems: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// What it builds on is not done.
-    Waiting,
-    Running,
-    Passed,
-    Skipped,
-    Rejected,
+/// The stages of a run, in their order.
+pub(crate) fn stage_progress(run: &RunState) -> Vec<StageProgress> {
+    let stages = run.stages().into_iter();
+    stages.map(|stage| StageProgress::new(run, stage)).collect()
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Passed => "passed",
-            Self::Skipped => "skipped",
-            Self::Rejected => "rejected",
-        })
-    }
-}
-
-impl From<Decision> for Status {
-    fn from(decision: Decision) -> Self {
-        match decision {
-            Decision::Passed => Self::Passed,
-            Decision::Skipped => Self::Skipped,
-            Decision::Rejected => Self::Rejected,
-        }
-    }
-}
-
-impl RunState {
-    pub(crate) fn stage_progress(&self) -> Vec<StageProgress> {
-        let run_plan = self.stages();
-        run_plan
-            .into_iter()
-            .map(|stage| self.look_at(stage))
-            .collect()
-    }
-
-    fn look_at(&self, stage: Stage) -> StageProgress {
-        let outcome = self.outcome(&stage);
-        let (done, of, unit) = self.counts(&stage);
-        let began_ms = self.began_ms(&stage);
+impl StageProgress {
+    fn new(run: &RunState, stage: Stage) -> Self {
+        let outcome = run.outcome(&stage);
+        let counts = StageCounts::new(run, &stage);
+        let began_ms = began_ms(run, &stage);
         let status = match &outcome {
             Some(outcome) => outcome.decision.into(),
-            // Nobody waits for it any more.
-            None if self.abandoned.is_some() => Status::Skipped,
-            None if began_ms.is_some() => Status::Running,
-            None => Status::Waiting,
+            // Nothing waits for it any more.
+            None if run.abandoned().is_some() => StageStatus::Skipped,
+            None if began_ms.is_some() => StageStatus::Running,
+            None => StageStatus::Waiting,
         };
-        StageProgress {
+        Self {
             status,
-            done,
-            of,
-            unit: unit.to_owned(),
+            done: counts.done,
+            of: counts.of,
+            unit: counts.unit.to_owned(),
             began_ms,
             ended_ms: outcome.as_ref().map(|outcome| outcome.at_ms),
             why: outcome.as_ref().map(|r| r.why.clone()).unwrap_or_default(),
             by: outcome.and_then(|outcome| outcome.who),
-            problems: self.stage_problems(&stage),
+            problems: problems(run, &stage),
             stage,
         }
     }
+}
 
-    fn counts(&self, stage: &Stage) -> (u64, Option<u64>, &'static str) {
-        let planned = self.manifest.map(|(tasks, _)| tasks);
-        let shards = &self.stages.shards;
-        let ordered = self.ordered().map(|(_, shards)| shards.len() as u64);
-        match stage {
+/// How much of a stage is done, and of how much where that is known.
+struct StageCounts {
+    done: u64,
+    of: Option<u64>,
+    unit: &'static str,
+}
+
+impl StageCounts {
+    fn new(run: &RunState, stage: &Stage) -> Self {
+        let planned = run.manifest().map(|manifest| manifest.tasks);
+        let tasks = &run.tasks().totals;
+        let ordered = run.ordered().map(|ordered| ordered.shards.len() as u64);
+        let shards = |is_done: fn(&ShardProgress) -> bool| {
+            let shards = run.stage_log().shards().values();
+            shards.filter(|shard| is_done(shard)).count() as u64
+        };
+        let (done, of, unit) = match stage {
             Stage::Plan => (planned.unwrap_or(0), planned, "tasks"),
-            Stage::Fetch => (self.tasks_in(TaskStatus::Fetched), planned, "tasks"),
+            Stage::Fetch => (tasks.fetched, planned, "tasks"),
             Stage::Store(store) => {
-                let rows = self
-                    .totals_of(store)
-                    .map_or(0, |totals| totals.rows.total());
-                (rows, Some(self.rows), "rows")
+                let rows = run.tasks().store(store).map_or(0, |t| t.rows.total());
+                (rows, Some(tasks.rows), "rows")
             }
-            Stage::Sync => {
-                let synced = |shard: &&crate::stages::Shard| {
-                    shard.synced_ms.is_some() || shard.applied.is_some()
-                };
-                (
-                    shards.values().filter(synced).count() as u64,
-                    ordered,
-                    "shards",
-                )
-            }
-            Stage::Dictionary => {
-                let applied = shards.values().filter(|shard| shard.applied.is_some());
-                (applied.count() as u64, ordered, "shards")
-            }
+            Stage::Sync => (shards(ShardProgress::is_synced), ordered, "shards"),
+            Stage::Dictionary => (shards(ShardProgress::is_applied), ordered, "shards"),
             Stage::Serp => {
-                let nodes = &self.stages.nodes;
-                let done = nodes.values().filter(|node| node.done.is_some());
+                let nodes = run.stage_log().nodes();
+                let done = nodes.values().flatten().count() as u64;
                 let of = (!nodes.is_empty()).then_some(nodes.len() as u64);
-                (done.count() as u64, of, "nodes")
+                (done, of, "nodes")
             }
-        }
-    }
-
-    fn began_ms(&self, stage: &Stage) -> Option<i64> {
-        let closed_ms = |stage: &Stage| {
-            let outcome = self.outcome(stage)?;
-            (outcome.decision == Decision::Passed).then_some(outcome.at_ms)
         };
-        let shards = || self.stages.shards.values();
-        match stage {
-            Stage::Plan => self.started.as_ref().map(|started| started.at_ms),
-            Stage::Fetch => self.manifest_ms,
-            // In a pipeline that holds nothing back they begin with the first batch.
-            Stage::Store(store) => match self.totals_of(store) {
-                Some(_) => self.manifest_ms,
-                None => closed_ms(&Stage::Fetch),
-            },
-            Stage::Sync => self.ordered().map(|(at_ms, _)| at_ms),
-            Stage::Dictionary => shards().filter_map(|shard| shard.synced_ms).min(),
-            Stage::Serp => {
-                let applied = shards().filter_map(|shard| shard.applied.as_ref());
-                applied.map(|applied| applied.at_ms).min()
-            }
-        }
+        Self { done, of, unit }
     }
+}
 
-    fn stage_problems(&self, stage: &Stage) -> Vec<String> {
-        let mut problems = Vec::new();
-        if *stage == Stage::Sync {
-            for (number, shard) in &self.stages.shards {
-                for (name, replica) in &shard.replicas {
-                    let (None, Some((_, behind, error))) = (replica.synced_ms, &replica.late)
-                    else {
-                        continue;
-                    };
-                    let behind = match behind {
-                        Some(seconds) => format!("{seconds} s behind"),
-                        None => "behind".to_owned(),
-                    };
-                    problems.push(format!(
-                        "shard {number}: replica {name} is {behind}: {error}"
-                    ));
-                }
-            }
+fn began_ms(run: &RunState, stage: &Stage) -> Option<i64> {
+    let shards = || run.stage_log().shards().values();
+    match stage {
+        Stage::Plan => run.started_ms(),
+        Stage::Fetch => run.manifest_ms(),
+        // In a pipeline that holds nothing back they begin with the first batch.
+        Stage::Store(store) if run.tasks().store(store).is_some() => run.manifest_ms(),
+        Stage::Store(_) => {
+            let fetch = run.outcome(&Stage::Fetch)?;
+            (fetch.decision == Decision::Passed).then_some(fetch.at_ms)
         }
-        let failures = self.stages.failures.iter();
-        for ((_, target), failures) in failures.filter(|((of, _), _)| of == stage) {
-            let (failure, then) = match (&failures.given_up, &failures.latest) {
-                _ if self.is_done(stage, target) => continue,
-                (Some(given_up), _) => (given_up, "given up"),
-                (None, Some(latest)) => (latest, "will be tried again"),
-                (None, None) => continue,
-            };
-            let (step, error) = (&failure.step, &failure.error);
-            let what = match stage {
-                Stage::Serp => "node",
-                _ => "shard",
-            };
-            problems.push(format!("{what} {target}: {step}: {error} ({then})"));
-        }
-        problems
+        Stage::Sync => run.ordered().map(|ordered| ordered.at_ms),
+        Stage::Dictionary => shards().filter_map(|shard| shard.synced_ms).min(),
+        Stage::Serp => shards().filter_map(|shard| shard.applied_ms).min(),
     }
+}
 
-    /// Whether what failed for `target` was done after all.
-    fn is_done(&self, stage: &Stage, target: &str) -> bool {
-        let shard = || {
-            let number: u32 = target.parse().ok()?;
-            self.stages.shards.get(&number)
+fn problems(run: &RunState, stage: &Stage) -> Vec<String> {
+    let mut problems = match stage {
+        Stage::Sync => late_replicas(run),
+        Stage::Plan | Stage::Fetch | Stage::Store(_) | Stage::Dictionary | Stage::Serp => vec![],
+    };
+    for (target, failures) in run.stage_log().failures(stage) {
+        let (failure, then) = match (&failures.given_up, &failures.latest) {
+            _ if is_done(run, stage, target) => continue,
+            (Some(given_up), _) => (given_up, "given up"),
+            (None, Some(latest)) => (latest, "will be tried again"),
+            (None, None) => continue,
         };
-        match stage {
-            Stage::Sync => shard().is_some_and(|s| s.synced_ms.is_some() || s.applied.is_some()),
-            Stage::Dictionary => shard().is_some_and(|shard| shard.applied.is_some()),
-            Stage::Serp => {
-                let node = self.stages.nodes.get(target);
-                node.is_some_and(|node| node.done.is_some())
-            }
-            _ => false,
+        let (step, error) = (&failure.step, &failure.error);
+        let what = if *stage == Stage::Serp {
+            "node"
+        } else {
+            "shard"
+        };
+        problems.push(format!("{what} {target}: {step}: {error} ({then})"));
+    }
+    problems
+}
+
+fn late_replicas(run: &RunState) -> Vec<String> {
+    let mut late = Vec::new();
+    for (number, shard) in run.stage_log().shards() {
+        for (name, replica) in &shard.replicas {
+            let (None, Some(lag)) = (replica.synced_ms, &replica.lag) else {
+                continue;
+            };
+            let behind = match lag.behind_seconds {
+                Some(seconds) => format!("{seconds} s behind"),
+                None => "behind".to_owned(),
+            };
+            let error = &lag.error;
+            late.push(format!(
+                "shard {number}: replica {name} is {behind}: {error}"
+            ));
         }
+    }
+    late
+}
+
+/// Whether what failed for `target` was done after all.
+fn is_done(run: &RunState, stage: &Stage, target: &str) -> bool {
+    let log = run.stage_log();
+    let shard = || {
+        let number: u32 = target.parse().ok()?;
+        log.shards().get(&number)
+    };
+    match stage {
+        Stage::Plan | Stage::Fetch | Stage::Store(_) => false,
+        Stage::Sync => shard().is_some_and(ShardProgress::is_synced),
+        Stage::Dictionary => shard().is_some_and(ShardProgress::is_applied),
+        Stage::Serp => log.nodes().get(target).is_some_and(Option::is_some),
     }
 }

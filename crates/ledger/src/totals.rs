@@ -3,7 +3,59 @@ use std::sync::Arc;
 
 use batch::{Reason, Rows};
 
-use crate::task::{BatchReceipt, Rows32};
+use crate::receipts::{BatchReceipt, BatchRows};
+use crate::task::{CountedAttempt, TaskState, TaskStatus};
+
+/// What tasks come to, apart from the stores: of each that was fetched its first successful attempt. Of one task, or
+/// summed over all tasks of a run.
+#[derive(Debug, Default)]
+pub(crate) struct TaskTotals {
+    /// Tasks by where they stand.
+    pub open: u64,
+    pub failed: u64,
+    pub quarantined: u64,
+    pub fetched: u64,
+    /// Tasks fetched that every store has something to account for.
+    pub with_rows: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub batches: u64,
+}
+
+impl TaskTotals {
+    /// What one task contributes.
+    pub fn new(task: &TaskState) -> Self {
+        let status = task.status();
+        let is = |one: TaskStatus| u64::from(status == one);
+        let read = task.read();
+        Self {
+            open: is(TaskStatus::Open),
+            failed: is(TaskStatus::Failed),
+            quarantined: is(TaskStatus::Quarantined),
+            fetched: is(TaskStatus::Fetched),
+            with_rows: task.has_rows().into(),
+            rows: read.map_or(0, |read| read.rows),
+            bytes: read.map_or(0, |read| read.bytes),
+            batches: read.map_or(0, |read| read.batches.into()),
+        }
+    }
+
+    /// Puts what a task contributes now in the place of what it contributed before. A dishonest receipt may say
+    /// numbers that no sum can hold: it wraps around, and comes out again as it went in.
+    pub fn replace(&mut self, before: &Self, after: &Self) {
+        let shift = |sum: &mut u64, before: u64, after: u64| {
+            *sum = sum.wrapping_sub(before).wrapping_add(after);
+        };
+        shift(&mut self.open, before.open, after.open);
+        shift(&mut self.failed, before.failed, after.failed);
+        shift(&mut self.quarantined, before.quarantined, after.quarantined);
+        shift(&mut self.fetched, before.fetched, after.fetched);
+        shift(&mut self.with_rows, before.with_rows, after.with_rows);
+        shift(&mut self.rows, before.rows, after.rows);
+        shift(&mut self.bytes, before.bytes, after.bytes);
+        shift(&mut self.batches, before.batches, after.batches);
+    }
+}
 
 /// What one store has accounted for, over the counted attempts of a run; kept up to date with every
 /// receipt, so that asking is cheap however many batches there are.
@@ -16,7 +68,7 @@ pub(crate) struct StoreTotals {
     /// Rows that the attempts counted in this store have read.
     pub expected: u64,
     /// Tasks with rows whose every row is accounted for.
-    pub closed: u64,
+    pub complete_tasks: u64,
     targets: BTreeMap<Arc<str>, Rows>,
     reasons: BTreeMap<Reason, u64>,
 }
@@ -28,36 +80,62 @@ impl StoreTotals {
             rows: Rows::default(),
             batches: 0,
             expected: 0,
-            closed: 0,
+            complete_tasks: 0,
             targets: BTreeMap::new(),
             reasons: BTreeMap::new(),
         }
     }
 
-    pub fn add(&mut self, answer: &BatchReceipt) {
-        self.batches += 1;
-        self.shift(answer, u64::wrapping_add);
+    /// Adds the receipt of a batch.
+    pub fn add(&mut self, receipt: &BatchReceipt) {
+        self.count(receipt, 1);
     }
 
-    /// Takes back an answer that was added.
-    pub fn take(&mut self, answer: &BatchReceipt) {
-        self.batches -= 1;
-        self.shift(answer, u64::wrapping_sub);
+    /// Takes back the receipt of a batch that was added.
+    pub fn remove(&mut self, receipt: &BatchReceipt) {
+        self.count(receipt, -1);
     }
 
-    fn shift(&mut self, answer: &BatchReceipt, by: fn(u64, u64) -> u64) {
-        shift(&mut self.rows, &answer.rows, by);
-        let Some(detail) = &answer.detail else { return };
+    fn count(&mut self, receipt: &BatchReceipt, times: i64) {
+        self.batches = self.batches.wrapping_add_signed(times);
+        count_rows(&mut self.rows, &receipt.rows, times);
+        let Some(detail) = &receipt.detail else {
+            return;
+        };
         for (target, rows) in &detail.targets {
             match self.targets.get_mut(target) {
-                Some(sum) => shift(sum, rows, by),
-                None => shift(self.targets.entry(target.clone()).or_default(), rows, by),
+                Some(sum) => count_rows(sum, rows, times),
+                None => count_rows(self.targets.entry(target.clone()).or_default(), rows, times),
             }
         }
         for (reason, n) in &detail.reasons {
-            let sum = self.reasons.entry(*reason).or_default();
-            *sum = by(*sum, (*n).into());
+            count(self.reasons.entry(*reason).or_default(), *n, times);
         }
+    }
+
+    /// Puts what a task contributes now in the place of what it contributed `before`; its receipts of batches are in
+    /// only as far as they are of the attempt that counted before. `store` is the position of this store.
+    pub fn recount(&mut self, task: &TaskState, store: usize, before: Option<CountedAttempt>) {
+        let after = task.counted(store);
+        if before == after {
+            return;
+        }
+        let attempt = |counted: Option<CountedAttempt>| counted.map(|counted| counted.attempt);
+        if attempt(before) != attempt(after) {
+            let receipts = |attempt| task.batch_receipts(store, attempt);
+            let old = attempt(before).into_iter().flat_map(receipts);
+            old.for_each(|receipt| self.remove(receipt));
+            let new = attempt(after).into_iter().flat_map(receipts);
+            new.for_each(|receipt| self.add(receipt));
+        }
+        let rows = |counted: Option<CountedAttempt>| counted.map_or(0, |counted| counted.rows);
+        self.expected = self.expected.wrapping_sub(rows(before));
+        self.expected = self.expected.wrapping_add(rows(after));
+        let complete = |counted: Option<CountedAttempt>| {
+            counted.is_some_and(|counted| counted.is_covered && counted.has_rows)
+        };
+        self.complete_tasks -= u64::from(complete(before));
+        self.complete_tasks += u64::from(complete(after));
     }
 
     /// Rows by index, without those that came to nothing.
@@ -74,10 +152,14 @@ impl StoreTotals {
     }
 }
 
-/// Sums of 32-bit numbers: 2³² of them fit 64 bits, and what is taken away was added before.
-fn shift(sum: &mut Rows, rows: &Rows32, by: fn(u64, u64) -> u64) {
-    sum.stored = by(sum.stored, rows.stored.into());
-    sum.unchanged = by(sum.unchanged, rows.unchanged.into());
-    sum.skipped = by(sum.skipped, rows.skipped.into());
-    sum.quarantined = by(sum.quarantined, rows.quarantined.into());
+fn count_rows(sum: &mut Rows, rows: &BatchRows, times: i64) {
+    count(&mut sum.stored, rows.stored, times);
+    count(&mut sum.unchanged, rows.unchanged, times);
+    count(&mut sum.skipped, rows.skipped, times);
+    count(&mut sum.quarantined, rows.quarantined, times);
+}
+
+/// 2³² numbers of 32 bits fit a sum of 64, and what is taken back was added before.
+fn count(sum: &mut u64, n: u32, times: i64) {
+    *sum = sum.wrapping_add_signed(i64::from(n) * times);
 }

@@ -5,15 +5,15 @@ use pipeline::LoopOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// By which rules runs are judged. A run may have rules of its own (`fleet run queuer --gate`), which are on the ledger.
+/// The rules of the gates that a run has to pass. A run may have rules of its own (`fleet run queuer --gate`), which are on the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateSettings {
-    /// Share of a run's planned tasks from which on failed ones reject its fetching: at 0.1 one of ten rejects.
+    /// Ratio of a run's planned tasks from which on failed ones reject its fetching: at 0.1 one of ten rejects.
     pub max_failed_task_ratio: f64,
-    /// Share of the rows read from which on rows in quarantine reject the stage of a store.
+    /// Ratio of the rows read from which on rows in quarantine reject the stage of a store.
     pub max_rejected_row_ratio: f64,
-    /// Seconds from the beginning of a run after which fetching and stores that have not closed are rejected.
+    /// Seconds from the beginning of a run after which fetching and stores that have not passed are rejected.
     pub deadline_seconds: u64,
     /// Seconds from the order for the dictionaries after which syncing and refreshing are rejected. The orders themselves
     /// end a little before: none is begun over rows of the next run. More than `dict_refresher.sync_deadline_seconds`
@@ -33,7 +33,7 @@ pub struct GateSettings {
 impl Default for GateSettings {
     fn default() -> Self {
         Self {
-            // As the batch persistence of scraped regions had it for the share of its failed tasks.
+            // As the batch persistence of scraped regions had it for its failed tasks.
             max_failed_task_ratio: 0.1,
             // A store refuses a handful of malformed keywords in a million; one in a hundred is a broken column.
             max_rejected_row_ratio: 0.01,
@@ -52,12 +52,12 @@ impl Default for GateSettings {
 impl GateSettings {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), String> {
-        let shares = [
+        let ratios = [
             ("max_failed_task_ratio", self.max_failed_task_ratio),
             ("max_rejected_row_ratio", self.max_rejected_row_ratio),
         ];
-        for (name, share) in shares {
-            check_rule(name, &share.to_string()).map_err(|error| format!("gates.{error}"))?;
+        for (name, ratio) in ratios {
+            check_rule(name, &ratio.to_string()).map_err(|error| format!("gates.{error}"))?;
         }
         for (pipeline, rules) in &self.pipelines {
             for (rule, number) in rules {
@@ -72,7 +72,7 @@ impl GateSettings {
     }
 
     /// The rules of a pipeline type.
-    pub(crate) fn of(&self, pipeline: &str) -> GateRules {
+    pub(crate) fn for_pipeline(&self, pipeline: &str) -> GateRules {
         let own = self.pipelines.get(pipeline).into_iter().flatten();
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
         GateRules {
@@ -101,7 +101,7 @@ pub struct PersisterSettings {
 impl Default for PersisterSettings {
     fn default() -> Self {
         Self {
-            // Five pullers, as the batch persistence has always had. Batches of 66 KB: 100 in hand are 7 MB.
+            // Five pullers, as the batch persistence has always had. Batches of 66 KB: 100 in flight are 7 MB.
             options: LoopOptions::sized(100, 5),
             // As queuer.max_queue_len.
             max_queue_len: 100_000,

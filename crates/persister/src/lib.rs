@@ -1,21 +1,24 @@
-//! The persister: lets a run go on only when it is known to be good.
+//! The persister. In spite of its name it persists nothing: it is the persister of the batch persistence, the program
+//! that lets a run go on only when it is known to be good.
 //!
-//! It follows the ledger and judges the stages of every run by their receipts ([`judge`]); what a stage that closed
-//! well allows, it orders. Where the pipeline sends batches to it, they wait in its queue, unconsumed, until their run's
-//! fetching is judged: then one successful attempt of every task goes on ([`release`]), or all of them to quarantine.
+//! It follows the ledger and decides, by the receipts of every run, which of its stages passed ([`gate_controller`]);
+//! what a passed stage allows, it orders. Where the pipeline sends batches to it, they wait in its queue, unconsumed,
+//! until their run's fetching is decided: then one successful attempt of every task goes on ([`release`]), or all of
+//! them go to quarantine.
 //!
-//! Of several processes one is at work, by a lease of the broker; it knows nothing that is not on the ledger, so the next
-//! one goes on where it stopped.
+//! One process of several has the lease of the broker and does this; it knows nothing that is not on the ledger, so the
+//! next one goes on where it stopped.
 
 mod config;
-mod held;
-mod judge;
+mod gate_controller;
 mod release;
+mod release_tracker;
 mod replay;
-mod work;
+mod shared_ledger;
+mod worker;
 
 pub use config::{GateSettings, PersisterSettings};
-pub use work::{PersisterInputs, run};
+pub use worker::{PersisterInputs, run};
 
 use pipeline::{Role, RoleKind};
 

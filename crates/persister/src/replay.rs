@@ -6,7 +6,7 @@ use pipeline::broker::{Acknowledgement, BrokerError, Confirm, Publication, Sessi
 use pipeline::names;
 use tokio::sync::Notify;
 
-use crate::release::Shared;
+use crate::shared_ledger::SharedLedger;
 
 /// Messages in flight at once.
 const PREFETCH: u16 = 100;
@@ -14,38 +14,38 @@ const PREFETCH: u16 = 100;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a pass that found something, or that failed.
-const PASS_PAUSE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(2);
 /// After a pass that found nothing there is one more: a batch that was being put away when its run was approved has
 /// arrived by then, however full the quarantine is.
-const LAST_PASS_PAUSE: Duration = Duration::from_secs(90);
+const LAST_PASS_DELAY: Duration = Duration::from_secs(90);
 
-/// Gives batches in `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
+/// Moves batches from `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
 /// there for [`Reason::Rejected`] and whose runs go on by now. One pass at a time, for all runs; until the session ends.
-pub(crate) async fn replaying(
+pub(crate) async fn replay_approved(
     session: Session,
     program: String,
-    shared: Shared,
+    ledger: SharedLedger,
     asked: Arc<Notify>,
 ) {
     loop {
         asked.notified().await;
         let mut once_more = true;
         loop {
-            let pause = match pass(&session, &program, &shared).await {
+            let pause = match pass(&session, &program, &ledger).await {
                 Ok(0) if once_more => {
                     once_more = false;
-                    LAST_PASS_PAUSE
+                    LAST_PASS_DELAY
                 }
                 Ok(0) => break,
                 Ok(batches) => {
                     tracing::info!(batches, "taken out of quarantine: their runs were approved");
-                    shared.decided();
-                    PASS_PAUSE
+                    ledger.decided();
+                    PAUSE
                 }
                 Err(_) if session.is_lost() => return,
                 Err(error) => {
                     tracing::error!(%error, "the quarantine cannot be looked through; trying again");
-                    PASS_PAUSE
+                    PAUSE
                 }
             };
             tokio::select! {
@@ -57,9 +57,9 @@ pub(crate) async fn replaying(
 }
 
 /// Looks at every message of the quarantine once. Those that stay go to its end, one after the other, and so keep their
-/// order. Cut off, it leaves each message in one of the two queues; a copy may be in both, which counts once. Answers
-/// with how many were given back.
-async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, BrokerError> {
+/// order. Cut off, it leaves each message in one of the two queues; a copy may be in both, which counts once. Returns
+/// how many were moved back.
+async fn pass(session: &Session, program: &str, ledger: &SharedLedger) -> Result<u64, BrokerError> {
     let quarantine = names::quarantine_queue(program);
     let length = session.queue_length(&quarantine).await?;
     if length == 0 {
@@ -72,7 +72,7 @@ async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, 
         let Ok(Some(delivery)) = received.await else {
             break;
         };
-        let goes_on = goes_on(&delivery.message, shared);
+        let goes_on = goes_on(&delivery.message, ledger);
         let publication = if goes_on {
             Publication::to_queue(names::input_queue(program), cleared(delivery.message))
         } else {
@@ -98,10 +98,10 @@ async fn pass(session: &Session, program: &str, shared: &Shared) -> Result<u64, 
     Ok(replayed)
 }
 
-fn goes_on(message: &Message, shared: &Shared) -> bool {
+fn goes_on(message: &Message, ledger: &SharedLedger) -> bool {
     let reason = message.headers.text(header::REASON).and_then(Reason::parse);
     let run = message.headers.run();
-    reason == Some(Reason::Rejected) && run.is_ok_and(|run| shared.is_open(&run))
+    reason == Some(Reason::Rejected) && run.is_ok_and(|run| ledger.is_open(&run))
 }
 
 /// The message as it was before it was put into quarantine; its history stays.

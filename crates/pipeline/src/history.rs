@@ -1,7 +1,7 @@
 //! Reading what the ledger says: the records of runs that have ended, then the receipts that no record covers.
 
 use batch::{Receipt, RunId, header};
-use ledger::{Ledger, Record, RunState};
+use ledger::{Ledger, RunRecord, RunState};
 
 use crate::broker::{Broker, BrokerError, StreamConsumer};
 use crate::names;
@@ -95,13 +95,12 @@ impl Opening {
             refused: 0,
             first: None,
         };
-        let read =
-            broker.read_stream_from(names::RUNS, 0, |_, message| {
-                match Record::from_message(&message) {
-                    Ok(record) => opening.ledger.take_record(record),
-                    Err(invalid) => opening.refuse(invalid),
-                }
-            });
+        let read = broker.read_stream_from(names::RUNS, 0, |_, message| {
+            match RunRecord::from_message(&message) {
+                Ok(record) => opening.ledger.take_record(record),
+                Err(invalid) => opening.refuse(invalid),
+            }
+        });
         match read.await {
             // A pipeline without a persister has no records.
             Err(BrokerError::NotFound { .. }) => {}

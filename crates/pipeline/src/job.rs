@@ -100,6 +100,7 @@ impl Job {
             what: what.to_owned(),
             r#where: at.to_owned(),
             times: 1,
+            first_ms: None,
         }
     }
 }

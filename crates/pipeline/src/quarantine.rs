@@ -78,10 +78,9 @@ impl Quarantined {
         }
     }
 
-    /// When the first failure in its history happened, in milliseconds since the epoch. Of one that
-    /// was repeated, the latest time is known.
+    /// When the first failure in its history happened, in milliseconds since the epoch.
     pub fn first_failed_ms(&self) -> Option<i64> {
-        self.history.iter().map(|failure| failure.when_ms).min()
+        self.history.iter().map(Failure::first_ms).min()
     }
 
     /// When the last failure in its history happened, in milliseconds since the epoch.
@@ -240,11 +239,11 @@ mod tests {
     #[test]
     fn what_a_program_wrote_is_read_back() {
         let id = BatchId {
-            task: TaskHash::of([b"t".as_slice()]),
+            task: TaskHash::new([b"t".as_slice()]),
             attempt: 2,
             sequence: 3,
         };
-        let mut headers = Headers::of_batch(&"r-1".parse().unwrap(), id, 0, 17);
+        let mut headers = Headers::for_batch(&"r-1".parse().unwrap(), id, 0, 17);
         headers.set(header::REASON, Reason::RefusedRows.as_str());
         for (when_ms, what) in [(20, "refused"), (10, "timed out")] {
             headers.add_failure(Failure {
@@ -254,6 +253,7 @@ mod tests {
                 what: what.into(),
                 r#where: String::new(),
                 times: 1,
+                first_ms: None,
             });
         }
         let read = quarantined(headers, None);

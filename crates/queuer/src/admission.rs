@@ -67,12 +67,12 @@ pub fn admit(
         return Err(AdmissionError::Unfinished {
             pipeline: pipeline.to_owned(),
             run: run.run().clone(),
-            progress: run.progress().summary(),
+            progress: ledger::Progress::new(run).summary(),
         });
     }
     if let (Some(run), None) = (force, &abandon) {
         let why = match ledger.progress(run) {
-            Some(progress) => format!("it is {}", progress.state),
+            Some(progress) => format!("it is {}", progress.status),
             None => "the ledger knows no such run".to_owned(),
         };
         let run = run.clone();
@@ -119,7 +119,7 @@ pub fn run_scope(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use batch::{Fact, Receipt};
+    use batch::{Fact, Receipt, Started};
 
     const HOUR: i64 = 3_600_000;
     const NOW: i64 = 1_767_323_045_678;
@@ -139,7 +139,7 @@ mod tests {
                     fact,
                 });
             };
-            apply(Fact::Started {
+            apply(Fact::Started(Started {
                 pipeline: "direct".into(),
                 mode: RunMode::Full,
                 until_ms: *until_ms,
@@ -149,7 +149,7 @@ mod tests {
                 source: String::new(),
                 nonce: String::new(),
                 run_plan: None,
-            });
+            }));
             if let Some(tasks) = *tasks {
                 apply(Fact::Manifest {
                     tasks,

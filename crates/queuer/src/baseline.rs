@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use batch::{Column, RunId, RunMode, TaskHash};
-use ledger::{Ledger, Progress, Started};
+use batch::{Column, RunId, RunMode, Started, TaskHash};
+use ledger::{Ledger, Progress};
 
 /// Skipped runs that are named one by one; there may be hundreds of partial ones.
 const NAMED: usize = 3;
@@ -47,7 +47,7 @@ pub(crate) fn source_fingerprint(
     let all = key.iter().chain(columns).chain([changed]);
     let all = all.flat_map(|column| [column.name.as_bytes(), column.r#type.as_bytes()]);
     let parts = [database.as_bytes(), table.as_bytes(), &count[..]];
-    TaskHash::of(parts.into_iter().chain(all)).to_string()
+    TaskHash::new(parts.into_iter().chain(all)).to_string()
 }
 
 /// Where an incremental run begins: the oldest watermark of its stores, so that what one of them missed is sent
@@ -162,11 +162,11 @@ impl Baseline {
 /// What the store lacks of the run.
 fn missing(run: &Progress, store: &str) -> Option<String> {
     if store.is_empty() {
-        let incomplete = (!run.state.is_complete()).then(|| format!("it was {}", run.state));
+        let incomplete = (!run.status.is_complete()).then(|| format!("it was {}", run.status));
         return incomplete.or_else(|| run.gap.clone());
     }
     match run.stores.iter().find(|known| known.store == store) {
-        Some(known) if known.closed => known.gap.clone(),
+        Some(known) if known.complete => known.gap.clone(),
         _ => Some(format!("it did not pass in {store}")),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use batch::{Fact, Receipt, RunId};
+use batch::{Fact, Receipt, RunId, Started};
 use ledger::Ledger;
 use pipeline::{ProducerError, Program, history};
 
@@ -31,7 +31,7 @@ impl FirstSeen {
         if self.runs.last() != Some(&receipt.run) && !self.runs.contains(&receipt.run) {
             self.runs.push(receipt.run.clone());
         }
-        if let Fact::Started { nonce, .. } = &receipt.fact {
+        if let Fact::Started(Started { nonce, .. }) = &receipt.fact {
             let run = receipt.run.clone();
             self.nonces.entry(run).or_insert_with(|| nonce.clone());
         }
@@ -58,7 +58,7 @@ mod tests {
         Receipt {
             run: run.parse().unwrap(),
             at_ms,
-            fact: Fact::Started {
+            fact: Fact::Started(Started {
                 pipeline: "direct".into(),
                 mode: RunMode::Full,
                 until_ms: 1,
@@ -68,7 +68,7 @@ mod tests {
                 source: "s".into(),
                 nonce: nonce.into(),
                 run_plan: None,
-            },
+            }),
         }
     }
 

@@ -1,7 +1,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use batch::{Fact, RunId, RunPlan};
+use batch::{Fact, RunId, RunPlan, Started};
 use pipeline::broker::{Confirm, Publication};
 use pipeline::{Producer, ProducerError, Program, receipt};
 
@@ -62,7 +62,7 @@ impl RunPublisher<'_> {
         tracing::info!(run = %plan.run, reads, because, partial = plan.partial, "starting");
         let nonce = format!("{:016x}", RandomState::new().hash_one(&plan.run));
         let run_plan = self.downstream.run_plan.clone();
-        let started = Fact::Started {
+        let started = Fact::Started(Started {
             pipeline: self.downstream.pipeline.clone(),
             mode: plan.read.mode,
             until_ms: plan.read.until_ms,
@@ -75,7 +75,7 @@ impl RunPublisher<'_> {
                 overrides: self.gates.iter().cloned().collect(),
                 ..run_plan
             }),
-        };
+        });
         self.publish_receipt(&plan.run, started).await?;
         let (ledger, seen) = FirstSeen::read(self.program).await?;
         if ledger.record(&plan.run).is_some() {

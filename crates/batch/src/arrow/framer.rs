@@ -76,7 +76,7 @@ impl Framer {
             let Some(message) = self.next_message()? else {
                 return Ok(None);
             };
-            if let Some(frame) = self.judge(message)? {
+            if let Some(frame) = self.check(message)? {
                 return Ok(Some(frame));
             }
         }
@@ -177,7 +177,7 @@ impl Framer {
         Ok(Some((self.take(whole), metadata)))
     }
 
-    fn judge(&mut self, (bytes, metadata): (Bytes, usize)) -> Result<Option<Frame>, Invalid> {
+    fn check(&mut self, (bytes, metadata): (Bytes, usize)) -> Result<Option<Frame>, Invalid> {
         let not_readable = |what: String| Invalid::new(Reason::NotReadable, what);
         let metadata = 8..8 + metadata;
         let message = root_of(&bytes[metadata.clone()])

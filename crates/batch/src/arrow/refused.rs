@@ -17,8 +17,8 @@ pub fn body_of_refused(
     rows: &RecordBatch,
     refused: &BTreeMap<usize, String>,
 ) -> Result<Bytes, Invalid> {
-    let places = UInt64Array::from_iter_values(refused.keys().map(|row| *row as u64));
-    let taken = take_record_batch(rows, &places).map_err(unusable)?;
+    let positions = UInt64Array::from_iter_values(refused.keys().map(|row| *row as u64));
+    let taken = take_record_batch(rows, &positions).map_err(unusable)?;
     let reasons = StringArray::from_iter_values(refused.values());
     let reasons: ArrayRef = Arc::new(BinaryArray::from(reasons));
     let kept =

@@ -39,6 +39,22 @@ fn frames_of_several_bodies_join_into_one() {
     let joined = join_contiguous(&a.schema_bytes, a.frames.iter().chain(&b.frames));
     let stream = Stream::parse(&joined, &Limits::default()).unwrap();
     assert_eq!((stream.frames.len(), stream.rows()), (2, 15));
+    let all = stream.decode_all().unwrap();
+    let keywords = all.column(0).as_any().downcast_ref::<BinaryArray>();
+    assert_eq!(
+        (all.num_rows(), keywords.unwrap().value(14)),
+        (15, &b"keyword 4"[..])
+    );
+}
+
+#[test]
+fn a_body_without_a_record_batch_decodes_to_no_rows() {
+    let (schema, _) = sample(0);
+    let empty = encode(&schema, &[]).unwrap();
+    let rows = Stream::parse(&empty, &Limits::default())
+        .unwrap()
+        .decode_all();
+    assert_eq!(rows.unwrap().num_rows(), 0);
 }
 
 #[test]
@@ -127,7 +143,7 @@ proptest! {
 }
 
 /// Each byte of a body, changed in each bit and in some at once: 33 at one place makes a length that arrow's
-/// decoder asserts instead of judging.
+/// decoder asserts instead of checking.
 #[test]
 fn flipped_bytes_never_harm() {
     let body = body(10);

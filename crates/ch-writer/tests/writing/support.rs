@@ -158,12 +158,12 @@ impl Tables {
 pub fn batch_message(sequence: u32, body: Bytes) -> Message {
     let run: RunId = "direct-20260102T030405678Z".parse().unwrap();
     let id = BatchId {
-        task: TaskHash::of([b"task".as_slice()]),
+        task: TaskHash::new([b"task".as_slice()]),
         attempt: 1,
         sequence,
     };
     let rows = Stream::parse(&body, &Limits::default()).unwrap().rows();
-    Message::new(Headers::of_batch(&run, id, 0, rows), body)
+    Message::new(Headers::for_batch(&run, id, 0, rows), body)
 }
 
 /// What became of one message.

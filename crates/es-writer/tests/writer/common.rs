@@ -70,11 +70,11 @@ pub fn batch(rows: &[Row]) -> Message {
 pub fn headers(rows: u64) -> Headers {
     let run: RunId = "direct-20260102T030405678Z".parse().unwrap();
     let id = BatchId {
-        task: TaskHash::of([b"t".as_slice()]),
+        task: TaskHash::new([b"t".as_slice()]),
         attempt: 1,
         sequence: 0,
     };
-    Headers::of_batch(&run, id, 1, rows)
+    Headers::for_batch(&run, id, 1, rows)
 }
 
 /// A program that writes to the Elasticsearch at `url`: to `all` every row, to `lite` those of volume 10 and more.

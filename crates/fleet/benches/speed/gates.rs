@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use batch::{Fact, Message, Receipt, RunId, RunPlan};
+use batch::{Fact, Message, Receipt, RunId, RunPlan, Started};
 use pipeline::broker::{Broker, RabbitMq, StreamConsumer};
 use pipeline::{history, names};
 use testkit::{Fleet, VirtualHost, repository, unique};
@@ -107,7 +107,7 @@ fn judged(run: &RunId, count: u32) -> Vec<Message> {
     let change = |message: Message| {
         let mut receipt = Receipt::from_message(&message).expect("a receipt");
         receipt.at_ms = now_ms;
-        if let Fact::Started { run_plan, .. } = &mut receipt.fact {
+        if let Fact::Started(Started { run_plan, .. }) = &mut receipt.fact {
             *run_plan = Some(RunPlan::default());
         }
         receipt.to_message()

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use batch::{BatchId, Fact, Message, Reason, Receipt, Rows, RunId, RunMode, RunPlan, TaskHash};
+use batch::{
+    BatchId, Fact, Message, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Started, TaskHash,
+};
 use ledger::{Ledger, RunState};
 use pipeline::broker::{Broker, Publication, RabbitMq};
 use pipeline::{history, names};
@@ -44,7 +46,7 @@ fn fold(messages: &[Message]) -> f64 {
     assert!(
         refused.is_empty() && run.is_complete(),
         "{}",
-        run.progress().summary()
+        ledger::Progress::new(run).summary()
     );
     messages.len() as f64 / seconds
 }
@@ -116,7 +118,7 @@ pub fn messages(run: &RunId, count: u32) -> Vec<Message> {
     const BATCHES: u32 = 20;
     let tasks = (count - 2) / (1 + 2 * BATCHES);
     let mut facts = vec![
-        Fact::Started {
+        Fact::Started(Started {
             pipeline: "direct".into(),
             mode: RunMode::Full,
             until_ms: 1_767_323_045_000,
@@ -126,14 +128,14 @@ pub fn messages(run: &RunId, count: u32) -> Vec<Message> {
             source: "5f2c".into(),
             nonce: String::new(),
             run_plan: None::<RunPlan>,
-        },
+        }),
         Fact::Manifest {
             tasks: tasks.into(),
             estimated_rows: u64::from(count) * 1000,
         },
     ];
     for n in 0..tasks {
-        let task = TaskHash::of([&n.to_le_bytes()[..]]);
+        let task = TaskHash::new([&n.to_le_bytes()[..]]);
         for sequence in 0..BATCHES {
             let batch = BatchId {
                 task,

@@ -104,15 +104,15 @@ impl Line {
             worker.terminate(GRACE);
         }
         assert_eq!(run.rows_fetched, self.stack.hub.rows, "{}", run.summary());
-        if run.state.is_unfinished() {
+        if run.status.is_unfinished() {
             // No persister runs here, and the next run would wait for a decision.
             let over = ["runs", "abandon", run.run.as_str(), "--reason", "measured"];
             self.stack.fleet.run(&over);
         }
-        let started = run.started.expect("a complete run has started");
+        let started_ms = run.started_ms.expect("a complete run has started");
         Cycle {
             rows: run.rows_fetched,
-            seconds: (run.latest_ms - started.at_ms) as f64 / 1000.0,
+            seconds: (run.latest_ms - started_ms) as f64 / 1000.0,
             usage,
         }
     }
@@ -137,18 +137,16 @@ impl Line {
         let broker = RabbitMq::new(self.stack.host.url()).expect("an AMQP address");
         let following = history::follow(&Broker::RabbitMq(broker)).await;
         let (mut ledger, mut follower) = following.expect("the ledger can be read");
-        let latest = ledger
-            .runs()
-            .max_by_key(|run| run.started().map(|s| s.at_ms));
+        let latest = ledger.runs().max_by_key(|run| run.started_ms());
         let name = latest.expect("a run was published").run().clone();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let run = ledger.run(&name).expect("it is known");
             if run.is_complete() {
-                return run.progress();
+                return Progress::new(run);
             }
             let next = tokio::time::timeout_at(deadline, follower.next()).await;
-            let next = next.unwrap_or_else(|_| panic!("{}", run.progress().summary()));
+            let next = next.unwrap_or_else(|_| panic!("{}", Progress::new(run).summary()));
             let (place, message) = next.expect("the ledger can be followed");
             let receipt = Receipt::from_message(&message).expect("a receipt of this release");
             ledger.apply_at(place, &receipt);

@@ -154,7 +154,10 @@ fn declare(host: &VirtualHost) {
 
 async fn fill(broker: &Broker, bytes: usize, messages: usize) {
     let session = broker.connect("bench").await.expect("the broker is there");
-    let headers = batch::Headers::of_run(&"bench-1".parse().expect("a name of a run"));
+    let headers = batch::Headers::for_run(
+        &"bench-1".parse().expect("a name of a run"),
+        batch::MessageKind::Batch,
+    );
     let message = batch::Message::new(headers, vec![b'x'; bytes]);
     let mut confirms = Vec::with_capacity(messages);
     for _ in 0..messages {

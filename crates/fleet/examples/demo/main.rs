@@ -119,7 +119,7 @@ impl Demo {
         let before = self.latest();
         if let Some(run) = before.as_ref().filter(|run| is_unfinished(run)) {
             let name = name_of(run);
-            if run["state"] == "planning" {
+            if run["status"] == "planning" {
                 // Its queuer was killed: the rest of its tasks will never come.
                 publish.extend(["--force", name]);
             } else {
@@ -190,7 +190,7 @@ fn name_of(run: &Value) -> &str {
 fn is_unfinished(run: &Value) -> bool {
     ["planning", "running", "restarting"]
         .iter()
-        .any(|state| run["state"] == *state)
+        .any(|state| run["status"] == *state)
 }
 
 fn say(text: &str) {

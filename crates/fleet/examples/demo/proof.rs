@@ -79,7 +79,7 @@ impl Demo {
         }
         println!(
             "state of the run     {}",
-            run["state"].as_str().unwrap_or("unknown")
+            run["status"].as_str().unwrap_or("unknown")
         );
         println!("time                 {}", duration(elapsed));
         println!();
@@ -109,7 +109,7 @@ impl Demo {
                 probed.most_down
             );
         }
-        let complete = run["state"]
+        let complete = run["status"]
             .as_str()
             .is_some_and(|state| state.starts_with("complete"));
         let answered = probed

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use batch::{Decision, RunId, Stage};
 use comfy_table::Cell;
-use ledger::{Ledger, Progress, State};
+use ledger::{Ledger, Progress, RunStatus};
 use pipeline::broker::{Broker, BrokerError, RabbitMq};
 use pipeline::history;
 use serde_json::json;
@@ -155,7 +155,7 @@ async fn list(
     } else {
         let headers = [
             "run",
-            "state",
+            "status",
             "began (UTC)",
             "took",
             "tasks",
@@ -167,7 +167,7 @@ async fn list(
         let rows = runs.iter().zip(skews).map(|(run, skew)| {
             [
                 Cell::new(run.run.as_str()),
-                state(run.state, output),
+                status(run.status, output),
                 Cell::new(time(begun_ms(run))),
                 Cell::new(took(run)),
                 Cell::new(tasks(run)),
@@ -191,8 +191,8 @@ fn skews(runs: &[Progress]) -> Vec<Option<i64>> {
         let started = run.started.as_ref()?;
         let watermarks = watermarks.entry(&started.pipeline).or_default();
         if !started.partial {
-            let closed = run.stores.iter().filter(|store| store.closed);
-            watermarks.extend(closed.map(|store| (store.store.as_str(), started.until_ms)));
+            let complete = run.stores.iter().filter(|store| store.complete);
+            watermarks.extend(complete.map(|store| (store.store.as_str(), started.until_ms)));
         }
         let ends: Option<Vec<i64>> = (started.stores.iter())
             .map(|store| watermarks.get(store.as_str()).copied())
@@ -248,9 +248,7 @@ fn find(ledger: &Ledger, name: &str) -> anyhow::Result<Progress> {
 }
 
 fn begun_ms(run: &Progress) -> i64 {
-    run.started
-        .as_ref()
-        .map_or(run.latest_ms, |started| started.at_ms)
+    run.started_ms.unwrap_or(run.latest_ms)
 }
 
 /// Milliseconds from the first receipt to the latest.
@@ -302,14 +300,14 @@ fn shares(run: &Progress) -> String {
     run.stores.iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
-fn state(state: State, output: Output) -> Cell {
-    let tone = match state {
-        State::Complete => Tone::Good,
-        State::CompleteWithQuarantine | State::Abandoned => Tone::Warning,
-        State::Rejected => Tone::Bad,
-        State::Planning | State::Running | State::Restarting => {
-            return Cell::new(state.to_string());
+fn status(status: RunStatus, output: Output) -> Cell {
+    let tone = match status {
+        RunStatus::Complete => Tone::Good,
+        RunStatus::CompleteWithQuarantine | RunStatus::Abandoned => Tone::Warning,
+        RunStatus::Rejected => Tone::Bad,
+        RunStatus::Planning | RunStatus::Running | RunStatus::Restarting => {
+            return Cell::new(status.to_string());
         }
     };
-    output.cell(tone, state.to_string())
+    output.cell(tone, status.to_string())
 }

@@ -24,6 +24,7 @@ fn failure(who: &str, minutes: i64, times: u32, at: &str, what: &str) -> Failure
         what: what.into(),
         r#where: at.into(),
         times,
+        first_ms: None,
     }
 }
 
@@ -44,11 +45,11 @@ fn quarantined(
 /// Headers of batch `n` of a task.
 fn of_batch(n: u32, rows: u64) -> Headers {
     let id = BatchId {
-        task: TaskHash::of([b"task".as_slice()]),
+        task: TaskHash::new([b"task".as_slice()]),
         attempt: 1,
         sequence: n,
     };
-    Headers::of_batch(&RUN.parse().unwrap(), id, 0, rows)
+    Headers::for_batch(&RUN.parse().unwrap(), id, 0, rows)
 }
 
 /// Rows that a store refused, their keywords as bad as keywords get.
@@ -351,7 +352,7 @@ fn a_message_is_shown_with_all_that_is_known_of_it() {
 fn messages_are_found_by_their_task_and_saved() {
     let bench = Bench::new();
     bench.fill();
-    let task = TaskHash::of([b"task".as_slice()]).to_string();
+    let task = TaskHash::new([b"task".as_slice()]).to_string();
     let found = bench.show(&["es-writer", "--task", &task, "--rows", "0"]);
     found.must_be("quarantine-show-of-task.txt");
     let none = bench.show(&["fetcher", "--task", "0000000000000000"]);

@@ -1,7 +1,8 @@
 //! `fleet runs`: what is drawn of a run, and what an operator decides, on a real ledger.
 
 use batch::{
-    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, TaskHash,
+    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, Started,
+    TaskHash,
 };
 use pipeline::broker::{Broker, Confirm, Publication, RabbitMq};
 use testkit::VirtualHost;
@@ -59,7 +60,7 @@ impl Runs {
 
 /// A run that ClickHouse has, and of which Elasticsearch refused too much.
 fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
-    let task = TaskHash::of([b"t".as_slice()]);
+    let task = TaskHash::new([b"t".as_slice()]);
     let stored = |store: &str, [stored, quarantined]: [u64; 2]| Fact::Stored {
         store: store.into(),
         batch: BatchId {
@@ -90,7 +91,7 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
         _ => Decision::Rejected,
     };
     vec![
-        Fact::Started {
+        Fact::Started(Started {
             pipeline: "direct".into(),
             mode: RunMode::Full,
             until_ms: AT + hours * 3_600_000,
@@ -104,7 +105,7 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
                 serp: true,
                 overrides: [("max_failed_task_ratio".into(), "0.2".into())].into(),
             }),
-        },
+        }),
         Fact::Manifest {
             tasks: 1,
             estimated_rows: 1000,

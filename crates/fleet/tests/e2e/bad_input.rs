@@ -8,11 +8,11 @@ use crate::support::*;
 
 fn headers(shard: u32, rows: u64) -> Headers {
     let id = BatchId {
-        task: TaskHash::of([b"bad input".as_slice()]),
+        task: TaskHash::new([b"bad input".as_slice()]),
         attempt: 1,
         sequence: 0,
     };
-    Headers::of_batch(&"bad-1".parse().unwrap(), id, shard, rows)
+    Headers::for_batch(&"bad-1".parse().unwrap(), id, shard, rows)
 }
 
 /// A batch as a fetcher sends it, taken from the queue of a store that is not at work.

@@ -230,7 +230,7 @@ fn a_run_is_refused_while_another_is_unfinished_and_forced_by_name() {
 
     let second = publish(&stack, &["--force", &first]);
     assert_ne!(first, second);
-    assert_eq!(progress(&stack, &first)["state"], "abandoned");
+    assert_eq!(progress(&stack, &first)["status"], "abandoned");
     let _workers = start_workers(&stack);
     complete(&stack, &second);
     assert_stores_agree(&stack);

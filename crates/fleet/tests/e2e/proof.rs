@@ -191,7 +191,7 @@ fn persister_dict_refresher_and_serp_restarter_killed_again_and_again_lose_no_st
     let mut closers = CLOSERS.map(|closer| stack.fleet.start(closer));
     let is_over = || {
         !matches!(
-            progress(stack, &run)["state"].as_str(),
+            progress(stack, &run)["status"].as_str(),
             Some("planning" | "running")
         )
     };
@@ -257,7 +257,7 @@ fn a_rejected_run_touches_no_store_and_its_batches_go_on_when_it_is_approved() {
         .collect::<Vec<_>>();
     // Nobody fetches before the deadline.
     let run = publish(&stack, &["--gate", "deadline_seconds=2"]);
-    let rejected = eventually(|| progress(&stack, &run)["state"] == "rejected");
+    let rejected = eventually(|| progress(&stack, &run)["status"] == "rejected");
     assert!(rejected, "{:#}", progress(&stack, &run));
     let _fetcher = stack.fleet.start("fetcher");
     let held = || -> u64 {
@@ -341,7 +341,7 @@ fn what_one_store_missed_is_sent_again_and_the_other_has_it_already() {
             "es-writer.max_rejected_row_ratio=0.0001",
         ],
     );
-    let rejected = eventually(|| progress(&stack, &second)["state"] == "rejected");
+    let rejected = eventually(|| progress(&stack, &second)["status"] == "rejected");
     let last = progress(&stack, &second);
     assert!(rejected, "{last:#}");
     assert_eq!(stage(&last, "es-writer")["status"], "rejected");

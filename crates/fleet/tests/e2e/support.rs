@@ -69,7 +69,7 @@ pub fn progress(stack: &Stack, run: &str) -> Value {
 pub fn complete(stack: &Stack, run: &str) -> Value {
     let progress = || progress(stack, run);
     let done = eventually(|| {
-        progress()["state"]
+        progress()["status"]
             .as_str()
             .is_some_and(|s| s.starts_with("complete"))
     });

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use batch::{Decision, Fact, Receipt, RunMode, Stage};
-use ledger::{GateRules, RunState, State, Status, evaluate_gates};
+use batch::{Decision, Fact, Receipt, RunMode, Stage, Started};
+use ledger::{GateRules, Progress, RunState, RunStatus, StageStatus, evaluate_gates};
 
 use crate::receipts::*;
 
@@ -31,12 +31,12 @@ fn es() -> Stage {
 }
 
 /// Carries out what is due, as the persister does, until nothing is.
-fn settle(state: &mut RunState, now_ms: i64) {
+fn evaluate(state: &mut RunState, now_ms: i64) {
     loop {
         let due = evaluate_gates(state, &rules(), now_ms);
         for gate_decision in &due {
             let operator_decisions = state.operator_decisions();
-            let mut receipt = judged(
+            let mut receipt = gate_decided(
                 gate_decision.stage.clone(),
                 gate_decision.decision,
                 operator_decisions,
@@ -62,7 +62,7 @@ fn fetching(planned: u8, fetched_tasks: u8, given_up_tasks: u8) -> RunState {
 }
 
 fn decision(state: &mut RunState, stage: &Stage, now_ms: i64) -> Option<(Decision, String)> {
-    settle(state, now_ms);
+    evaluate(state, now_ms);
     let outcome = state.outcome(stage)?;
     Some((outcome.decision, outcome.why))
 }
@@ -72,7 +72,7 @@ fn stage_decision(state: &mut RunState, stage: &Stage) -> Option<Decision> {
 }
 
 #[test]
-fn nothing_is_judged_before_the_manifest_says_how_many_tasks_there_are() {
+fn nothing_is_decided_before_the_manifest_says_how_many_tasks_there_are() {
     let mut state = fold(&[gated_run(&["es"]), fetched(1, 1, 1, 5)]);
     assert_eq!(evaluate_gates(&state, &rules(), SOON), []);
     state.apply(&manifest(1));
@@ -83,7 +83,7 @@ fn nothing_is_judged_before_the_manifest_says_how_many_tasks_there_are() {
 }
 
 #[test]
-fn a_run_of_which_a_task_is_still_out_is_not_judged_however_many_are_in() {
+fn a_run_of_which_a_task_is_still_out_is_not_decided_however_many_are_in() {
     let mut state = fetching(10, 9, 0);
     assert_eq!(stage_decision(&mut state, &Stage::Fetch), None);
     state.apply(&fetched(9, 1, 1, 100));
@@ -109,7 +109,7 @@ fn one_failed_task_of_ten_is_at_the_limit_and_rejects_and_one_of_eleven_is_below
 fn nine_tasks_of_ten_close_a_run_that_may_lose_more_than_one_and_eight_reject_it() {
     let with_rule = |fetched_tasks: u8, given_up_tasks: u8| {
         let mut begun = gated_run(&["es"]);
-        if let Fact::Started { run_plan, .. } = &mut begun.fact {
+        if let Fact::Started(Started { run_plan, .. }) = &mut begun.fact {
             let rule = ("max_failed_task_ratio".to_owned(), "0.2".to_owned());
             run_plan.as_mut().unwrap().overrides = BTreeMap::from([rule]);
         }
@@ -163,14 +163,14 @@ fn an_empty_run_is_rejected() {
         let (decision, why) = decision(&mut state, &Stage::Fetch, SOON).unwrap();
         assert_eq!(decision, Decision::Rejected);
         assert!(why.contains("an empty run"), "{why}");
-        assert_eq!(state.state(), State::Rejected);
+        assert_eq!(state.status(), RunStatus::Rejected);
     }
 }
 
 #[test]
 fn a_run_of_changes_without_any_closes_where_that_is_allowed_and_orders_nothing() {
     let mut begun = gated_run(&["ch"]);
-    if let Fact::Started { mode, .. } = &mut begun.fact {
+    if let Fact::Started(Started { mode, .. }) = &mut begun.fact {
         *mode = RunMode::Since { since_ms: 1 };
     }
     let state = fold(&[begun, manifest(1), fetched(1, 1, 0, 0)]);
@@ -203,16 +203,16 @@ fn a_run_past_its_deadline_is_rejected_with_what_is_missing() {
     let (decision, why) = decision(&mut state, &Stage::Fetch, AFTER_THE_DEADLINE).unwrap();
     assert_eq!(decision, Decision::Rejected);
     assert!(why.contains("past its deadline: 9 of 10"), "{why}");
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
 fn a_run_whose_queuer_died_before_the_manifest_ends_at_its_deadline() {
     let mut state = fold(&[gated_run(&["es"]), fetched(1, 1, 1, 5)]);
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Planning);
-    settle(&mut state, AFTER_THE_DEADLINE);
-    assert_eq!(state.state(), State::Rejected);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Planning);
+    evaluate(&mut state, AFTER_THE_DEADLINE);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_store_closes_only_when_every_row_read_is_stored_unchanged_skipped_or_quaran
         why.contains("100 rows read = 60 stored + 40 unchanged"),
         "{why}"
     );
-    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.status(), RunStatus::Complete);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn ordered_run() -> RunState {
         stored("ch", 0, 1, 0, [100, 0, 0]),
         stored("es", 0, 1, 0, [100, 0, 0]),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0, 1]);
     state.apply(&ordered(&[0, 1]));
     assert_eq!(state.shards_to_order(), [0; 0]);
@@ -288,10 +288,10 @@ fn clickhouse_succeeds_elasticsearch_fails_and_the_dictionary_is_refreshed_all_t
         stored("es", 0, 1, 0, [50, 0, 50]),
         stored("ch", 0, 1, 0, [100, 0, 0]),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Rejected);
     assert_eq!(state.shards_to_order(), [0, 1]);
-    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.status(), RunStatus::Running);
     for receipt in [
         ordered(&[0, 1]),
         applied(0, &["hotdog000"]),
@@ -300,12 +300,12 @@ fn clickhouse_succeeds_elasticsearch_fails_and_the_dictionary_is_refreshed_all_t
     ] {
         state.apply(&receipt);
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Rejected);
-    let stores = state.progress().stores;
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Rejected);
+    let stores = Progress::new(&state).stores;
     let closed: Vec<_> = stores
         .iter()
-        .map(|s| (s.store.as_str(), s.closed))
+        .map(|s| (s.store.as_str(), s.complete))
         .collect();
     assert_eq!(closed, [("ch", true), ("es", false)]);
 }
@@ -319,13 +319,13 @@ fn elasticsearch_succeeds_clickhouse_fails_and_no_dictionary_is_touched() {
         stored("es", 0, 1, 0, [100, 0, 0]),
         stored("ch", 0, 1, 0, [50, 0, 50]),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0; 0]);
     assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Passed);
     for stage in [Stage::Sync, Stage::Dictionary, Stage::Serp] {
         assert_eq!(state.outcome(&stage).unwrap().decision, Decision::Skipped);
     }
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -336,18 +336,20 @@ fn a_rejected_fetch_touches_neither_dictionary_nor_serp() {
         fetched(0, 1, 1, 5),
         given_up(1),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0; 0]);
-    let decisions = state.progress().stages;
-    let skipped = decisions.iter().filter(|s| s.status == Status::Skipped);
+    let decisions = Progress::new(&state).stages;
+    let skipped = decisions
+        .iter()
+        .filter(|s| s.status == StageStatus::Skipped);
     assert_eq!(skipped.count(), 5);
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
 fn a_partial_run_orders_no_dictionary() {
     let mut begun = gated_run(&["ch"]);
-    if let Fact::Started { partial, .. } = &mut begun.fact {
+    if let Fact::Started(Started { partial, .. }) = &mut begun.fact {
         *partial = true;
     }
     let mut state = fold(&[
@@ -356,9 +358,9 @@ fn a_partial_run_orders_no_dictionary() {
         fetched(0, 1, 1, 10),
         stored("ch", 0, 1, 0, [10, 0, 0]),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0; 0]);
-    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.status(), RunStatus::Complete);
 }
 
 #[test]
@@ -366,7 +368,7 @@ fn a_run_is_complete_when_every_node_serves_what_every_shard_has_applied() {
     let mut state = ordered_run();
     let mut expect = |receipt: Receipt, closed: &[Stage]| {
         state.apply(&receipt);
-        settle(&mut state, SOON);
+        evaluate(&mut state, SOON);
         for stage in closed {
             assert_eq!(
                 state.outcome(stage).map(|r| r.decision),
@@ -374,7 +376,7 @@ fn a_run_is_complete_when_every_node_serves_what_every_shard_has_applied() {
                 "{stage} after {receipt:?}"
             );
         }
-        state.state()
+        state.status()
     };
     expect(synced(0), &[]);
     expect(synced(1), &[Stage::Sync]);
@@ -382,12 +384,12 @@ fn a_run_is_complete_when_every_node_serves_what_every_shard_has_applied() {
     expect(restarted("hotdog000"), &[]);
     assert_eq!(
         expect(applied(1, &["hotdog002"]), &[Stage::Dictionary]),
-        State::Restarting
+        RunStatus::Restarting
     );
-    assert_eq!(expect(restarted("hotdog002"), &[]), State::Restarting);
+    assert_eq!(expect(restarted("hotdog002"), &[]), RunStatus::Restarting);
     assert_eq!(
         expect(restarted("hotdog001"), &[Stage::Serp]),
-        State::Complete
+        RunStatus::Complete
     );
 }
 
@@ -403,9 +405,9 @@ fn a_late_replica_is_named_with_how_far_it_is_behind_and_its_shard_is_not_refres
     ] {
         state.apply(&receipt);
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Running);
-    let sync = &state.progress().stages[4];
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Running);
+    let sync = &Progress::new(&state).stages[4];
     assert_eq!(sync.stage, Stage::Sync);
     assert!(
         sync.problems[0].contains("laksa001 is 4200 s behind"),
@@ -415,7 +417,7 @@ fn a_late_replica_is_named_with_how_far_it_is_behind_and_its_shard_is_not_refres
     let mut given_up = order_failed(Stage::Sync, "1", true);
     given_up.at_ms += 1;
     state.apply(&given_up);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(
         state.outcome(&Stage::Sync).unwrap().decision,
         Decision::Rejected
@@ -429,7 +431,7 @@ fn a_late_replica_is_named_with_how_far_it_is_behind_and_its_shard_is_not_refres
         state.outcome(&Stage::Serp).unwrap().decision,
         Decision::Passed
     );
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -452,20 +454,20 @@ fn a_serp_node_that_does_not_come_back_is_no_longer_only_a_line_in_a_log() {
 }
 
 #[test]
-fn orders_that_nobody_answers_end_at_their_deadline() {
+fn orders_without_a_result_end_at_their_deadline() {
     let mut state = ordered_run();
-    settle(&mut state, AFTER_THE_DEADLINE);
+    evaluate(&mut state, AFTER_THE_DEADLINE);
     assert_eq!(
         state.outcome(&Stage::Sync).unwrap().decision,
         Decision::Rejected
     );
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
-fn a_verdict_is_not_changed_by_what_comes_after_it() {
+fn a_decision_is_not_changed_by_what_comes_after_it() {
     let mut state = fetching(10, 9, 0);
-    settle(&mut state, AFTER_THE_DEADLINE);
+    evaluate(&mut state, AFTER_THE_DEADLINE);
     state.apply(&fetched(9, 1, 1, 100));
     assert_eq!(evaluate_gates(&state, &rules(), SOON), []);
     assert_eq!(
@@ -475,7 +477,7 @@ fn a_verdict_is_not_changed_by_what_comes_after_it() {
 }
 
 #[test]
-fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again() {
+fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_evaluated_again() {
     let mut state = fold(&[
         gated_run(&["ch", "es"]),
         manifest(1),
@@ -483,10 +485,10 @@ fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again
         stored("es", 0, 1, 0, [100, 0, 0]),
         stored("ch", 0, 1, 0, [50, 0, 50]),
     ]);
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Rejected);
-    state.apply(&decided(5_000, ch(), Decision::Passed));
-    assert_eq!(state.state(), State::Running);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Rejected);
+    state.apply(&operator_decided(5_000, ch(), Decision::Passed));
+    assert_eq!(state.status(), RunStatus::Running);
     assert_eq!(state.shards_to_order(), [0, 1]);
     let outcome = state.outcome(&ch()).unwrap();
     assert_eq!(
@@ -506,17 +508,17 @@ fn an_approval_stands_above_the_gate_and_what_was_skipped_for_it_is_judged_again
     for receipt in [orders, applied(0, &[]), applied(1, &[])] {
         state.apply(&receipt);
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::CompleteWithQuarantine);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::CompleteWithQuarantine);
 }
 
 #[test]
 fn a_rejection_by_an_operator_ends_what_builds_on_it() {
     let mut state = fetching(10, 5, 0);
-    state.apply(&decided(5_000, Stage::Fetch, Decision::Rejected));
-    settle(&mut state, SOON);
+    state.apply(&operator_decided(5_000, Stage::Fetch, Decision::Rejected));
+    evaluate(&mut state, SOON);
     assert_eq!(state.outcome(&es()).unwrap().decision, Decision::Skipped);
-    assert_eq!(state.state(), State::Rejected);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -550,12 +552,16 @@ fn a_rule_for_one_stage_alone_stands_above_the_rule_for_all() {
 #[test]
 fn a_plan_that_was_approved_without_a_manifest_ends_at_its_next_deadline() {
     let mut state = fold(&[gated_run(&["es"])]);
-    settle(&mut state, AFTER_THE_DEADLINE);
-    state.apply(&decided(AFTER_THE_DEADLINE, Stage::Plan, Decision::Passed));
-    settle(&mut state, AFTER_THE_DEADLINE);
-    assert!(state.state().is_unfinished());
-    settle(&mut state, 2 * AFTER_THE_DEADLINE);
-    assert_eq!(state.state(), State::Rejected);
+    evaluate(&mut state, AFTER_THE_DEADLINE);
+    state.apply(&operator_decided(
+        AFTER_THE_DEADLINE,
+        Stage::Plan,
+        Decision::Passed,
+    ));
+    evaluate(&mut state, AFTER_THE_DEADLINE);
+    assert!(state.status().is_unfinished());
+    evaluate(&mut state, 2 * AFTER_THE_DEADLINE);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -581,11 +587,11 @@ fn who_ordered_and_died_before_he_could_say_so_is_followed_by_one_who_orders_aga
         applied(0, &[]),
         applied(1, &[]),
     ]);
-    settle(&mut state, SOON);
+    evaluate(&mut state, SOON);
     assert_eq!(state.shards_to_order(), [0, 1]);
     state.apply(&ordered(&[0, 1]));
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Complete);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Complete);
 }
 
 #[test]
@@ -596,41 +602,41 @@ fn an_order_that_is_given_up_before_it_was_said_to_be_out_counts_whatever_the_cl
         stale.at_ms = -5;
         state.apply(&stale);
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Rejected);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
-fn what_was_given_up_before_a_decision_asked_for_it_anew_counts_no_more() {
+fn what_was_given_up_before_a_decision_asked_for_it_again_counts_no_more() {
     let mut state = ordered_run();
     for shard in ["0", "1"] {
         state.apply(&order_failed(Stage::Sync, shard, true));
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Rejected);
-    state.apply(&decided(5_000, Stage::Sync, Decision::Passed));
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Running);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Rejected);
+    state.apply(&operator_decided(5_000, Stage::Sync, Decision::Passed));
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Running);
     assert_eq!(state.shards_to_order(), [0, 1]);
 }
 
 #[test]
 fn a_stage_that_was_approved_with_rows_missing_says_that_they_are_left_out() {
     let mut state = fold(&[gated_run(&["es"]), manifest(2), fetched(0, 1, 1, 100)]);
-    state.apply(&decided(1_500, Stage::Fetch, Decision::Passed));
+    state.apply(&operator_decided(1_500, Stage::Fetch, Decision::Passed));
     state.apply(&stored("es", 0, 1, 0, [100, 0, 0]));
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Complete);
-    let progress = state.progress();
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Complete);
+    let progress = Progress::new(&state);
     assert_eq!(
         progress.stores[0].gap.as_deref(),
         Some("tasks not fetched: 1")
     );
     let mut state = fold(&[gated_run(&["es"]), manifest(1), fetched(0, 1, 2, 100)]);
     state.apply(&stored("es", 0, 1, 0, [50, 0, 0]));
-    state.apply(&decided(1_500, es(), Decision::Passed));
-    settle(&mut state, SOON);
-    let left = state.progress().stores[0].gap.clone().unwrap();
+    state.apply(&operator_decided(1_500, es(), Decision::Passed));
+    evaluate(&mut state, SOON);
+    let left = Progress::new(&state).stores[0].gap.clone().unwrap();
     assert!(left.contains("es has not accounted for"), "{left}");
 }
 
@@ -640,11 +646,11 @@ fn a_serp_service_that_takes_longer_than_a_cycle_keeps_no_run_from_beginning() {
     for receipt in [applied(0, &["hotdog000"]), applied(1, &[])] {
         state.apply(&receipt);
     }
-    settle(&mut state, AFTER_THE_DEADLINE);
-    assert_eq!(state.state(), State::Restarting);
-    assert!(!state.state().blocks_the_next() && state.state().is_unfinished());
-    settle(&mut state, 10 * AFTER_THE_DEADLINE);
-    assert_eq!(state.state(), State::Rejected);
+    evaluate(&mut state, AFTER_THE_DEADLINE);
+    assert_eq!(state.status(), RunStatus::Restarting);
+    assert!(!state.status().blocks_the_next() && state.status().is_unfinished());
+    evaluate(&mut state, 10 * AFTER_THE_DEADLINE);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }
 
 #[test]
@@ -656,6 +662,6 @@ fn an_order_that_was_given_up_stays_so_whatever_a_host_with_another_clock_says_o
         fast.at_ms += 500_000;
         state.apply(&fast);
     }
-    settle(&mut state, SOON);
-    assert_eq!(state.state(), State::Rejected);
+    evaluate(&mut state, SOON);
+    assert_eq!(state.status(), RunStatus::Rejected);
 }

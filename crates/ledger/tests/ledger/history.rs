@@ -1,13 +1,13 @@
 //! Ended runs are kept as their records.
 
-use batch::{Decision, Fact, Receipt, RunId, Stage};
-use ledger::{Content, Ledger, Record, RunState, State};
+use batch::{Decision, Fact, Receipt, RunId, Stage, Started};
+use ledger::{Ledger, RecordContent, RunRecord, RunState, RunStatus};
 
 use crate::receipts::*;
 
 fn of_run(end: i64, mut receipt: Receipt) -> Receipt {
     receipt.run = RunId::new("direct", end).unwrap();
-    if let Fact::Started { until_ms, .. } = &mut receipt.fact {
+    if let Fact::Started(Started { until_ms, .. }) = &mut receipt.fact {
         *until_ms = end;
     }
     receipt
@@ -40,7 +40,7 @@ fn an_ended_run_is_known_by_its_record_alone_and_late_receipts_change_nothing() 
     ledger.apply_at(10, &all[3]);
     ledger.apply_at(11, &of_run(10, given_up(2)));
     assert_eq!(*ledger.progress(&run).unwrap(), before);
-    assert_eq!(before.state, State::Complete);
+    assert_eq!(before.status, RunStatus::Complete);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn records_read_back_and_say_from_where_the_ledger_still_has_to_be_read() {
     let run = RunId::new("direct", 10).unwrap();
     let record = ledger.finish(&run).unwrap();
     let mut opened = Ledger::new();
-    opened.take_record(Record::from_message(&record.to_message()).unwrap());
+    opened.take_record(RunRecord::from_message(&record.to_message()).unwrap());
     assert_eq!(opened.resume_offset(), Some(4));
     assert_eq!(opened.ended("direct").len(), 1);
     assert!(opened.knows(&run));
@@ -70,7 +70,7 @@ fn a_decision_after_the_record_opens_the_run_again_and_one_before_it_does_not() 
         ledger.apply_at(offset, receipt);
     }
     let first = ledger.finish(&run).unwrap();
-    let decision = of_run(10, decided(9, Stage::Fetch, Decision::Passed));
+    let decision = of_run(10, operator_decided(9, Stage::Fetch, Decision::Passed));
     ledger.apply_at(6, &decision);
     ledger.apply_at(8, &all[3]);
     assert!(ledger.take_reopened().is_empty());
@@ -80,7 +80,7 @@ fn a_decision_after_the_record_opens_the_run_again_and_one_before_it_does_not() 
     let mut state = RunState::new(run.clone());
     all.iter().chain([&decision]).for_each(|r| state.apply(r));
     let reopened = ledger.reopen(state).unwrap();
-    assert_eq!(reopened.content, Content::Reopened);
+    assert_eq!(reopened.content, RecordContent::Reopened);
     assert!(ledger.run(&run).is_some());
     let mut opened = Ledger::new();
     // In whatever order the records are read.
@@ -97,7 +97,7 @@ fn a_reopened_run_is_read_from_its_first_receipt() {
     let mut ledger = Ledger::new();
     let record = |n: i64, revision, first_offset, content| {
         let run = RunId::new("direct", n).unwrap();
-        Record::new(&run, revision, first_offset, content)
+        RunRecord::new(&run, revision, first_offset, content)
     };
     let mut finished = Ledger::new();
     for (offset, receipt) in (896..).zip(receipts(1)) {
@@ -106,6 +106,6 @@ fn a_reopened_run_is_read_from_its_first_receipt() {
     let run = RunId::new("direct", 1).unwrap();
     ledger.take_record(finished.finish(&run).unwrap());
     assert_eq!(ledger.resume_offset(), Some(900));
-    ledger.take_record(record(2, 2, 300, Content::Reopened));
+    ledger.take_record(record(2, 2, 300, RecordContent::Reopened));
     assert_eq!(ledger.resume_offset(), Some(300));
 }

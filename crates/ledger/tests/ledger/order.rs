@@ -1,7 +1,7 @@
 //! Neither order nor repetition of receipts changes what they say.
 
 use batch::{Decision, Fact, Receipt, Stage};
-use ledger::{GateDecision, Progress, RunState, State, TaskProblem, evaluate_gates};
+use ledger::{GateDecision, Progress, RunState, RunStatus, TaskProblem, evaluate_gates};
 use proptest::prelude::*;
 
 use crate::gates::rules;
@@ -41,8 +41,8 @@ fn any_stage_fact() -> impl Strategy<Value = Receipt> {
     ];
     let both = (stage.clone(), decision);
     prop_oneof![
-        4 => (both.clone(), 0u32..3).prop_map(|((s, v), n)| judged(s, v, n)),
-        1 => (both, 1_000i64..1_003).prop_map(|((s, v), at)| decided(at, s, v)),
+        4 => (both.clone(), 0u32..3).prop_map(|((s, v), n)| gate_decided(s, v, n)),
+        1 => (both, 1_000i64..1_003).prop_map(|((s, v), at)| operator_decided(at, s, v)),
         1 => Just(ordered(&[0, 1])),
         1 => (0u32..2).prop_map(synced),
         1 => (0u32..2, 0u64..3).prop_map(|(shard, s)| late(shard, s)),
@@ -84,10 +84,10 @@ fn answers(
     Vec<u32>,
 ) {
     (
-        state.progress(),
+        Progress::new(state),
         state.problems(),
         state.is_complete(),
-        state.gap(),
+        Progress::new(state).gap,
         evaluate_gates(state, &rules(), 1_500),
         state.shards_to_order(),
     )
@@ -124,14 +124,14 @@ proptest! {
         (receipts, again) in shuffled_and_repeated(whole_run()),
         missing: prop::sample::Index,
     ) {
-        prop_assert_eq!(fold(&again).state(), State::Complete);
+        prop_assert_eq!(fold(&again).status(), RunStatus::Complete);
         let missing = missing.get(&receipts);
         let rest = fold(again.iter().filter(|receipt| *receipt != missing));
-        if let Fact::Started { .. } | Fact::Manifest { .. } = missing.fact {
+        if let Fact::Started(_) | Fact::Manifest { .. } = missing.fact {
             prop_assert!(!rest.is_complete());
         } else {
             // A second attempt may make up for what is missing of the first, but never half of it.
-            let progress = rest.progress();
+            let progress = Progress::new(&rest);
             let read = progress.rows_fetched;
             let closed = progress.stores.iter().all(|s| s.rows_accounted == read);
             prop_assert!(!rest.is_complete() || closed);

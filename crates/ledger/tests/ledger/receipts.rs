@@ -1,7 +1,8 @@
 //! Receipts of one run, in a line each.
 
 use batch::{
-    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, TaskHash,
+    BatchId, Decision, Fact, Reason, Receipt, Rows, RunId, RunMode, RunPlan, Stage, Started,
+    TaskHash,
 };
 use ledger::RunState;
 
@@ -10,7 +11,7 @@ pub fn run_id() -> RunId {
 }
 
 pub fn task(n: u8) -> TaskHash {
-    TaskHash::of([[n].as_slice()])
+    TaskHash::new([[n].as_slice()])
 }
 
 pub fn receipt(fact: Fact) -> Receipt {
@@ -22,7 +23,7 @@ pub fn receipt(fact: Fact) -> Receipt {
 }
 
 pub fn started(stores: &[&str]) -> Receipt {
-    receipt(Fact::Started {
+    receipt(Fact::Started(Started {
         pipeline: "direct".into(),
         mode: RunMode::Full,
         until_ms: 1_000,
@@ -32,13 +33,13 @@ pub fn started(stores: &[&str]) -> Receipt {
         source: "s".into(),
         nonce: String::new(),
         run_plan: None,
-    })
+    }))
 }
 
-/// The beginning of a run that is judged, up to its SERP nodes when it writes to `ch`.
+/// The beginning of a run with gates, up to its SERP nodes when it writes to `ch`.
 pub fn gated_run(stores: &[&str]) -> Receipt {
     let mut started = started(stores);
-    if let Fact::Started { run_plan, .. } = &mut started.fact {
+    if let Fact::Started(Started { run_plan, .. }) = &mut started.fact {
         let has_dictionary = stores.contains(&"ch");
         *run_plan = Some(RunPlan {
             dictionary_after: has_dictionary.then(|| "ch".to_owned()),
@@ -49,7 +50,7 @@ pub fn gated_run(stores: &[&str]) -> Receipt {
     started
 }
 
-pub fn judged(stage: Stage, decision: Decision, operator_decisions: u32) -> Receipt {
+pub fn gate_decided(stage: Stage, decision: Decision, operator_decisions: u32) -> Receipt {
     receipt(Fact::GateDecided {
         stage,
         decision,
@@ -58,7 +59,7 @@ pub fn judged(stage: Stage, decision: Decision, operator_decisions: u32) -> Rece
     })
 }
 
-pub fn decided(at_ms: i64, stage: Stage, decision: Decision) -> Receipt {
+pub fn operator_decided(at_ms: i64, stage: Stage, decision: Decision) -> Receipt {
     let mut receipt = receipt(Fact::OperatorDecided {
         stage,
         decision,

@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use batch::{Fact, Reason, Receipt, RunId, RunMode};
-use ledger::{Ledger, ProblemKind, RunState, State, TaskProblem};
+use batch::{Fact, Reason, Receipt, RunId, RunMode, Started};
+use ledger::{Ledger, ProblemKind, Progress, RunState, RunStatus, TaskProblem};
 
 use crate::receipts::*;
 
 #[test]
 fn a_run_is_complete_only_when_every_store_has_accounted_for_every_row() {
     let mut state = RunState::new(run_id());
-    let mut expect = |receipt: Receipt, wanted: State| {
+    let mut expect = |receipt: Receipt, wanted: RunStatus| {
         state.apply(&receipt);
-        assert_eq!(state.state(), wanted, "after {receipt:?}");
+        assert_eq!(state.status(), wanted, "after {receipt:?}");
     };
-    expect(started(&["ch", "es"]), State::Planning);
-    expect(fetched(1, 1, 2, 15), State::Planning);
-    expect(manifest(2), State::Running);
-    expect(stored("ch", 1, 1, 0, [10, 0, 0]), State::Running);
-    expect(stored("ch", 1, 1, 1, [5, 0, 0]), State::Running);
-    expect(stored("es", 1, 1, 1, [0, 5, 0]), State::Running);
-    expect(stored("es", 1, 1, 0, [10, 0, 0]), State::Running);
-    expect(fetched(2, 1, 0, 0), State::Complete);
+    expect(started(&["ch", "es"]), RunStatus::Planning);
+    expect(fetched(1, 1, 2, 15), RunStatus::Planning);
+    expect(manifest(2), RunStatus::Running);
+    expect(stored("ch", 1, 1, 0, [10, 0, 0]), RunStatus::Running);
+    expect(stored("ch", 1, 1, 1, [5, 0, 0]), RunStatus::Running);
+    expect(stored("es", 1, 1, 1, [0, 5, 0]), RunStatus::Running);
+    expect(stored("es", 1, 1, 0, [10, 0, 0]), RunStatus::Running);
+    expect(fetched(2, 1, 0, 0), RunStatus::Complete);
 }
 
 #[test]
 fn a_run_without_tasks_is_complete_with_its_manifest() {
     assert_eq!(
-        fold(&[started(&["ch"]), manifest(0)]).state(),
-        State::Complete
+        fold(&[started(&["ch"]), manifest(0)]).status(),
+        RunStatus::Complete
     );
 }
 
@@ -36,7 +36,7 @@ fn a_run_without_tasks_is_complete_with_its_manifest() {
 fn a_manifest_alone_proves_nothing_without_the_stores_that_must_answer() {
     let state = fold(&[manifest(1), fetched(1, 1, 1, 5)]);
     assert!(!state.is_complete());
-    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.status(), RunStatus::Running);
 }
 
 #[test]
@@ -46,11 +46,11 @@ fn answers_to_batches_of_an_unknown_task_keep_no_run_open() {
         manifest(1),
         stored("ch", 9, 1, 0, [4, 0, 0]),
     ]);
-    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.status(), RunStatus::Running);
     state.apply(&fetched(1, 1, 1, 10));
     state.apply(&stored("ch", 1, 1, 0, [10, 0, 0]));
-    assert_eq!(state.state(), State::Complete);
-    assert_eq!(state.progress().stores[0].rows.stored, 10);
+    assert_eq!(state.status(), RunStatus::Complete);
+    assert_eq!(Progress::new(&state).stores[0].rows.stored, 10);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn as_many_rows_as_were_read_are_not_enough_while_a_batch_is_missing() {
         fetched(1, 1, 2, 10),
         stored("ch", 1, 1, 0, [10, 0, 0]),
     ];
-    assert_eq!(fold(&receipts).state(), State::Running);
+    assert_eq!(fold(&receipts).status(), RunStatus::Running);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn the_first_success_of_a_task_wins_and_erases_its_failures() {
         failed(1, 2),
         fetched(1, 3, 1, 10),
     ]);
-    let progress = state.progress();
+    let progress = Progress::new(&state);
     assert_eq!((progress.tasks_failed, progress.tasks_fetched), (0, 1));
     assert_eq!(state.problems(), []);
 }
@@ -82,7 +82,7 @@ fn the_first_success_of_a_task_wins_and_erases_its_failures() {
 #[test]
 fn repeated_failures_of_a_task_count_once_and_the_latest_is_told() {
     let state = fold(&[failed(1, 2), failed(1, 1), failed(1, 2)]);
-    assert_eq!(state.progress().tasks_failed, 1);
+    assert_eq!(Progress::new(&state).tasks_failed, 1);
     let error = "attempt 2 timed out".to_owned();
     let problem = ProblemKind::Failed { attempt: 2, error };
     assert_eq!(
@@ -103,7 +103,7 @@ fn batches_of_attempts_that_do_not_count_enter_no_sum() {
         fetched(1, 1, 1, 8),
         stored("ch", 1, 3, 0, [6, 0, 0]),
     ]);
-    let progress = state.progress();
+    let progress = Progress::new(&state);
     assert_eq!(progress.rows_fetched, 8);
     assert_eq!(progress.stores[0].rows.stored, 8);
 }
@@ -120,15 +120,15 @@ fn a_batch_that_was_lost_after_its_attempts_success_is_made_up_for_by_the_next_a
         fetched(1, 2, 2, 20),
         stored("es", 1, 2, 0, [10, 0, 0]),
     ]);
-    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.status(), RunStatus::Running);
     state.apply(&stored("es", 1, 2, 1, [0, 10, 0]));
-    assert_eq!(state.state(), State::Complete);
-    let es = &state.progress().stores[1];
+    assert_eq!(state.status(), RunStatus::Complete);
+    let es = &Progress::new(&state).stores[1];
     assert_eq!((es.rows.stored, es.rows.unchanged, es.batches), (10, 10, 2));
     // Should the lost batch turn up after all, the first attempt counts again.
     state.apply(&stored("es", 1, 1, 0, [10, 0, 0]));
-    assert_eq!(state.progress().stores[1].rows.stored, 20);
-    assert_eq!(state.state(), State::Complete);
+    assert_eq!(Progress::new(&state).stores[1].rows.stored, 20);
+    assert_eq!(state.status(), RunStatus::Complete);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_redelivered_batch_counts_once_and_stays_stored() {
         stored("ch", 1, 1, 0, [10, 0, 0]),
         stored("ch", 1, 1, 0, [0, 10, 0]),
     ]);
-    let store = &state.progress().stores[0];
+    let store = &Progress::new(&state).stores[0];
     assert_eq!((store.rows.stored, store.rows.unchanged), (10, 0));
     assert_eq!((store.batches, store.rows_accounted), (1, 10));
 }
@@ -152,35 +152,35 @@ fn rows_that_were_repaired_leave_quarantine() {
         fetched(1, 1, 1, 10),
         stored("ch", 1, 1, 0, [9, 0, 1]),
     ]);
-    assert_eq!(state.state(), State::CompleteWithQuarantine);
+    assert_eq!(state.status(), RunStatus::CompleteWithQuarantine);
     assert_eq!(
-        state.progress().stores[0].reasons,
+        Progress::new(&state).stores[0].reasons,
         BTreeMap::from([(Reason::RefusedRows, 1)])
     );
     let mut state = state;
     state.apply(&stored("ch", 1, 1, 0, [1, 9, 0]));
-    assert_eq!(state.state(), State::Complete);
-    assert_eq!(state.progress().stores[0].reasons, BTreeMap::new());
+    assert_eq!(state.status(), RunStatus::Complete);
+    assert_eq!(Progress::new(&state).stores[0].reasons, BTreeMap::new());
 }
 
 #[test]
-fn a_task_in_quarantine_settles_until_it_is_replayed() {
+fn a_task_in_quarantine_counts_as_ended_until_it_is_replayed() {
     let mut state = fold(&[started(&["ch"]), manifest(1), failed(1, 1), given_up(1)]);
-    assert_eq!(state.state(), State::CompleteWithQuarantine);
-    assert_eq!(state.progress().tasks_failed, 0);
+    assert_eq!(state.status(), RunStatus::CompleteWithQuarantine);
+    assert_eq!(Progress::new(&state).tasks_failed, 0);
     assert!(matches!(
         state.problems()[0].problem,
         ProblemKind::Quarantined { .. }
     ));
     state.apply(&fetched(1, 2, 1, 3));
-    assert_eq!(state.state(), State::Running);
+    assert_eq!(state.status(), RunStatus::Running);
     state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
-    assert_eq!(state.state(), State::Complete);
+    assert_eq!(state.status(), RunStatus::Complete);
     assert_eq!(state.problems(), []);
 }
 
 #[test]
-fn an_abandoned_run_stands_in_nobodys_way() {
+fn an_abandoned_run_does_not_block_the_next() {
     let mut ledger = Ledger::new();
     ledger.apply(&started(&["ch"]));
     assert_eq!(ledger.unfinished("direct").count(), 1);
@@ -189,7 +189,8 @@ fn an_abandoned_run_stands_in_nobodys_way() {
     ledger.apply(&receipt(Fact::Abandoned { who, why }));
     assert_eq!(ledger.unfinished("direct").count(), 0);
     let run = ledger.run(&run_id()).unwrap();
-    assert_eq!(run.abandoned_by(), Some(("ada", "wrong table")));
+    let abandoned = run.abandoned().unwrap();
+    assert_eq!((&*abandoned.who, &*abandoned.why), ("ada", "wrong table"));
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
                 fact,
             });
         };
-        say(Fact::Started {
+        say(Fact::Started(Started {
             pipeline: "direct".into(),
             mode: RunMode::Full,
             until_ms,
@@ -219,7 +220,7 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
             source: String::new(),
             nonce: String::new(),
             run_plan: None,
-        });
+        }));
         say(Fact::Manifest {
             tasks,
             estimated_rows: 0,
@@ -240,11 +241,11 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
 fn a_run_with_tasks_given_up_leaves_rows_out_until_they_are_fetched() {
     let mut state = fold(&[started(&["ch"]), manifest(1), given_up(1)]);
     assert!(state.is_complete());
-    let why = state.gap().unwrap();
+    let why = Progress::new(&state).gap.unwrap();
     assert!(why.contains("not fetched: 1"), "{why}");
     state.apply(&fetched(1, 2, 1, 3));
     state.apply(&stored("ch", 1, 2, 0, [3, 0, 0]));
-    assert_eq!(state.gap(), None);
+    assert_eq!(Progress::new(&state).gap, None);
 }
 
 #[test]
@@ -252,8 +253,8 @@ fn rows_in_quarantine_are_left_out_unless_the_store_refused_them() {
     let with = |reason| {
         let answer = stored_but(stored("ch", 1, 1, 0, [8, 0, 2]), reason);
         let state = fold(&[started(&["ch"]), manifest(1), fetched(1, 1, 1, 10), answer]);
-        assert_eq!(state.state(), State::CompleteWithQuarantine);
-        state.gap()
+        assert_eq!(state.status(), RunStatus::CompleteWithQuarantine);
+        Progress::new(&state).gap
     };
     assert_eq!(with(Reason::RefusedRows), None);
     for reason in [Reason::TooManyRetries, Reason::MissingTarget] {
@@ -268,12 +269,12 @@ fn a_run_announced_by_two_queuers_with_unlike_plans_is_taken_to_leave_rows_out()
     let mut again = started(&["ch"]);
     again.at_ms += 1;
     state.apply(&again);
-    assert_eq!(state.gap(), None);
-    if let Fact::Started { source, .. } = &mut again.fact {
+    assert_eq!(Progress::new(&state).gap, None);
+    if let Fact::Started(Started { source, .. }) = &mut again.fact {
         "other columns".clone_into(source);
     }
     state.apply(&again);
-    assert!(state.gap().unwrap().contains("two queuers"));
+    assert!(Progress::new(&state).gap.unwrap().contains("two queuers"));
 }
 
 #[test]
@@ -287,7 +288,7 @@ fn what_a_run_left_out_is_said_of_each_of_its_stores() {
         };
         for mut receipt in [started(&["ch"]), manifest(1), last] {
             receipt.run = RunId::new("direct", until_ms).unwrap();
-            if let Fact::Started { until_ms: end, .. } = &mut receipt.fact {
+            if let Fact::Started(Started { until_ms: end, .. }) = &mut receipt.fact {
                 *end = until_ms;
             }
             ledger.apply(&receipt);
@@ -296,7 +297,7 @@ fn what_a_run_left_out_is_said_of_each_of_its_stores() {
     let ended = ledger.ended("direct");
     let left = ended.iter().map(|run| {
         let ch = &run.stores[0];
-        (ch.closed, ch.gap.is_some())
+        (ch.complete, ch.gap.is_some())
     });
     assert_eq!(left.collect::<Vec<_>>(), [(true, true), (true, false)]);
 }
@@ -321,6 +322,6 @@ fn absurd_numbers_do_no_harm() {
         stored("ch", 2, 1, u32::MAX, [max, max, max]),
         stored("ch", 1, u32::MAX, 0, [max, max, max]),
     ]);
-    assert_eq!(state.state(), State::Running);
-    assert!(state.progress().summary().contains("running"));
+    assert_eq!(state.status(), RunStatus::Running);
+    assert!(Progress::new(&state).summary().contains("running"));
 }

@@ -1,5 +1,5 @@
 //! The persister at work, on the broker in memory.
 
-mod holding;
-mod judging;
+mod gates;
+mod release;
 mod support;

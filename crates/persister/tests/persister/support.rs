@@ -5,9 +5,9 @@ use std::time::Duration;
 use app::App;
 use batch::{
     BatchId, Decision, Fact, Headers, Message, Order, Reason, Receipt, Rows, RunId, RunMode,
-    RunPlan, Stage, TaskHash,
+    RunPlan, Stage, Started, TaskHash,
 };
-use ledger::{Ledger, Record};
+use ledger::{Ledger, RunRecord};
 use persister::{GateSettings, PersisterInputs, PersisterSettings};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
 use pipeline::{LoopOptions, Program, RetrySchedule, names};
@@ -49,7 +49,7 @@ pub fn run(n: i64) -> RunId {
 }
 
 pub fn task(n: u32) -> TaskHash {
-    TaskHash::of([&n.to_le_bytes()[..]])
+    TaskHash::new([&n.to_le_bytes()[..]])
 }
 
 impl Scene {
@@ -145,7 +145,7 @@ impl Scene {
                 sequence,
             };
             Message::new(
-                Headers::of_batch(run, id, 0, 10),
+                Headers::for_batch(run, id, 0, 10),
                 format!("{n}/{attempt}/{sequence}"),
             )
         });
@@ -162,13 +162,13 @@ impl Scene {
     /// Decisions of the gates on a run, as they were said.
     pub fn decisions(&self, run: &RunId) -> Vec<(String, Decision)> {
         let facts = self.receipts(run).into_iter();
-        let judged = facts.filter_map(|fact| match fact {
+        let decided = facts.filter_map(|fact| match fact {
             Fact::GateDecided {
                 stage, decision, ..
             } => Some((stage.to_string(), decision)),
             _ => None,
         });
-        judged.collect()
+        decided.collect()
     }
 
     pub fn orders(&self) -> Vec<Order> {
@@ -190,11 +190,11 @@ impl Scene {
         bodies
     }
 
-    /// What whoever opens the ledger now is told.
+    /// What the ledger says to a program that opens it now.
     pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::new();
         for message in self.memory.ready("runs") {
-            ledger.take_record(Record::from_message(&message).unwrap());
+            ledger.take_record(RunRecord::from_message(&message).unwrap());
         }
         let from = ledger.resume_offset().unwrap_or(0);
         for (place, message) in (0..).zip(self.memory.ready("ledger")) {
@@ -231,7 +231,7 @@ pub fn now_ms() -> i64 {
 
 pub fn started(stores: &[&str]) -> Fact {
     let has_dictionary = stores.contains(&"ch");
-    Fact::Started {
+    Fact::Started(Started {
         pipeline: "test".into(),
         mode: RunMode::Full,
         until_ms: 77,
@@ -245,7 +245,7 @@ pub fn started(stores: &[&str]) -> Fact {
             serp: has_dictionary,
             ..RunPlan::default()
         }),
-    }
+    })
 }
 
 pub fn manifest(tasks: u64) -> Fact {

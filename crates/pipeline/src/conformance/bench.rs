@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use app::App;
-use batch::{Headers, Message};
+use batch::{Headers, Message, MessageKind};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -218,7 +218,7 @@ impl Bench {
 }
 
 pub(super) fn numbered(n: usize) -> Message {
-    let mut headers = Headers::of_run(&"conformance-1".parse().unwrap());
+    let mut headers = Headers::for_run(&"conformance-1".parse().unwrap(), MessageKind::Batch);
     headers.set("number", n as i64);
     Message::new(headers, n.to_string())
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use batch::{Fact, Message, Receipt, RunId, RunMode};
-use ledger::{Ledger, Record};
+use batch::{Fact, Message, Receipt, RunId, RunMode, Started};
+use ledger::{Ledger, RunRecord};
 
 use super::bench::{Bench, numbered};
 use crate::broker::StreamConsumer;
@@ -15,7 +15,7 @@ fn run(end: i64) -> RunId {
 
 /// All receipts of a run that is given up.
 fn receipts(end: i64) -> [Receipt; 2] {
-    let started = Fact::Started {
+    let started = Fact::Started(Started {
         pipeline: "direct".into(),
         mode: RunMode::Full,
         until_ms: end,
@@ -25,7 +25,7 @@ fn receipts(end: i64) -> [Receipt; 2] {
         source: String::new(),
         nonce: String::new(),
         run_plan: None,
-    };
+    });
     let abandoned = Fact::Abandoned {
         who: "operator".into(),
         why: "test".into(),
@@ -38,7 +38,7 @@ fn receipts(end: i64) -> [Receipt; 2] {
 }
 
 /// The record of a run whose receipts are the first of the ledger.
-fn record(end: i64) -> Record {
+fn record(end: i64) -> RunRecord {
     let mut ledger = Ledger::new();
     for (offset, receipt) in (0..).zip(receipts(end)) {
         ledger.apply_at(offset, &receipt);

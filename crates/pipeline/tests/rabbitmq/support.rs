@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use app::App;
-use batch::{Headers, Message};
+use batch::{Headers, Message, MessageKind};
 use pipeline::broker::{Acknowledgement, Broker, BrokerError, Confirm, Publication, RabbitMq};
 use pipeline::{
     Job, LoopOptions, Outcome, Program, RetrySchedule, Role, RoleKind, Worker, run_worker,
@@ -159,7 +159,7 @@ pub async fn publish(broker: &Broker, queue: &str, messages: impl IntoIterator<I
 /// Messages numbered from `from` to below `to`, in header and body.
 pub fn numbered(from: usize, to: usize) -> impl Iterator<Item = Message> {
     (from..to).map(|n| {
-        let mut headers = Headers::of_run(&"r-1".parse().unwrap());
+        let mut headers = Headers::for_run(&"r-1".parse().unwrap(), MessageKind::Batch);
         headers.set("number", n as i64);
         Message::new(headers, n.to_string())
     })

@@ -1,5 +1,5 @@
 use super::*;
-use batch::{BatchId, Decision, Fact, Reason, Receipt, Rows, RunMode, RunPlan, Stage};
+use batch::{BatchId, Decision, Fact, Reason, Receipt, Rows, RunMode, RunPlan, Stage, Started};
 
 const NOW: i64 = 1_767_323_045_678;
 
@@ -24,9 +24,9 @@ const RUN: Run = Run {
 /// The baseline of a run for `stores`, 2 shards and the source "same", after `runs` of one task.
 fn after(runs: &[Run], stores: &[&str]) -> Baseline {
     let mut ledger = Ledger::new();
-    let task = TaskHash::of([b"t".as_slice()]);
+    let task = TaskHash::new([b"t".as_slice()]);
     for run in runs {
-        let started = Fact::Started {
+        let started = Fact::Started(Started {
             pipeline: "direct".into(),
             mode: RunMode::Full,
             until_ms: run.end_ms,
@@ -36,7 +36,7 @@ fn after(runs: &[Run], stores: &[&str]) -> Baseline {
             source: run.source.into(),
             nonce: String::new(),
             run_plan: None,
-        };
+        });
         let manifest = Fact::Manifest {
             tasks: 1,
             estimated_rows: 0,
@@ -117,10 +117,10 @@ fn ended(ledger: &mut Ledger, end_ms: i64, passed: [bool; 2]) {
 }
 
 fn ended_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, passed: [bool; 2]) {
-    let task = TaskHash::of([b"t".as_slice()]);
+    let task = TaskHash::new([b"t".as_slice()]);
     let stores = ["ch-writer", "es-writer"];
     let mut facts = vec![
-        Fact::Started {
+        Fact::Started(Started {
             pipeline: "direct".into(),
             mode,
             until_ms: end_ms,
@@ -130,7 +130,7 @@ fn ended_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, passed: [bool; 2]) 
             source: "same".into(),
             nonce: String::new(),
             run_plan: Some(RunPlan::default()),
-        },
+        }),
         Fact::Manifest {
             tasks: 1,
             estimated_rows: 1,

@@ -1,6 +1,6 @@
 //! Plans that are made on the real engine, and read there.
 
-use batch::{Fact, Invalid, ReadPlan, Reason, Receipt, RunMode};
+use batch::{Fact, Invalid, ReadPlan, Reason, Receipt, RunMode, Started};
 use ledger::Ledger;
 use queuer::{History, PlanReport, PlannedRun, Since};
 use stores::clickhouse::{Shard, read};
@@ -34,7 +34,7 @@ fn hub() -> Hub {
 
 /// A ledger with a complete run of what `plan` reads, without tasks, that ended at `until_ms`.
 fn complete(plan: &PlannedRun, until_ms: i64) -> Ledger {
-    let started = Fact::Started {
+    let started = Fact::Started(Started {
         pipeline: "direct".to_owned(),
         mode: RunMode::Full,
         until_ms,
@@ -44,7 +44,7 @@ fn complete(plan: &PlannedRun, until_ms: i64) -> Ledger {
         source: plan.source.clone(),
         nonce: String::new(),
         run_plan: None,
-    };
+    });
     let manifest = Fact::Manifest {
         tasks: 0,
         estimated_rows: 0,

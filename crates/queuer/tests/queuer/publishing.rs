@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use app::App;
-use batch::{Fact, Message, Receipt, RunId, Task};
-use ledger::{Ledger, State};
+use batch::{Fact, Message, Receipt, RunId, Started, Task};
+use ledger::{Ledger, RunStatus};
 use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
 use pipeline::{LoopOptions, Program, RetrySchedule, names};
 use queuer::{AdmissionError, Downstream, Options, Published, QueuerError, QueuerExit, run};
@@ -98,8 +98,8 @@ impl Fleet {
         Ledger::read(&self.broker.ready(names::LEDGER)).0
     }
 
-    fn state(&self, run: &RunId) -> State {
-        self.ledger().run(run).unwrap().state()
+    fn state(&self, run: &RunId) -> RunStatus {
+        self.ledger().run(run).unwrap().status()
     }
 
     fn tasks(&self) -> Vec<Task> {
@@ -154,14 +154,14 @@ async fn a_run_is_announced_then_its_tasks_then_its_manifest() {
     assert!(tasks.iter().all(|task| task.run == published.run));
     let receipts = fleet.receipts();
     assert!(
-        matches!(&receipts[0].fact, Fact::Started { stores, partial: false, .. } if stores.len() == 2)
+        matches!(&receipts[0].fact, Fact::Started(Started { stores, partial: false, .. }) if stores.len() == 2)
     );
     let manifest = Fact::Manifest {
         tasks: published.tasks,
         estimated_rows: 1_200,
     };
     assert_eq!((receipts.len(), &receipts[1].fact), (2, &manifest));
-    assert_eq!(fleet.state(&published.run), State::Running);
+    assert_eq!(fleet.state(&published.run), RunStatus::Running);
 }
 
 #[tokio::test]
@@ -213,8 +213,8 @@ async fn an_unfinished_run_refuses_the_next_one_until_it_is_abandoned_by_name() 
         ..Options::default()
     };
     let second = fleet.publish(&force).await;
-    assert_eq!(fleet.state(&first.run), State::Abandoned);
-    assert_eq!(fleet.state(&second.run), State::Running);
+    assert_eq!(fleet.state(&first.run), RunStatus::Abandoned);
+    assert_eq!(fleet.state(&second.run), RunStatus::Running);
 }
 
 #[tokio::test]
@@ -282,7 +282,7 @@ async fn of_two_queuers_whose_runs_have_one_name_one_publishes_and_the_other_aba
         other => panic!("{other:?}"),
     };
     assert_eq!(fleet.tasks().len() as u64, published.tasks);
-    assert_eq!(fleet.state(&published.run), State::Running);
+    assert_eq!(fleet.state(&published.run), RunStatus::Running);
 }
 
 #[tokio::test]
@@ -319,7 +319,7 @@ async fn a_queuer_that_is_stopped_while_held_back_abandons_its_run() {
     assert!(matches!(finished, Ok(QueuerExit::Stopped)), "{finished:?}");
     assert_eq!(fleet.broker.ready(FETCHER).len(), 1);
     let run = fleet.receipts()[0].run.clone();
-    assert_eq!(fleet.state(&run), State::Abandoned);
+    assert_eq!(fleet.state(&run), RunStatus::Abandoned);
 }
 
 #[tokio::test]

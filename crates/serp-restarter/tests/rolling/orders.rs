@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use app::App;
-use batch::{Command, Fact, Headers, Invalid, Message, Order, Reason, Receipt, Stage};
+use batch::{Command, Fact, Headers, Invalid, Message, MessageKind, Order, Reason, Receipt, Stage};
 use pipeline::broker::{Broker, Memory};
 use pipeline::testing::Sent;
 use pipeline::{Outcome, Worker, names};
@@ -171,7 +171,10 @@ async fn an_order_for_another_host_goes_to_quarantine_by_name() {
     let refresh = order(2, Command::RefreshDictionary);
     let done = process(&node, refresh).await;
     assert_eq!(refused(&done.outcome).reason, Reason::NotReadable);
-    let bytes = Message::new(Headers::of_run(&"r-2".parse().unwrap()), b"x".to_vec());
+    let bytes = Message::new(
+        Headers::for_run(&"r-2".parse().unwrap(), MessageKind::Order),
+        b"x".to_vec(),
+    );
     let done = process(&node, bytes).await;
     assert_eq!(refused(&done.outcome).reason, Reason::NotReadable);
     assert_eq!(node.starts(), [1]);

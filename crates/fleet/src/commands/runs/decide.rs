@@ -1,6 +1,6 @@
 use anyhow::{Context as _, bail};
 use batch::{Decision, Fact, Receipt, RunId, Stage};
-use ledger::{Ledger, Progress, Status};
+use ledger::{Ledger, Progress, StageStatus};
 use pipeline::broker::{Broker, Confirm, Publication};
 use pipeline::{history, names};
 use serde_json::json;
@@ -37,7 +37,7 @@ pub async fn decide(
             stage.as_str()
         );
     }
-    if known.state == ledger::State::Abandoned {
+    if known.status == ledger::RunStatus::Abandoned {
         bail!("run {run} was abandoned: the next run carries what it did not");
     }
     if stage == Stage::Plan && decision == Decision::Passed && known.tasks_planned.is_none() {
@@ -86,7 +86,8 @@ fn warnings(run: &Progress, stage: &Stage, decision: Decision) -> Vec<String> {
     let before = run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage));
     for earlier in before {
         let bad = run.stages.iter().find(|known| {
-            known.stage == earlier && matches!(known.status, Status::Rejected | Status::Skipped)
+            known.stage == earlier
+                && matches!(known.status, StageStatus::Rejected | StageStatus::Skipped)
         });
         if let Some(bad) = bad {
             let status = bad.status;
@@ -108,9 +109,9 @@ pub async fn abandon(
 ) -> anyhow::Result<Exit> {
     let ledger = read(broker).await?;
     let known = known(&ledger, &run)?;
-    let state = known.state;
-    if !state.is_unfinished() {
-        bail!("run {run} stands in nobody's way: it is {state}");
+    let status = known.status;
+    if !status.is_unfinished() {
+        bail!("run {run} stands in nobody's way: it is {status}");
     }
     let (who, why) = because.of();
     let fact = Fact::Abandoned {
@@ -120,7 +121,7 @@ pub async fn abandon(
     say(broker, &known, fact).await?;
     match output.is_json() {
         true => {
-            output.json(&json!({ "run": run, "state": "abandoned", "who": who, "why": why }))?
+            output.json(&json!({ "run": run, "status": "abandoned", "who": who, "why": why }))?
         }
         false => output.line(format!("Run {run} is abandoned, by {who}."))?,
     }

@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use batch::Decision;
 use comfy_table::Cell;
-use ledger::{Progress, StageProgress, Status};
+use ledger::{Progress, StageProgress, StageStatus};
 
 use super::{begun_ms, span, tasks, took, watch};
 use crate::output::{Output, Tone, bytes, number, table, time};
@@ -41,7 +41,7 @@ fn beginning(run: &Progress) -> String {
     });
     let mut lines = vec![
         ("run", run.run.to_string()),
-        ("state", run.state.to_string()),
+        ("status", run.status.to_string()),
         (
             "carries",
             mode.unwrap_or_else(|| "unknown: its beginning is no longer on the ledger".into()),
@@ -63,7 +63,7 @@ fn beginning(run: &Progress) -> String {
         let (at, who, why) = (time(given_up.at_ms), &given_up.who, &given_up.why);
         lines.push(("abandoned", format!("{at} by {who}: {why}")));
     }
-    if let Some(left) = run.gap.as_ref().filter(|_| !run.state.is_unfinished()) {
+    if let Some(left) = run.gap.as_ref().filter(|_| !run.status.is_unfinished()) {
         lines.push(("left out", left.clone()));
     }
     if !rules.is_empty() {
@@ -102,12 +102,12 @@ fn stages(run: &Progress, output: Output) -> String {
     table(&headers, &[2, 3], rows)
 }
 
-fn tone(status: Status) -> Tone {
+fn tone(status: StageStatus) -> Tone {
     match status {
-        Status::Passed => Tone::Good,
-        Status::Rejected => Tone::Bad,
-        Status::Running => Tone::Warning,
-        Status::Waiting | Status::Skipped => Tone::Faint,
+        StageStatus::Passed => Tone::Good,
+        StageStatus::Rejected => Tone::Bad,
+        StageStatus::Running => Tone::Warning,
+        StageStatus::Waiting | StageStatus::Skipped => Tone::Faint,
     }
 }
 

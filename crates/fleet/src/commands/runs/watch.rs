@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use batch::{Message, Receipt, RunMode, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
-use ledger::{Ledger, ProblemKind, Progress, Status};
+use ledger::{Ledger, ProblemKind, Progress, StageStatus};
 use pipeline::broker::Broker;
 use pipeline::history;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -45,12 +45,12 @@ pub async fn watch(
             }
         };
         let progress = super::find(&ledger, run.as_str())?;
-        if progress.state.is_unfinished() && in_time {
+        if progress.status.is_unfinished() && in_time {
             view.show(&progress)?;
             continue;
         }
         view.end(&progress)?;
-        return Ok(match progress.state.is_complete() {
+        return Ok(match progress.status.is_complete() {
             true => Exit::Ok,
             false => Exit::Differs,
         });
@@ -64,7 +64,7 @@ pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result
     history::reopen(broker, &mut ledger).await?;
     let run = super::find(&ledger, name)?.run;
     let in_place = std::io::stdout().is_terminal() && !output.is_json();
-    let mut said: Vec<(Stage, Status)> = Vec::new();
+    let mut said: Vec<(Stage, StageStatus)> = Vec::new();
     let mut lines = 0;
     let mut ticks = tokio::time::interval(DRAW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -77,7 +77,7 @@ pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result
             }
         }
         let progress = super::find(&ledger, run.as_str())?;
-        let ended = !progress.state.is_unfinished();
+        let ended = !progress.status.is_unfinished();
         if output.is_json() {
             if ended || changes(&progress, &mut said).next().is_some() {
                 output.json_line(&progress)?;
@@ -101,7 +101,7 @@ pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result
             }
         }
         if ended {
-            return Ok(match progress.state.is_complete() {
+            return Ok(match progress.status.is_complete() {
                 true => Exit::Ok,
                 false => Exit::Differs,
             });
@@ -112,7 +112,7 @@ pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result
 /// A line for each stage whose status is another one than was said.
 fn changes<'a>(
     progress: &'a Progress,
-    said: &'a mut Vec<(Stage, Status)>,
+    said: &'a mut Vec<(Stage, StageStatus)>,
 ) -> impl Iterator<Item = String> + 'a {
     progress.stages.iter().filter_map(|stage| {
         let now = (stage.stage.clone(), stage.status);
@@ -244,7 +244,7 @@ impl View {
             .stages
             .iter()
             .filter(|stage| orders.contains(&stage.stage));
-        for stage in of_orders.filter(|stage| stage.status == Status::Running) {
+        for stage in of_orders.filter(|stage| stage.status == StageStatus::Running) {
             let (done, of) = (number(stage.done), number(stage.of.unwrap_or(0)));
             text.push_str(&format!("; {}: {done} of {of} {}", stage.stage, stage.unit));
         }
@@ -284,13 +284,14 @@ fn expected(progress: &Progress) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ledger::State;
+    use ledger::RunStatus;
 
     fn progress(planned: Option<u64>, fetched: u64, rows: u64) -> Progress {
         Progress {
             run: "r-1".parse().unwrap(),
-            state: State::Running,
+            status: RunStatus::Running,
             started: None,
+            started_ms: None,
             latest_ms: 0,
             tasks_planned: planned,
             tasks_fetched: fetched,

@@ -4,11 +4,11 @@ use topology::Topology;
 
 use crate::BATCHES;
 use crate::config::{GateSettings, PersisterSettings};
-use crate::held::Held;
-use crate::judge::Judge;
-use crate::release::{Release, Shared};
+use crate::gate_controller::{GateController, ReleaseQueues};
+use crate::release::Release;
+use crate::shared_ledger::SharedLedger;
 
-/// What the persister knows of the pipeline that it judges.
+/// What the topology says to the persister of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PersisterInputs {
     /// Batches are sent to it, and wait there.
@@ -28,7 +28,7 @@ impl PersisterInputs {
     }
 }
 
-/// Judges, and releases what is held, until told to stop. Fails when the broker refuses the program, or cannot be
+/// Decides on runs, and releases what is held, until told to stop. Fails when the broker refuses the program, or cannot be
 /// reached for longer than `broker.give_up_seconds`.
 pub async fn run(
     program: &Program,
@@ -36,24 +36,28 @@ pub async fn run(
     gates: &GateSettings,
     settings: &PersisterSettings,
 ) -> Result<(), BrokerError> {
-    let shared = Shared::new();
-    let judging = judging(program, inputs, gates, settings, &shared);
+    let ledger = SharedLedger::new();
+    let deciding = decide(program, inputs, gates, settings, &ledger);
     if !inputs.holds {
-        return judging.await;
+        return deciding.await;
     }
-    let release = Release::new(&program.app, &shared);
-    let releasing = run_worker_while(program, release, shared.intake());
-    tokio::try_join!(judging, releasing).map(|_| ())
+    let release = Release::new(&program.app, &ledger);
+    let releasing = run_worker_while(program, release, ledger.intake());
+    tokio::try_join!(deciding, releasing).map(|_| ())
 }
 
-/// Takes the lease, reads the ledger and judges, again whenever the lease is lost.
-async fn judging(
+/// Takes the lease, reads the ledger and decides on runs, again whenever the lease is lost.
+async fn decide(
     program: &Program,
     inputs: &PersisterInputs,
     gates: &GateSettings,
     settings: &PersisterSettings,
-    shared: &Shared,
+    shared: &SharedLedger,
 ) -> Result<(), BrokerError> {
+    let queues = ReleaseQueues {
+        names: &inputs.release_queues,
+        max_len: settings.max_queue_len,
+    };
     let mut sessions = Sessions::new(program);
     while let Some(leader) = sessions.elect().await? {
         let followed = tokio::select! {
@@ -63,13 +67,12 @@ async fn judging(
         let made_progress = followed.is_ok();
         let cause = match followed {
             Ok((ledger, consumer)) => {
-                shared.begin(Held::new(ledger));
-                let mut judge = Judge::new(program, gates, shared, leader);
-                let queues = (&inputs.release_queues[..], settings.max_queue_len);
-                let ended = judge.run(consumer, queues, inputs.holds).await;
+                shared.begin(ledger);
+                let mut controller = GateController::new(program, gates, shared, leader);
+                let ended = controller.run(consumer, &queues, inputs.holds).await;
                 shared.end();
-                judge.close().await;
-                ended.err()
+                controller.close().await;
+                ended.err().map(|error| error.to_string())
             }
             Err(error) => {
                 leader.close().await;

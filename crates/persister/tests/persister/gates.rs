@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use batch::{Command, Decision, Fact, Stage};
-use ledger::State;
+use batch::{Command, Decision, Fact, Stage, Started};
+use ledger::RunStatus;
 
 use crate::support::*;
 
@@ -25,7 +25,7 @@ fn closed(decisions: &[(String, Decision)]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
+async fn a_run_is_decided_stage_by_stage_and_recorded_when_the_last_one_is() {
     let stage = Scene::new(false);
     let run = run(1);
     let persister = stage.start();
@@ -50,7 +50,10 @@ async fn a_run_is_judged_stage_by_stage_and_recorded_when_the_last_one_is() {
     stage.until_ended(&run).await;
     assert_eq!(closed(&stage.decisions(&run)), DECISIONS);
     let ledger = stage.ledger();
-    assert_eq!(ledger.record(&run).unwrap().progress.state, State::Complete);
+    assert_eq!(
+        ledger.record(&run).unwrap().progress.status,
+        RunStatus::Complete
+    );
     assert_eq!(stage.orders().len(), 2, "ordered once");
     persister.stop().await;
 }
@@ -64,7 +67,7 @@ async fn no_dictionary_is_ordered_before_its_store_has_closed() {
     receipts.remove(3);
     stage.say(&run, receipts).await;
     stage
-        .until("the other store is judged", |stage| {
+        .until("the other store is decided", |stage| {
             closed(&stage.decisions(&run)).contains(&"es")
         })
         .await;
@@ -74,7 +77,7 @@ async fn no_dictionary_is_ordered_before_its_store_has_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verdict_once() {
+async fn a_persister_killed_at_any_point_is_followed_by_one_that_publishes_every_decision_once() {
     let stage = Scene::new(false);
     let run = run(1);
     let mut receipts = whole_run();
@@ -86,7 +89,7 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
     for (n, receipt) in receipts.into_iter().enumerate() {
         let persister = stage.start();
         stage.say(&run, [receipt]).await;
-        // At another point of its work each time: before it has read, judged, ordered or recorded.
+        // At another point of its work each time: before it has read, decided, ordered or recorded.
         tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
         drop(persister);
         stage.memory.disconnect("killed");
@@ -94,8 +97,8 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
     let persister = stage.start();
     stage.until_ended(&run).await;
     assert_eq!(
-        stage.ledger().record(&run).unwrap().progress.state,
-        State::Complete
+        stage.ledger().record(&run).unwrap().progress.status,
+        RunStatus::Complete
     );
     let mut decisions = stage.decisions(&run);
     decisions.sort();
@@ -105,14 +108,14 @@ async fn a_persister_killed_at_any_point_is_followed_by_one_that_says_every_verd
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone() {
+async fn of_two_persisters_one_decides_and_the_other_takes_over_when_it_is_gone() {
     let stage = Scene::new(false);
     let (first_run, second_run) = (run(1), run(2));
     let first = stage.start();
     let second = stage.start();
     stage.say(&first_run, whole_run()).await;
     stage
-        .until("it is judged", |stage| stage.orders().len() == 2)
+        .until("it is decided", |stage| stage.orders().len() == 2)
         .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
@@ -124,7 +127,7 @@ async fn of_two_persisters_one_judges_and_the_other_takes_over_when_it_is_gone()
     first.stop().await;
     stage.say(&second_run, whole_run()).await;
     stage
-        .until("the other one judges", |stage| stage.orders().len() == 4)
+        .until("the other one decides", |stage| stage.orders().len() == 4)
         .await;
     assert_eq!(stage.decisions(&second_run).len(), 4);
     second.stop().await;
@@ -145,7 +148,7 @@ async fn a_run_past_its_deadline_is_rejected_without_another_receipt() {
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
     let progress = ledger.record(&run).unwrap().progress;
-    assert_eq!(progress.state, State::Rejected);
+    assert_eq!(progress.status, RunStatus::Rejected);
     assert!(
         progress.stages[1].why.contains("past its deadline: 1 of 2"),
         "{progress:?}"
@@ -166,8 +169,8 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
     stage.say(&run, receipts).await;
     stage.until_ended(&run).await;
     assert_eq!(
-        stage.ledger().record(&run).unwrap().progress.state,
-        State::Rejected
+        stage.ledger().record(&run).unwrap().progress.status,
+        RunStatus::Rejected
     );
     persister.stop().await;
     // Decided while no persister was there.
@@ -181,7 +184,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
     let progress = ledger.record(&run).unwrap().progress;
-    assert_eq!(progress.state, State::CompleteWithQuarantine);
+    assert_eq!(progress.status, RunStatus::CompleteWithQuarantine);
     let ch = progress
         .stages
         .iter()
@@ -191,7 +194,7 @@ async fn a_decision_on_a_run_that_ended_opens_it_again_and_orders_what_it_allows
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rules() {
+async fn two_pipelines_on_one_ledger_are_decided_side_by_side_each_by_its_own_rules() {
     let mut stage = Scene::new(false);
     let rule = [("max_failed_task_ratio".to_owned(), 0.6)].into();
     stage.gates.pipelines.insert("lenient".to_owned(), rule);
@@ -199,7 +202,7 @@ async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rul
     let persister = stage.start();
     for (run, pipeline) in [(&strict, "test"), (&lenient, "lenient")] {
         let mut begun = started(&["es"]);
-        if let Fact::Started { pipeline: name, .. } = &mut begun {
+        if let Fact::Started(Started { pipeline: name, .. }) = &mut begun {
             pipeline.clone_into(name);
         }
         let facts = [
@@ -214,8 +217,8 @@ async fn two_pipelines_on_one_ledger_are_judged_side_by_side_each_by_its_own_rul
     stage.until_ended(&strict).await;
     stage.until_ended(&lenient).await;
     let ledger = stage.ledger();
-    let state = |run| ledger.record(run).unwrap().progress.state;
-    assert_eq!(state(&strict), State::Rejected);
-    assert_eq!(state(&lenient), State::CompleteWithQuarantine);
+    let state = |run| ledger.record(run).unwrap().progress.status;
+    assert_eq!(state(&strict), RunStatus::Rejected);
+    assert_eq!(state(&lenient), RunStatus::CompleteWithQuarantine);
     persister.stop().await;
 }

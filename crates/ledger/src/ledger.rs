@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use batch::{Fact, Invalid, Message, Receipt, RunId};
 
-use crate::progress::{Progress, State};
+use crate::progress::Progress;
+use crate::record::{RecordContent, RunRecord};
 use crate::run::RunState;
-use crate::summary::{Content, Record};
+use crate::status::RunStatus;
 
 /// All runs that the ledger still tells of: those that ended by their records, the others by their receipts.
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: BTreeMap<RunId, RunState>,
-    /// Place in the ledger of each run's first receipt, where places are known.
+    /// Offset in the ledger of each run's first receipt, where offsets are known.
     first_offsets: BTreeMap<RunId, u64>,
-    records: BTreeMap<RunId, Record>,
-    /// Place in the ledger after everything that was taken in.
+    records: BTreeMap<RunId, RunRecord>,
+    /// Offset in the ledger after everything that was taken in.
     next_offset: u64,
     /// Runs that have ended, with a decision that their records do not know.
     to_reopen: BTreeSet<RunId>,
@@ -26,9 +27,9 @@ pub struct Ledger {
 pub struct EndedRun<'a> {
     /// How the run ended.
     pub progress: &'a Progress,
-    /// Place in the ledger of its first receipt.
+    /// Offset in the ledger of its first receipt.
     pub first_offset: u64,
-    /// Place in the ledger from which on a decision on the run is not in the record.
+    /// Offset in the ledger from which on a decision on the run is not in the record.
     pub at_offset: u64,
 }
 
@@ -38,7 +39,7 @@ impl Ledger {
     }
 
     /// Folds messages of the ledger. Those that are no receipts of this release are handed back with
-    /// the reason: one of them must not keep a pipeline from running, but whoever asks should say so.
+    /// the reason: one of them must not keep a pipeline from running, but it should be logged.
     pub fn read<'a>(messages: impl IntoIterator<Item = &'a Message>) -> (Self, Vec<Invalid>) {
         let mut ledger = Self::new();
         let mut refused = Vec::new();
@@ -55,8 +56,8 @@ impl Ledger {
     }
 
     /// Takes a record of a run in. Records come before receipts, of which they spare most.
-    pub fn take_record(&mut self, record: Record) {
-        if let Content::Finished { at_offset, .. } = record.content {
+    pub fn take_record(&mut self, record: RunRecord) {
+        if let RecordContent::Finished { at_offset, .. } = record.content {
             self.next_offset = self.next_offset.max(at_offset);
         }
         let known = self.records.get(&record.run);
@@ -65,28 +66,28 @@ impl Ledger {
         }
     }
 
-    /// Place in the ledger from which on it has to be read: everything before is of runs whose records say
+    /// Offset in the ledger from which on it has to be read: everything before is of runs whose records say
     /// all. `None`: from its beginning.
     pub fn resume_offset(&self) -> Option<u64> {
         let resume = self
             .records
             .values()
             .filter_map(|record| match record.content {
-                Content::Finished { resume_offset, .. } => Some(resume_offset),
-                Content::Reopened => None,
+                RecordContent::Finished { resume_offset, .. } => Some(resume_offset),
+                RecordContent::Reopened => None,
             });
         let reopened = self
             .records
             .values()
             .filter_map(|record| match record.content {
-                Content::Reopened => Some(record.first_offset),
-                Content::Finished { .. } => None,
+                RecordContent::Reopened => Some(record.first_offset),
+                RecordContent::Finished { .. } => None,
             });
         let resume = resume.max()?;
         Some(reopened.min().map_or(resume, |first| first.min(resume)))
     }
 
-    /// Takes the receipt at a place in the ledger in. One of a run whose record says how it ended changes nothing any
+    /// Takes the receipt at an offset of the ledger in. One of a run whose record says how it ended changes nothing any
     /// more; but a decision that the record does not know asks to open it again ([`Self::take_reopened`]).
     pub fn apply_at(&mut self, offset: u64, receipt: &Receipt) {
         self.next_offset = self.next_offset.max(offset + 1);
@@ -105,13 +106,13 @@ impl Ledger {
         self.begin(receipt);
     }
 
-    /// Ended runs that were decided on anew since the last call. They are known by their records until they are given
+    /// Ended runs that an operator decided on since the last call. They are known by their records until they are given
     /// to [`Self::reopen`].
     pub fn take_reopened(&mut self) -> BTreeSet<RunId> {
         std::mem::take(&mut self.to_reopen)
     }
 
-    /// As [`Self::apply_at`], for receipts whose places are not known.
+    /// As [`Self::apply_at`], for receipts whose offsets are not known.
     pub fn apply(&mut self, receipt: &Receipt) {
         if let Some(run) = self.runs.get_mut(&receipt.run) {
             run.apply(receipt);
@@ -128,23 +129,23 @@ impl Ledger {
 
     /// The record that ends `run`, from what is known of it; and the run is known by it alone from here on. `None`
     /// while it has not ended.
-    pub fn finish(&mut self, run: &RunId) -> Option<Record> {
+    pub fn finish(&mut self, run: &RunId) -> Option<RunRecord> {
         let offset = self.next_offset;
         let state = self.runs.get(run)?;
-        if state.state().is_unfinished() {
+        if state.status().is_unfinished() {
             return None;
         }
-        let progress = Box::new(state.progress());
+        let progress = Box::new(Progress::new(state));
         let first_offset = self.first_offsets.get(run).copied().unwrap_or(0);
         let unfinished = self.runs.keys().filter(|other| *other != run);
         let firsts = unfinished.filter_map(|other| self.first_offsets.get(other));
-        let content = Content::Finished {
+        let content = RecordContent::Finished {
             at_offset: offset,
             resume_offset: firsts.min().map_or(offset, |first| offset.min(*first)),
             progress,
         };
         let revision = self.records.get(run).map_or(1, |known| known.revision + 1);
-        let record = Record::new(run, revision, first_offset, content);
+        let record = RunRecord::new(run, revision, first_offset, content);
         self.runs.remove(run);
         self.first_offsets.remove(run);
         self.take_record(record.clone());
@@ -152,10 +153,10 @@ impl Ledger {
     }
 
     /// The record that opens a run that has ended, and `state` for it, folded from its receipts.
-    pub fn reopen(&mut self, state: RunState) -> Option<Record> {
+    pub fn reopen(&mut self, state: RunState) -> Option<RunRecord> {
         let known = self.records.get(state.run())?;
         let (revision, first) = (known.revision + 1, known.first_offset);
-        let record = Record::new(state.run(), revision, first, Content::Reopened);
+        let record = RunRecord::new(state.run(), revision, first, RecordContent::Reopened);
         self.first_offsets.insert(state.run().clone(), first);
         self.take_record(record.clone());
         self.runs.insert(state.run().clone(), state);
@@ -166,7 +167,7 @@ impl Ledger {
     pub fn record(&self, run: &RunId) -> Option<EndedRun<'_>> {
         let record = self.records.get(run)?;
         match &record.content {
-            Content::Finished {
+            RecordContent::Finished {
                 progress,
                 at_offset,
                 ..
@@ -175,7 +176,7 @@ impl Ledger {
                 first_offset: record.first_offset,
                 at_offset: *at_offset,
             }),
-            Content::Reopened => None,
+            RecordContent::Reopened => None,
         }
     }
 
@@ -192,7 +193,7 @@ impl Ledger {
     pub fn progress(&self, run: &RunId) -> Option<Cow<'_, Progress>> {
         match self.record(run) {
             Some(ended) => Some(Cow::Borrowed(ended.progress)),
-            None => Some(Cow::Owned(self.runs.get(run)?.progress())),
+            None => Some(Cow::Owned(Progress::new(self.runs.get(run)?))),
         }
     }
 
@@ -220,7 +221,7 @@ impl Ledger {
         let of_pipeline =
             move |run: &&RunState| run.started().is_some_and(|s| s.pipeline == pipeline);
         let runs = self.runs.values().filter(of_pipeline);
-        runs.filter(|run| run.state().blocks_the_next())
+        runs.filter(|run| run.status().blocks_the_next())
     }
 
     /// How far each store of the latest run of the pipeline is: the end of the latest run that passed in it, in
@@ -232,7 +233,7 @@ impl Ledger {
             let mut runs = ended.iter().filter_map(|run| {
                 let started = run.started.as_ref().filter(|started| !started.partial)?;
                 let known = run.stores.iter().find(|known| known.store == *store)?;
-                known.closed.then_some(started.until_ms)
+                known.complete.then_some(started.until_ms)
             });
             Some((store.clone(), runs.next()?))
         };
@@ -248,11 +249,11 @@ impl Ledger {
                 .started
                 .as_ref()
                 .map(|started| started.pipeline.as_str());
-            let over =
-                run.state.is_complete() || matches!(run.state, State::Restarting | State::Rejected);
+            let over = run.status.is_complete()
+                || matches!(run.status, RunStatus::Restarting | RunStatus::Rejected);
             of == Some(pipeline) && over
         });
-        runs.sort_by_key(|run| Reverse(run.started.as_ref().map(|s| (s.until_ms, s.at_ms))));
+        runs.sort_by_key(|run| Reverse(run.started.as_ref().map(|s| (s.until_ms, run.started_ms))));
         runs
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batch::{Decision, Fact, Headers, Message, Reason, header};
+use batch::{Decision, Fact, Headers, Message, MessageKind, Reason, header};
 use pipeline::broker::QueueOptions;
 
 use crate::support::*;
@@ -91,9 +91,12 @@ async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back
     );
 
     // Of another run, and for another reason: they stay.
-    let mut other = Message::new(Headers::of_run(&crate::support::run(2)), "other");
+    let mut other = Message::new(
+        Headers::for_run(&crate::support::run(2), MessageKind::Batch),
+        "other",
+    );
     other.headers.set(header::REASON, Reason::Rejected.as_str());
-    let mut unreadable = Message::new(Headers::of_run(&run), "unreadable");
+    let mut unreadable = Message::new(Headers::for_run(&run, MessageKind::Batch), "unreadable");
     unreadable
         .headers
         .set(header::REASON, Reason::BadHeader.as_str());
@@ -117,7 +120,7 @@ async fn all_batches_of_a_rejected_run_go_to_quarantine_under_one_cause_and_back
     stage.until_ended(&run).await;
     let ledger = stage.ledger();
     let progress = ledger.record(&run).unwrap().progress;
-    assert!(progress.state.is_complete(), "{progress:?}");
+    assert!(progress.status.is_complete(), "{progress:?}");
     assert_eq!(progress.stages[1].by.as_deref(), Some("ada"));
     persister.stop().await;
 }
@@ -200,9 +203,9 @@ async fn what_is_no_batch_goes_to_quarantine_by_its_own_reason_and_the_rest_goes
     stage
         .say(&run, [started(&["es"]), fetched(0, 1, 1), manifest(1)])
         .await;
-    let mut absurd = Message::new(Headers::of_run(&run), "absurd");
+    let mut absurd = Message::new(Headers::for_run(&run, MessageKind::Batch), "absurd");
     absurd.headers.set(header::ATTEMPT, -4);
-    let mut newer = Message::new(Headers::of_run(&run), "newer");
+    let mut newer = Message::new(Headers::for_run(&run, MessageKind::Batch), "newer");
     newer.headers.set(header::SCHEMA, 9);
     stage.publish("persister-in", [absurd, newer]).await;
     stage.hold(&run, 0, 1, 1).await;
@@ -256,7 +259,8 @@ async fn nothing_is_released_while_the_stores_have_no_room_for_it() {
     stage
         .publish(
             "stores",
-            (0..5).map(|n| Message::new(Headers::of_run(&run), format!("{n}"))),
+            (0..5)
+                .map(|n| Message::new(Headers::for_run(&run, MessageKind::Batch), format!("{n}"))),
         )
         .await;
     let persister = stage.start();
@@ -266,7 +270,7 @@ async fn nothing_is_released_while_the_stores_have_no_room_for_it() {
     stage.hold(&run, 0, 1, 3).await;
     stage.say(&run, [fetched(0, 1, 3)]).await;
     stage
-        .until("it is judged", |stage| !stage.decisions(&run).is_empty())
+        .until("it is decided", |stage| !stage.decisions(&run).is_empty())
         .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.bodies("stores").len(), 5);

@@ -2,52 +2,69 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage};
+use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage, Started};
 use futures_util::FutureExt;
-use ledger::{GateDecision, RunState, Started, evaluate_gates};
-use pipeline::broker::StreamConsumer;
+use ledger::{GateDecision, RunState, evaluate_gates};
+use pipeline::broker::{BrokerError, StreamConsumer};
 use pipeline::history::{self, Reopened};
 use pipeline::{ConnectionLost, Leader, Program, now_ms, receipt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::GateSettings;
-use crate::release::Shared;
-use crate::replay::replaying;
+use crate::replay::replay_approved;
+use crate::shared_ledger::SharedLedger;
 use crate::{ORDERS, RECEIPTS, RECORDS};
 
-/// How often deadlines and the room for released batches are looked at.
+/// How often deadlines and the room for released batches are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// Receipts taken in before the runs that they are about are judged: bounds how long a decision waits for them.
+/// Receipts taken in before the gates of their runs are evaluated: bounds how long a decision waits for them.
 const WAVE: usize = 5_000;
 /// By how much an order ends before its gate gives it up, at most: for an exchange that is under way, and for clocks
 /// that differ.
 const MARGIN_MS: i64 = 120_000;
 
-/// The judge at work: the one process that has the lease.
-pub(crate) struct Judge<'a> {
+/// Decides on runs by their gates, orders what a passed stage allows, and records runs that have ended: in the one
+/// process that has the lease.
+pub(crate) struct GateController<'a> {
     program: &'a Program,
     gates: &'a GateSettings,
-    shared: &'a Shared,
+    ledger: &'a SharedLedger,
     leader: Leader,
     /// Asks for batches of approved runs to be taken out of quarantine.
     replay: Arc<Notify>,
 }
 
-/// Why a judge stopped who was not told to.
-type Cut = String;
+/// Queues that released batches go to.
+pub(crate) struct ReleaseQueues<'a> {
+    pub names: &'a [String],
+    /// Messages in one of them above which there is no room in it.
+    pub max_len: u64,
+}
 
-impl<'a> Judge<'a> {
+/// Why the controller stopped without being told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControllerError {
+    #[error("{0}")]
+    SessionEnded(String),
+    #[error(transparent)]
+    Lost(#[from] ConnectionLost),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+impl<'a> GateController<'a> {
     pub fn new(
         program: &'a Program,
         gates: &'a GateSettings,
-        shared: &'a Shared,
+        ledger: &'a SharedLedger,
         leader: Leader,
     ) -> Self {
         Self {
             program,
             gates,
-            shared,
+            ledger,
             leader,
             replay: Arc::default(),
         }
@@ -57,110 +74,108 @@ impl<'a> Judge<'a> {
         self.leader.close().await;
     }
 
-    /// Follows the ledger and judges until told to stop. `queues`: those that released batches go to, and the length
-    /// above which there is no room in them.
+    /// Follows the ledger and decides until told to stop. `holds`: batches wait in this program's queue.
     pub async fn run(
         &mut self,
         mut consumer: StreamConsumer,
-        queues: (&[String], u64),
+        queues: &ReleaseQueues<'_>,
         holds: bool,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), ControllerError> {
         let shutdown = self.program.app.shutdown.clone();
         let session = self.leader.session().clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let replaying = replaying(
-            session.clone(),
-            self.program.name().to_owned(),
-            self.shared.clone(),
-            self.replay.clone(),
-        );
-        let _replaying = holds.then(|| AbortOnDrop(tokio::spawn(replaying)));
-        self.look_for_room(queues).await;
+        let _replay = holds.then(|| {
+            let program = self.program.name().to_owned();
+            let (ledger, asked) = (self.ledger.clone(), self.replay.clone());
+            let replay = replay_approved(session.clone(), program, ledger, asked);
+            AbortOnDropHandle::new(tokio::spawn(replay))
+        });
+        self.check_room(queues).await;
         self.begin().await?;
-        self.shared.decided();
+        self.ledger.decided();
         loop {
-            let mut dirty = BTreeSet::new();
+            let mut changed = BTreeSet::new();
             let begun;
             tokio::select! {
                 biased;
                 () = shutdown.triggered() => return Ok(()),
-                cause = session.lost() => return Err(cause),
+                cause = session.lost() => return Err(ControllerError::SessionEnded(cause)),
                 _ = ticks.tick() => {
                     begun = Instant::now();
-                    dirty = self.unfinished();
-                    self.look_for_room(queues).await;
+                    changed = self.unfinished();
+                    self.check_room(queues).await;
                 }
                 received = consumer.next() => {
                     begun = Instant::now();
                     let mut next = Some(received);
                     let mut taken = 0;
                     while let Some(received) = next {
-                        let (offset, message) = received.map_err(|error| error.to_string())?;
-                        self.take(offset, &message, &mut dirty);
+                        let (offset, message) = received?;
+                        self.take(offset, &message, &mut changed);
                         taken += 1;
                         let more = taken < WAVE;
                         next = more.then(|| consumer.next().now_or_never()).flatten();
                     }
                 }
             }
-            self.reopen(&mut dirty).await?;
-            for run in dirty {
-                self.settle(&run).await.map_err(|ConnectionLost| lost())?;
+            self.reopen(&mut changed).await?;
+            for run in changed {
+                self.evaluate(&run).await?;
             }
             let stats = &self.program.app.stats;
             stats.time("main_loop", &[], begun.elapsed());
         }
     }
 
-    /// What an earlier judge did not come to, and what was decided since.
-    async fn begin(&mut self) -> Result<(), Cut> {
-        let mut dirty = self.unfinished();
-        self.reopen(&mut dirty).await?;
-        for run in dirty {
-            self.settle(&run).await.map_err(|ConnectionLost| lost())?;
+    /// What the process before this one did not come to, and what was decided since.
+    async fn begin(&mut self) -> Result<(), ControllerError> {
+        let mut changed = self.unfinished();
+        self.reopen(&mut changed).await?;
+        for run in changed {
+            self.evaluate(&run).await?;
         }
         self.replay_if_approved();
         Ok(())
     }
 
     fn unfinished(&self) -> BTreeSet<RunId> {
-        self.shared.with(|held| {
-            let runs = held.ledger.runs();
+        self.ledger.with(|tracker| {
+            let runs = tracker.ledger.runs();
             runs.map(|run| run.run().clone()).collect()
         })
     }
 
-    fn take(&self, offset: u64, message: &Message, dirty: &mut BTreeSet<RunId>) {
+    fn take(&self, offset: u64, message: &Message, changed: &mut BTreeSet<RunId>) {
         match Receipt::from_message(message) {
             Ok(receipt) => {
-                self.shared
-                    .with(|held| held.ledger.apply_at(offset, &receipt));
+                self.ledger
+                    .with(|tracker| tracker.ledger.apply_at(offset, &receipt));
                 if let Fact::OperatorDecided { .. } | Fact::Abandoned { .. } = receipt.fact {
-                    self.shared.decided();
+                    self.ledger.decided();
                     self.replay_if_approved();
                 }
-                dirty.insert(receipt.run);
+                changed.insert(receipt.run);
             }
             Err(invalid) => {
-                tracing::warn!(error = %invalid, "the ledger holds what is no receipt; passed over");
+                tracing::warn!(error = %invalid, "a message of the ledger is not a receipt of this release; passed over");
             }
         }
     }
 
-    /// Makes every decision on the run that is due, orders what they allow, and records the run when it has ended.
-    async fn settle(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
+    /// Publishes every decision on the run that is due, orders what they allow, and records the run when it has ended.
+    async fn evaluate(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
         loop {
-            let due = self.of(run, |state| self.due(state));
+            let due = self.with_run(run, |state| self.due(state));
             let Some((due, operator_decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
                 break;
             };
             for gate_decision in due {
-                self.pronounce(run, gate_decision, operator_decisions)
+                self.publish_decision(run, gate_decision, operator_decisions)
                     .await?;
             }
         }
-        let shards = self.of(run, |state| {
+        let shards = self.with_run(run, |state| {
             (state.shards_to_order(), state.operator_decisions())
         });
         if let Some((shards, operator_decisions)) = shards.filter(|(shards, _)| !shards.is_empty())
@@ -170,21 +185,21 @@ impl<'a> Judge<'a> {
         self.finish(run).await
     }
 
-    fn of<T>(&self, run: &RunId, look: impl FnOnce(&RunState) -> T) -> Option<T> {
-        self.shared.with(|held| held.ledger.run(run).map(look))
+    fn with_run<T>(&self, run: &RunId, look: impl FnOnce(&RunState) -> T) -> Option<T> {
+        self.ledger
+            .with(|tracker| tracker.ledger.run(run).map(look))
     }
 
     fn due(&self, state: &RunState) -> (Vec<GateDecision>, u32) {
         let pipeline = state.started().map_or("", |started| &started.pipeline);
-        let rules = self.gates.of(pipeline);
+        let rules = self.gates.for_pipeline(pipeline);
         (
             evaluate_gates(state, &rules, now_ms()),
             state.operator_decisions(),
         )
     }
 
-    /// Says a decision, once it is sure to be heard.
-    async fn pronounce(
+    async fn publish_decision(
         &mut self,
         run: &RunId,
         gate_decision: GateDecision,
@@ -201,37 +216,38 @@ impl<'a> Judge<'a> {
             why: why.clone(),
             operator_decisions,
         };
-        self.say(run, fact).await?;
+        self.publish_receipt(run, fact).await?;
         let stats = &self.program.app.stats;
-        stats.count("decisions", &[("decision", decision.as_str())], 1);
+        stats.count("gate-decisions", &[("decision", decision.as_str())], 1);
         match decision {
             Decision::Rejected => tracing::error!(%run, %stage, error = why, "rejected"),
             Decision::Passed | Decision::Skipped => tracing::info!(%run, %stage, %decision, why),
         }
         if stage == Stage::Fetch {
-            self.shared.decided();
+            self.ledger.decided();
         }
         Ok(())
     }
 
-    /// Publishes a receipt, and takes it in when it is stored. That it comes again by the ledger changes nothing.
-    async fn say(&mut self, run: &RunId, fact: Fact) -> Result<(), ConnectionLost> {
+    /// Publishes a receipt, and takes it in when it is stored: nothing may follow from it before. That it comes again
+    /// by the ledger changes nothing.
+    async fn publish_receipt(&mut self, run: &RunId, fact: Fact) -> Result<(), ConnectionLost> {
         let receipt = receipt(run, fact);
         self.leader.send(RECEIPTS, receipt.to_message()).await?;
         self.leader.flush().await?;
-        self.shared.with(|held| held.ledger.apply(&receipt));
+        self.ledger.with(|tracker| tracker.ledger.apply(&receipt));
         Ok(())
     }
 
-    /// Orders first, then the receipt that says so: who dies in between leaves the next one to order again, which
-    /// changes nothing for who has carried out an order already.
+    /// Orders first, then the receipt that says so: after a crash in between the next process orders again, and an order
+    /// that is carried out already changes nothing.
     async fn order(
         &mut self,
         run: &RunId,
         shards: Vec<u32>,
         operator_decisions: u32,
     ) -> Result<(), ConnectionLost> {
-        let started = self.of(run, |state| state.started().cloned());
+        let started = self.with_run(run, |state| state.started().cloned());
         let Some(started) = started.flatten() else {
             return Ok(());
         };
@@ -248,7 +264,7 @@ impl<'a> Judge<'a> {
         }
         self.leader.flush().await?;
         tracing::info!(%run, ?shards, "dictionaries ordered");
-        self.say(
+        self.publish_receipt(
             run,
             Fact::Ordered {
                 shards,
@@ -264,19 +280,20 @@ impl<'a> Judge<'a> {
             .run_plan
             .as_ref()
             .map(|run_plan| &run_plan.overrides);
-        let rules = self.gates.of(&started.pipeline);
-        let rules = rules.of_stage(&Stage::Dictionary, of_run.unwrap_or(&BTreeMap::new()));
+        let rules = self.gates.for_pipeline(&started.pipeline);
+        let rules = rules.for_stage(&Stage::Dictionary, of_run.unwrap_or(&BTreeMap::new()));
         let deadline = rules.orders_deadline_ms;
         now_ms().saturating_add(deadline - (deadline / 10).min(MARGIN_MS))
     }
 
     /// Records the run when it has ended: from then on it is known by its record.
     async fn finish(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
-        let record = self.shared.with(|held| {
-            let record = held.ledger.finish(run)?;
-            held.forget(run);
-            let started = held.ledger.record(run)?.progress.started.as_ref();
-            let watermarks = started.and_then(|started| held.ledger.watermarks(&started.pipeline));
+        let record = self.ledger.with(|tracker| {
+            let record = tracker.ledger.finish(run)?;
+            tracker.forget(run);
+            let started = tracker.ledger.record(run)?.progress.started.as_ref();
+            let watermarks =
+                started.and_then(|started| tracker.ledger.watermarks(&started.pipeline));
             Some((record, watermarks.unwrap_or_default()))
         });
         let Some((record, watermarks)) = record else {
@@ -284,7 +301,7 @@ impl<'a> Judge<'a> {
         };
         self.leader.send(RECORDS, record.to_message()).await?;
         self.leader.flush().await?;
-        self.shared.decided();
+        self.ledger.decided();
         let ends = || watermarks.values().copied();
         if let (Some(first), Some(last)) = (ends().min(), ends().max()) {
             let skew = (last - first) as f64 / 1000.0;
@@ -294,60 +311,44 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// Opens ended runs that were decided on again: their receipts are read again.
-    async fn reopen(&mut self, dirty: &mut BTreeSet<RunId>) -> Result<(), Cut> {
+    /// Opens ended runs that an operator decided on: their receipts are read again.
+    async fn reopen(&mut self, changed: &mut BTreeSet<RunId>) -> Result<(), ControllerError> {
         let reopened = self
-            .shared
-            .with(|held| history::take_reopened(&mut held.ledger));
+            .ledger
+            .with(|tracker| history::take_reopened(&mut tracker.ledger));
         let any = !reopened.is_empty();
         for Reopened { run, first_offset } in reopened {
             let read = history::read_run(&self.program.broker, &run, first_offset).await;
-            let Some(state) = read.map_err(|error| error.to_string())? else {
+            let Some(state) = read? else {
                 tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
                 continue;
             };
-            let record = self.shared.with(|held| held.ledger.reopen(state));
+            let record = self.ledger.with(|tracker| tracker.ledger.reopen(state));
             if let Some(record) = record {
-                let sent = async {
-                    self.leader.send(RECORDS, record.to_message()).await?;
-                    self.leader.flush().await
-                };
-                sent.await.map_err(|ConnectionLost| lost())?;
+                self.leader.send(RECORDS, record.to_message()).await?;
+                self.leader.flush().await?;
             }
             tracing::info!(%run, "opened again by an operator's decision");
-            dirty.insert(run);
+            changed.insert(run);
         }
         if any {
-            self.shared.decided();
+            self.ledger.decided();
             self.replay_if_approved();
         }
         Ok(())
     }
 
-    /// The batches of a run that an operator closed the fetching of may be in quarantine.
+    /// The batches of a run whose fetching an operator passed may be in quarantine.
     fn replay_if_approved(&self) {
-        if self.shared.with(|held| held.has_approved()) {
+        if self.ledger.with(|tracker| tracker.has_approved()) {
             self.replay.notify_one();
         }
     }
 
-    async fn look_for_room(&self, (queues, max_queue_len): (&[String], u64)) {
+    async fn check_room(&self, queues: &ReleaseQueues<'_>) {
         let session = self.leader.session();
-        let room = session.check_room(queues, max_queue_len).await;
-        self.shared.set_room(room.is_ok());
+        let room = session.check_room(queues.names, queues.max_len).await;
+        self.ledger.set_room(room.is_ok());
         self.program.app.health.set("room", room);
     }
-}
-
-/// A task that ends with whoever began it.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn lost() -> Cut {
-    ConnectionLost.to_string()
 }

@@ -1,0 +1,126 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use batch::{BatchId, TaskHash};
+
+use crate::receipts::BatchReceipt;
+use crate::task::{TaskProblem, TaskState};
+use crate::totals::{StoreTotals, TaskTotals};
+
+/// What the plan of a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Manifest {
+    pub tasks: u64,
+    /// Rows that the primary index counts in all ranges: an estimate from above.
+    pub estimated_rows: u64,
+}
+
+/// The tasks of a run, with their batches, and what they come to: every change of a task changes the sums with it.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    tasks: HashMap<TaskHash, TaskState>,
+    pub totals: TaskTotals,
+    stores: Vec<StoreTotals>,
+    /// Names of indices, so that a hundred thousand receipts share a handful of them.
+    names: Vec<Arc<str>>,
+}
+
+impl Tasks {
+    pub fn get(&self, hash: TaskHash) -> Option<&TaskState> {
+        self.tasks.get(&hash)
+    }
+
+    /// Stores that said anything, and any that was asked for, in no particular order.
+    pub fn stores(&self) -> &[StoreTotals] {
+        &self.stores
+    }
+
+    pub fn store(&self, name: &str) -> Option<&StoreTotals> {
+        self.stores.iter().find(|store| &*store.name == name)
+    }
+
+    /// Whether the store has accounted for every row of some attempt at the task.
+    pub fn is_covered(&self, task: &TaskState, store: &str) -> bool {
+        let position = self.stores.iter().position(|known| &*known.name == store);
+        let counted = position.and_then(|store| task.counted(store));
+        counted.is_some_and(|counted| counted.is_covered)
+    }
+
+    /// Changes a task otherwise than by the receipt of a batch, and the sums with it.
+    pub fn change(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState)) {
+        let task = entry(&mut self.tasks, &mut self.totals, hash);
+        let before = TaskTotals::new(task);
+        let counted: Vec<_> = (0..self.stores.len()).map(|n| task.counted(n)).collect();
+        change(task);
+        self.totals.replace(&before, &TaskTotals::new(task));
+        for ((n, store), before) in self.stores.iter_mut().enumerate().zip(counted) {
+            store.recount(task, n, before);
+        }
+    }
+
+    /// Takes the receipt of a batch in. There are by far more of these than of everything else: what it costs does not
+    /// grow with the run.
+    pub fn stored(&mut self, store: &str, batch: BatchId, receipt: BatchReceipt) {
+        let n = self.store_position(store);
+        let totals = &mut self.stores[n];
+        let task = entry(&mut self.tasks, &mut self.totals, batch.task);
+        let before = task.counted(n);
+        let receipts = task.receipts_mut(n, batch.attempt);
+        let Some((receipt, replaced)) = receipts.merge(batch.sequence, receipt) else {
+            return;
+        };
+        if before.is_some_and(|counted| counted.attempt == batch.attempt) {
+            replaced.iter().for_each(|receipt| totals.remove(receipt));
+            totals.add(receipt);
+        }
+        totals.recount(task, n, before);
+    }
+
+    /// Position of the store's totals, which are made when the store is first heard of.
+    fn store_position(&mut self, store: &str) -> usize {
+        let found = self.stores.iter().position(|known| &*known.name == store);
+        found.unwrap_or_else(|| {
+            let n = self.stores.len();
+            let mut totals = StoreTotals::new(store.into());
+            for task in self.tasks.values() {
+                totals.recount(task, n, None);
+            }
+            self.stores.push(totals);
+            n
+        })
+    }
+
+    /// The name, in the one copy that the run has of it.
+    pub fn intern(&mut self, name: &str) -> Arc<str> {
+        let found = self.names.iter().find(|known| &***known == name);
+        found.cloned().unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            self.names.push(name.clone());
+            name
+        })
+    }
+
+    /// Tasks that failed and were not fetched since, and tasks given up, in the order of their hashes.
+    pub fn problems(&self) -> Vec<TaskProblem> {
+        let problems = self.tasks.iter().filter_map(|(&task, state)| {
+            let problem = state.problem()?;
+            Some(TaskProblem { task, problem })
+        });
+        let mut problems: Vec<TaskProblem> = problems.collect();
+        problems.sort_by_key(|problem| problem.task);
+        problems
+    }
+}
+
+/// The task, which is counted from when it is first heard of.
+fn entry<'a>(
+    tasks: &'a mut HashMap<TaskHash, TaskState>,
+    totals: &mut TaskTotals,
+    hash: TaskHash,
+) -> &'a mut TaskState {
+    tasks.entry(hash).or_insert_with(|| {
+        let task = TaskState::default();
+        totals.replace(&TaskTotals::default(), &TaskTotals::new(&task));
+        task
+    })
+}
