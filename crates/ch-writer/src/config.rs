@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use pipeline::{GroupLimits, LoopOptions};
+use pipeline::{GroupLimits, LoopOptions, PauseSettings, check_positive};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ pub struct ChWriterSettings {
     /// `concurrency` is the number of inserts in flight.
     #[serde(flatten)]
     pub options: LoopOptions,
+    #[serde(flatten)]
+    pub pause: PauseSettings,
     /// Rows of one INSERT: batches of a shard are gathered until they have so many.
     pub group_rows: u64,
     /// Bytes of one INSERT, as they travel.
@@ -22,15 +24,9 @@ pub struct ChWriterSettings {
     pub max_refused_rows: usize,
     /// Asks the table before each INSERT which rows it already has in the same version or a newer one.
     /// Those count as `unchanged`, and a batch with nothing else is not inserted. Without it they count as
-    /// `stored`: the table keeps the newest version of a row in either case. The question costs the server
+    /// `stored`: the table keeps the newest version of a row in either case. The query costs the server
     /// up to three times as much as the INSERT.
     pub count_unchanged: bool,
-    /// While a shard takes no rows (read-only, disk full, credentials refused) an INSERT is tried so
-    /// often, in seconds.
-    pub pause_poll_seconds: u64,
-    /// Longest time for which batches wait for such a shard in this program, in seconds. Then they
-    /// wait in a delay queue, at no cost of an attempt. Less than the broker's consumer timeout (30 minutes).
-    pub pause_limit_seconds: u64,
 }
 
 impl Default for ChWriterSettings {
@@ -39,14 +35,13 @@ impl Default for ChWriterSettings {
             // 50 inserts as the fleet has always had. 400 batches of 1,000 rows and 66 KB are 26 MB at
             // most, and 20 full groups.
             options: LoopOptions::sized(400, 50),
-            // A part of 20,000 rows takes the server about 25 ms, most of it the rows' own work.
+            pause: PauseSettings::default(),
+            // A part of 20,000 rows takes the server about 25 ms, most of it for the rows themselves.
             group_rows: 20_000,
             group_bytes: 16 << 20,
             group_wait_ms: 200,
             max_refused_rows: 50,
             count_unchanged: false,
-            pause_poll_seconds: 5,
-            pause_limit_seconds: 600,
         }
     }
 }
@@ -55,22 +50,13 @@ impl ChWriterSettings {
     /// Refuses what cannot work; `section` names the settings in the error.
     pub fn check(&self, section: &str) -> Result<(), String> {
         self.options.check(section)?;
+        self.pause.check(section)?;
         let positive = [
             ("group_rows", self.group_rows),
             ("group_bytes", self.group_bytes),
             ("max_refused_rows", self.max_refused_rows as u64),
-            ("pause_poll_seconds", self.pause_poll_seconds),
         ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{section}.{name} must be at least 1"));
-        }
-        // The broker takes messages back after 30 minutes without an acknowledgement.
-        if self.pause_limit_seconds > 1500 {
-            return Err(format!(
-                "{section}.pause_limit_seconds must be at most 1500"
-            ));
-        }
-        Ok(())
+        check_positive(section, &positive)
     }
 
     pub(crate) fn group_limits(&self) -> GroupLimits {
@@ -79,13 +65,5 @@ impl ChWriterSettings {
             bytes: self.group_bytes,
             wait: Duration::from_millis(self.group_wait_ms),
         }
-    }
-
-    pub(crate) fn pause_poll(&self) -> Duration {
-        Duration::from_secs(self.pause_poll_seconds)
-    }
-
-    pub(crate) fn pause_limit(&self) -> Duration {
-        Duration::from_secs(self.pause_limit_seconds)
     }
 }

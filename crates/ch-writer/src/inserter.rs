@@ -1,4 +1,4 @@
-//! One insert, with all that may come in its way.
+//! One INSERT: retried, and held back while its shard takes no writes.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -7,33 +7,29 @@ use app::App;
 use batch::arrow::Frame;
 use batch::{BatchId, Invalid};
 use bytes::Bytes;
-use pipeline::Outcome;
+use pipeline::{Outcome, paused};
 use sha2::{Digest, Sha256};
 use stores::clickhouse::{Cluster, Error, Query, Shard, classify};
 use stores::{CircuitBreakers, Class};
 
-use crate::layout::Layout;
-use crate::search::{Store, Verdict};
+use crate::columns::InsertColumns;
+use crate::search::RowStore;
 
 /// Pauses before an insert that no replica could be reached for is tried again. Together they outlast the
 /// restart of a server behind a balancer; a longer outage is for the delay queues.
-const AGAIN_AFTER: [Duration; 3] = [
+const RETRY_PAUSES: [Duration; 3] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(3),
 ];
-
-/// What is put off while a shard takes no rows comes again after this: the first retry delay, so that it
-/// is soon there when the shard takes rows again.
-const SNOOZE: Duration = Duration::from_secs(10);
 
 /// Rows and bytes below which the server joins the blocks of one INSERT into one part. These are the
 /// server's own defaults, far above a group; a profile may have smaller ones, and every part costs a merge.
 const BLOCK_ROWS: u64 = 1_048_449;
 const BLOCK_BYTES: u64 = 256 << 20;
 
-/// Where a program's inserts go.
-pub(crate) struct Target {
+/// The tables that a program inserts into: one on each shard.
+pub(crate) struct InsertTarget {
     pub app: App,
     pub cluster: Cluster,
     pub database: String,
@@ -41,35 +37,35 @@ pub(crate) struct Target {
     pub breakers: CircuitBreakers,
 }
 
-/// The inserts of one group: batches of one shard and one layout.
+/// The inserts of one group: batches of one shard and one schema.
 pub(crate) struct Inserter<'a> {
-    target: &'a Target,
+    target: &'a InsertTarget,
     shard: &'a Shard,
+    columns: &'a InsertColumns,
     statement: String,
-    schema: Bytes,
     /// Hash of the ids of the group's batches, in order.
     group: Sha256,
 }
 
 impl<'a> Inserter<'a> {
-    pub fn new<'b>(
-        target: &'a Target,
+    pub fn new(
+        target: &'a InsertTarget,
         shard: &'a Shard,
-        layout: &Layout,
-        batches: impl Iterator<Item = &'b BatchId>,
-    ) -> Result<Self, Invalid> {
+        columns: &'a InsertColumns,
+        batches: impl Iterator<Item = BatchId>,
+    ) -> Self {
         let mut group = Sha256::new();
         for id in batches {
             group.update(id.to_string());
             group.update(b"\n");
         }
-        Ok(Self {
+        Self {
             target,
             shard,
-            statement: layout.insert_statement(&target.database, &target.table),
-            schema: layout.schema_message()?,
+            columns,
+            statement: columns.insert_statement(&target.database, &target.table),
             group,
-        })
+        }
     }
 
     /// Names an insert by the batches that it belongs to and by its rows. The rows are part of it
@@ -96,18 +92,16 @@ impl<'a> Inserter<'a> {
             .setting("max_insert_threads", 1)
     }
 
-    /// Tries until the insert is judged, or failed as often as is worth waiting for.
+    /// Tries until the insert is answered, or has failed as often as is worth waiting for.
     async fn try_insert(&self, query: &Query, pieces: &[Bytes]) -> Result<(), Error> {
-        let mut pauses = AGAIN_AFTER.iter();
+        let mut pauses = RETRY_PAUSES.iter();
         loop {
-            let error = match self.shard.insert(query, pieces.to_vec()).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = self.shard.insert(query, pieces.to_vec()).await else {
+                return Ok(());
             };
-            let pause = match classify(&error) {
-                Class::RetryNow => pauses.next(),
-                _ => None,
-            };
+            let pause = pauses
+                .next()
+                .filter(|_| classify(&error) == Class::RetryNow);
             let Some(pause) = pause else {
                 return Err(error);
             };
@@ -119,50 +113,41 @@ impl<'a> Inserter<'a> {
     }
 
     fn failed(&self, error: &Error) -> Outcome {
-        let table = format!("{}.{}", self.target.database, self.target.table);
+        let (database, table) = (&self.target.database, &self.target.table);
+        let at = format!("table {database}.{table} of shard {}", self.shard.number());
         match classify(error) {
-            Class::Quarantine(reason) => Invalid::new(
-                reason,
-                format!("table {table} of shard {}: {error}", self.shard.number()),
-            )
-            .into(),
-            _ => Outcome::retry(
-                error,
-                format!("table {table} of shard {}", self.shard.number()),
-            ),
+            Class::Quarantine(reason) => Invalid::new(reason, format!("{at}: {error}")).into(),
+            _ => Outcome::retry(error, at),
         }
     }
 }
 
-impl Store for Inserter<'_> {
-    async fn insert(&self, frames: Vec<Frame>) -> Verdict {
-        let breakers = &self.target.breakers;
-        let place = format!("shard {}", self.shard.number());
+impl RowStore for Inserter<'_> {
+    async fn insert(&self, frames: Vec<Frame>) -> Result<Option<String>, Outcome> {
+        let InsertTarget { app, breakers, .. } = self.target;
+        let endpoint = format!("shard {}", self.shard.number());
         let query = self.query(&self.token(&frames));
-        let pieces = batch::arrow::join(&self.schema, &frames);
+        let pieces = batch::arrow::join(self.columns.schema_message(), &frames);
         let mut tripped_since = None;
         loop {
-            let permit = match breakers.acquire(&place, &mut tripped_since).await {
-                Ok(permit) => permit,
-                Err(why) => return Verdict::Failed(Outcome::Snooze { why, delay: SNOOZE }),
-            };
+            let permit = breakers.acquire(&endpoint, &mut tripped_since).await;
+            let _permit = permit.map_err(paused)?;
             let started = Instant::now();
             let result = self.try_insert(&query, &pieces).await;
-            self.target.app.stats.time("insert", &[], started.elapsed());
-            let verdict = match result {
-                Ok(()) => Verdict::Taken,
+            app.stats.time("insert", &[], started.elapsed());
+            let refused = match result {
+                Ok(()) => None,
                 Err(error) => match classify(&error) {
-                    Class::Refused => Verdict::Refused(reason(&error)),
+                    Class::Refused => Some(reason(&error)),
                     Class::Pause => {
-                        breakers.trip(&place, &error.to_string());
-                        drop(permit);
+                        breakers.trip(&endpoint, &error.to_string());
                         continue;
                     }
-                    _ => return Verdict::Failed(self.failed(&error)),
+                    _ => return Err(self.failed(&error)),
                 },
             };
-            breakers.reset(&place);
-            return verdict;
+            breakers.reset(&endpoint);
+            return Ok(refused);
         }
     }
 }

@@ -1,56 +1,32 @@
 //! Inserts batches together and, when the store refuses them, halves them until the refused rows
 //! stand alone.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 
-use batch::Invalid;
-use batch::arrow::{Frame, Stream};
-use pipeline::Outcome;
-
-use crate::rows::DecodedRows;
-
-/// What the store makes of one insert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Every row is in.
-    Taken,
-    /// Some row cannot be taken; which one the store need not say.
-    Refused(String),
-    /// Nothing that these rows have done: this is to become of their messages.
-    Failed(Outcome),
-}
+use batch::arrow::{self, Frame, Stream};
+use pipeline::{Outcome, RefusedRows};
 
 /// Where rows go.
-pub(crate) trait Store {
-    /// Inserts the rows of these record batches, which have one layout. Rows of a refused or failed
-    /// insert may be in all the same; inserting them again changes nothing.
-    fn insert(&self, frames: Vec<Frame>) -> impl Future<Output = Verdict> + Send;
+pub(crate) trait RowStore {
+    /// Inserts the rows of these record batches, which have one schema. The answer is `None` when every row is in, or
+    /// why some row is refused; the store need not say which. Rows of a refused or failed insert may be in all the
+    /// same: inserting them again changes nothing.
+    fn insert(
+        &self,
+        frames: Vec<Frame>,
+    ) -> impl Future<Output = Result<Option<String>, Outcome>> + Send;
 }
 
-/// What became of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// Every row is in but these, by their places, with the store's reasons.
-    Taken { refused: BTreeMap<usize, String> },
-    /// Its rows cannot even be taken apart.
-    Unreadable(Invalid),
-    /// Some of its rows may be in.
-    Failed(Outcome),
-}
-
-/// Inserts all batches, as few inserts as possible. Of one batch at most `max_refused` rows are looked
-/// for: with that many, the rest of the batch counts as refused without being tried.
-pub(crate) async fn insert_all<S: Store>(
+/// Inserts all batches, with as few inserts as possible, and returns the refused rows of each. Of one batch at most
+/// `max_refused` rows are looked for: with that many, the rest of the batch counts as refused without being tried.
+/// Of a batch that has an outcome instead some rows may be in.
+pub(crate) async fn insert_all<S: RowStore>(
     store: &S,
     batches: &[&Stream],
     max_refused: usize,
-) -> Vec<Fate> {
-    let taken = Fate::Taken {
-        refused: BTreeMap::new(),
-    };
-    let mut fates = vec![taken; batches.len()];
+) -> Vec<Result<RefusedRows, Outcome>> {
+    let mut results = vec![Ok(RefusedRows::new()); batches.len()];
     let mut pending = Vec::new();
     if !batches.is_empty() {
         pending.push(0..batches.len());
@@ -59,61 +35,54 @@ pub(crate) async fn insert_all<S: Store>(
         let frames = batches[range.clone()].iter();
         let frames = frames.flat_map(|batch| batch.frames.iter().cloned());
         match store.insert(frames.collect()).await {
-            Verdict::Taken => {}
-            Verdict::Refused(_) if range.len() > 1 => pending.extend(halves(range)),
-            Verdict::Refused(why) => {
-                let fate = search(store, batches[range.start], why, max_refused).await;
-                fates[range.start] = fate;
+            Ok(None) => {}
+            Ok(Some(_)) if range.len() > 1 => pending.extend(halves(range)),
+            Ok(Some(why)) => {
+                let batch = batches[range.start];
+                results[range.start] = find_refused(store, batch, why, max_refused).await;
             }
-            Verdict::Failed(outcome) => {
+            Err(outcome) => {
                 // What is pending has not been tried, and would fail alike.
                 for range in pending.drain(..).chain([range]) {
-                    fates[range].fill(Fate::Failed(outcome.clone()));
+                    results[range].fill(Err(outcome.clone()));
                 }
             }
         }
     }
-    fates
+    results
 }
 
 /// Finds the rows of a refused batch that the store refuses.
-async fn search<S: Store>(store: &S, batch: &Stream, why: String, max_refused: usize) -> Fate {
-    match try_search(store, batch, why, max_refused).await {
-        Ok(fate) => fate,
-        Err(invalid) => Fate::Unreadable(invalid),
-    }
-}
-
-async fn try_search<S: Store>(
+async fn find_refused<S: RowStore>(
     store: &S,
     batch: &Stream,
     why: String,
     max_refused: usize,
-) -> Result<Fate, Invalid> {
-    let rows = DecodedRows::of(batch)?;
-    let mut refused = BTreeMap::new();
+) -> Result<RefusedRows, Outcome> {
+    let rows = batch.decode_all()?;
+    let mut refused = RefusedRows::new();
     let mut pending = Vec::new();
-    match rows.len() {
+    match rows.num_rows() {
         0 | 1 => drop(refused.insert(0, why)),
         all => pending.extend(halves(0..all)),
     }
     while let Some(range) = pending.pop() {
-        match store.insert(rows.frames(&range)?).await {
-            Verdict::Taken => {}
-            Verdict::Refused(_) if range.len() > 1 => pending.extend(halves(range)),
-            Verdict::Refused(why) => {
+        let frames = arrow::frames_of(&rows.slice(range.start, range.len()))?;
+        match store.insert(frames).await? {
+            None => {}
+            Some(_) if range.len() > 1 => pending.extend(halves(range)),
+            Some(why) => {
                 refused.insert(range.start, why);
                 if refused.len() >= max_refused {
                     refuse_untried(&mut refused, pending.drain(..).flatten());
                 }
             }
-            Verdict::Failed(outcome) => return Ok(Fate::Failed(outcome)),
         }
     }
-    Ok(Fate::Taken { refused })
+    Ok(refused)
 }
 
-fn refuse_untried(refused: &mut BTreeMap<usize, String>, rows: impl Iterator<Item = usize>) {
+fn refuse_untried(refused: &mut RefusedRows, rows: impl Iterator<Item = usize>) {
     let last = refused.last_key_value().map_or("", |(_, why)| why.as_str());
     let why = format!(
         "not tried, because {} rows of its batch were refused; the last one: {last}",

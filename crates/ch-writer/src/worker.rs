@@ -1,35 +1,37 @@
+//! The path of a batch: `admit`, gathered by its [`GroupKey`], `process`, `insert`, `report`, [`settle`].
+
 use std::sync::Arc;
 
 use app::App;
-use batch::arrow::{Limits, Stream};
-use batch::{Fact, Headers, Invalid, Message, MessageKind, Reason, Receipt, Rows, header};
-use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
-use stores::clickhouse::{Cluster, ConfigError, TargetSettings};
+use batch::{Invalid, Message, Rows};
+use pipeline::{
+    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RECEIPTS, RefusedRows, StoreReport,
+    Weight, settle,
+};
+use stores::clickhouse::{Cluster, ConfigError, Shard, TargetSettings};
 use stores::{CircuitBreakers, Mapping};
 
+use crate::columns::InsertColumns;
 use crate::config::ChWriterSettings;
-use crate::inserter::Target;
-use crate::layout::Layout;
-use crate::loader::{Batch, Loaded, Loader, RefusedRows};
+use crate::inserter::{InsertTarget, Inserter};
+use crate::search::insert_all;
+use crate::unchanged::VersionLookup;
 
 /// Writes batches into the target table of their shard.
 pub struct ChWriter {
-    app: App,
+    settings: ChWriterSettings,
     mapping: Mapping,
-    group: GroupLimits,
-    loader: Loader,
+    target: InsertTarget,
+    /// With `count_unchanged`.
+    lookup: Option<VersionLookup>,
 }
 
 /// What the batches of one INSERT have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     shard: u32,
-    layout: Arc<Layout>,
+    columns: Arc<InsertColumns>,
 }
-
-/// A batch, checked and taken apart.
-#[derive(Debug)]
-pub struct Item(Batch);
 
 impl ChWriter {
     /// Connects to nothing yet; fails when the cluster's addresses are not usable.
@@ -38,156 +40,106 @@ impl ChWriter {
         target: &TargetSettings,
         settings: &ChWriterSettings,
     ) -> Result<Self, ConfigError> {
-        let cluster = Cluster::new(&target.connection())?;
-        let breakers = CircuitBreakers::new(
-            app,
-            "clickhouse",
-            "paused-shards",
-            settings.pause_poll(),
-            settings.pause_limit(),
-        );
-        let target_table = Target {
-            app: app.clone(),
-            cluster,
-            database: target.database.clone(),
-            table: target.table.clone(),
-            breakers,
-        };
+        let (database, table) = (target.database.clone(), target.table.clone());
+        let (poll, limit) = (settings.pause.poll(), settings.pause.limit());
+        let lookup = || VersionLookup::new(&database, &table);
         Ok(Self {
-            app: app.clone(),
+            settings: settings.clone(),
             mapping: target.mapping(),
-            group: settings.group_limits(),
-            loader: Loader::new(
-                target_table,
-                settings.max_refused_rows,
-                settings.count_unchanged,
-            ),
+            lookup: settings.count_unchanged.then(lookup),
+            target: InsertTarget {
+                app: app.clone(),
+                cluster: Cluster::new(&target.connection())?,
+                database,
+                table,
+                breakers: CircuitBreakers::new(app, "clickhouse", "paused-shards", poll, limit),
+            },
         })
-    }
-
-    fn cluster(&self) -> &Cluster {
-        &self.loader.target.cluster
-    }
-
-    /// Says what became of a judged batch, in this order: the refused rows are safe before the ledger
-    /// hears of them, and the batch is acknowledged after both.
-    async fn report(&self, job: &mut Job, shard: u32, rows: Rows, refused: Option<RefusedRows>) {
-        if let Some(refused) = refused {
-            let mut part = Message::new(job.message().headers.clone(), refused.body);
-            part.headers.set(header::ROWS, refused.rows as i64);
-            job.quarantine_rows(part, &refused.why).await;
-        }
-        self.count(&rows);
-        let receipt = self.receipt(&job.message().headers, shard, rows, Reason::RefusedRows);
-        let receipt = receipt.expect("the headers were read when the batch was admitted");
-        job.send("receipts", receipt.to_message()).await;
-    }
-
-    fn receipt(
-        &self,
-        headers: &Headers,
-        shard: u32,
-        rows: Rows,
-        reason: Reason,
-    ) -> Result<Receipt, Invalid> {
-        let quarantined = rows.quarantined;
-        let reasons = (quarantined > 0).then_some((reason, quarantined));
-        let fact = Fact::Stored {
-            store: self.app.name.to_string(),
-            batch: headers.batch_id()?,
-            shard,
-            rows,
-            targets: Default::default(),
-            reasons: reasons.into_iter().collect(),
-        };
-        Ok(receipt(&headers.run()?, fact))
-    }
-
-    /// Counts a batch and each of its rows once. A batch counts as stored if any of its rows is.
-    fn count(&self, rows: &Rows) {
-        let by_status = [
-            ("stored", rows.stored),
-            ("unchanged", rows.unchanged),
-            ("quarantined", rows.quarantined),
-        ];
-        let mut counted = by_status.into_iter().filter(|(_, n)| *n > 0).peekable();
-        let (status, _) = *counted.peek().unwrap_or(&("quarantined", 0));
-        self.app.stats.count("batches", &[("status", status)], 1);
-        for (status, n) in counted {
-            self.app.stats.count("rows", &[("status", status)], n);
-        }
     }
 }
 
 impl BatchWorker for ChWriter {
-    const RECEIPTS: &'static str = "receipts";
+    const RECEIPTS: &'static str = RECEIPTS;
     type Key = GroupKey;
-    type Item = Item;
+    type Item = AdmittedBatch;
 
-    fn admit(&self, message: &Message) -> Result<(GroupKey, Weight, Item), Invalid> {
-        let headers = &message.headers;
-        headers.check_schema(MessageKind::Batch)?;
-        headers.run()?;
-        let id = headers.batch_id()?;
-        let shard = headers.shard()?;
-        self.cluster().shard(shard)?;
-        let stream = Stream::parse(&message.body, &Limits::default())?;
-        let (said, rows) = (u64::from(headers.rows()?), stream.rows());
-        if said != rows {
-            return Err(Invalid::new(
-                Reason::BadHeader,
-                format!(
-                    "header {} says {said} rows; the body has {rows}",
-                    header::ROWS
-                ),
-            ));
-        }
+    fn admit(&self, message: &Message) -> Result<(GroupKey, Weight, AdmittedBatch), Invalid> {
+        let batch = AdmittedBatch::new(message)?;
+        let shard = batch.headers.shard;
+        self.target.cluster.shard(shard)?;
+        let columns = InsertColumns::new(&batch.stream.schema, &self.mapping)?;
+        let key = GroupKey {
+            shard,
+            columns: Arc::new(columns),
+        };
         let weight = Weight {
-            rows,
+            rows: batch.stream.rows(),
             bytes: message.body.len() as u64,
         };
-        let layout = Arc::new(Layout::of(&stream.schema, &self.mapping)?);
-        Ok((
-            GroupKey { shard, layout },
-            weight,
-            Item(Batch { id, stream }),
-        ))
+        Ok((key, weight, batch))
     }
 
     fn limits(&self) -> GroupLimits {
-        self.group
+        self.settings.group_limits()
     }
 
-    async fn process(&self, key: GroupKey, group: &mut [(Job, Item)]) -> Vec<Outcome> {
-        let shard = match self.cluster().shard(key.shard) {
-            Ok(shard) => shard,
-            Err(invalid) => return vec![invalid.into(); group.len()],
+    async fn process(&self, key: GroupKey, group: &mut [(Job, AdmittedBatch)]) -> Vec<Outcome> {
+        let batches: Vec<&AdmittedBatch> = group.iter().map(|(_, batch)| batch).collect();
+        let results = match self.target.cluster.shard(key.shard) {
+            Ok(shard) => self.insert(shard, &key.columns, &batches).await,
+            Err(invalid) => vec![Err(invalid.into()); batches.len()],
         };
-        let batches: Vec<&Batch> = group.iter().map(|(_, Item(batch))| batch).collect();
-        let loaded = self.loader.load(shard, &key.layout, &batches).await;
-        let mut outcomes = Vec::with_capacity(group.len());
-        for ((job, _), loaded) in group.iter_mut().zip(loaded) {
-            outcomes.push(match loaded {
-                Loaded::Judged { rows, refused } => {
-                    self.report(job, key.shard, rows, refused).await;
-                    Outcome::Done
-                }
-                Loaded::Not(outcome) => outcome,
-            });
-        }
-        outcomes
+        settle(group, results).await
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
-        let headers = &message.headers;
-        // What cannot say how many rows it has cannot be accounted for by rows.
-        let rows = Rows {
-            quarantined: headers.rows().map_or(0, u64::from),
-            ..Rows::default()
+        StoreReport::quarantined(&self.target.app, message, why)
+    }
+}
+
+impl ChWriter {
+    /// Inserts the batches together, and reports on each. A batch is left out if the table has all of its rows.
+    async fn insert(
+        &self,
+        shard: &Shard,
+        columns: &InsertColumns,
+        batches: &[&AdmittedBatch],
+    ) -> Vec<Result<StoreReport, Outcome>> {
+        let rows = |n: usize| batches[n].stream.rows();
+        let unchanged = match &self.lookup {
+            Some(lookup) => lookup.count_unchanged(shard, columns, batches).await,
+            None => vec![0; batches.len()],
         };
-        self.count(&rows);
-        let shard = headers.shard().ok()?;
-        let receipt = self.receipt(headers, shard, rows, why.reason).ok()?;
-        Some(receipt.to_message())
+        let report = |n: usize, refused| Ok(report(rows(n), unchanged[n], refused));
+        let all = 0..batches.len();
+        let mut results: Vec<_> = all.clone().map(|n| report(n, RefusedRows::new())).collect();
+
+        let new: Vec<usize> = all.filter(|n| rows(*n) > unchanged[*n]).collect();
+        let ids = new.iter().map(|n| batches[*n].headers.batch);
+        let streams: Vec<_> = new.iter().map(|n| &batches[*n].stream).collect();
+        let inserter = Inserter::new(&self.target, shard, columns, ids);
+        let inserted = insert_all(&inserter, &streams, self.settings.max_refused_rows).await;
+        for (n, refused) in new.into_iter().zip(inserted) {
+            results[n] = refused.and_then(|refused| report(n, refused));
+        }
+        results
+    }
+}
+
+/// `rows` are those of the batch, `unchanged` how many of them the table had before.
+fn report(rows: u64, unchanged: u64, refused: RefusedRows) -> StoreReport {
+    let quarantined = refused.len() as u64;
+    let taken = rows - quarantined;
+    // The table may have a row in a newer version and refuse it all the same.
+    let unchanged = unchanged.min(taken);
+    StoreReport {
+        rows: Rows {
+            stored: taken - unchanged,
+            unchanged,
+            skipped: 0,
+            quarantined,
+        },
+        refused,
+        ..StoreReport::default()
     }
 }

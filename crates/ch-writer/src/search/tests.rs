@@ -1,13 +1,51 @@
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use batch::Reason;
-use batch::arrow::{self, Limits};
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use arrow_schema::DataType;
+use batch::arrow::Limits;
+use batch::{REASON_COLUMN, Reason};
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rows::tests::{parse, sample, texts};
+
+/// A batch with the keywords `from`… in record batches of `sizes` rows.
+fn sample(from: usize, sizes: &[usize]) -> Stream {
+    let mut next = from;
+    let batches: Vec<_> = sizes
+        .iter()
+        .map(|rows| {
+            let range = next..next + rows;
+            next += rows;
+            let keywords = range.clone().map(|n| format!("keyword {n}"));
+            let keywords: ArrayRef = Arc::new(StringArray::from_iter_values(keywords));
+            let versions = range.map(|n| n as i64);
+            let versions: ArrayRef = Arc::new(Int64Array::from_iter_values(versions));
+            let columns = [("keyword", keywords, false), ("_version", versions, false)];
+            RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+        })
+        .collect();
+    parse(&arrow::encode(&batches[0].schema(), &batches).unwrap())
+}
+
+fn parse(body: &Bytes) -> Stream {
+    Stream::parse(body, &Limits::default()).unwrap()
+}
+
+/// The texts of a column of strings.
+fn texts(stream: &Stream, column: &str) -> Vec<String> {
+    let decoded = stream.decode().unwrap();
+    let of_batch = |rows: &RecordBatch| -> Vec<String> {
+        let column = rows.column_by_name(column).unwrap().clone();
+        let column = column.as_any().downcast_ref::<BinaryArray>().unwrap();
+        let texts = column.iter().map(|text| text.unwrap().to_vec());
+        texts.map(|text| String::from_utf8(text).unwrap()).collect()
+    };
+    decoded.iter().flat_map(of_batch).collect()
+}
+
+type InsertResult = Result<RefusedRows, Outcome>;
 
 /// A store that refuses some keywords, and fails after a number of inserts.
 struct Picky {
@@ -37,33 +75,30 @@ impl Picky {
     }
 }
 
-impl Store for Picky {
-    async fn insert(&self, frames: Vec<Frame>) -> Verdict {
+impl RowStore for Picky {
+    async fn insert(&self, frames: Vec<Frame>) -> Result<Option<String>, Outcome> {
         let mut left = self.inserts_left.lock().unwrap();
         let Some(fewer) = left.checked_sub(1) else {
-            return Verdict::Failed(Outcome::retry("away", "shard 0"));
+            return Err(Outcome::retry("away", "shard 0"));
         };
         *left = fewer;
         let body = arrow::join_contiguous(&self.schema, &frames);
         let keywords = texts(&parse(&body), "keyword");
         if let Some(bad) = keywords.iter().find(|k| self.refuses.contains(*k)) {
-            return Verdict::Refused(format!("{bad} is bad"));
+            return Ok(Some(format!("{bad} is bad")));
         }
         self.stored.lock().unwrap().extend(keywords);
-        Verdict::Taken
+        Ok(None)
     }
 }
 
-async fn insert(store: &Picky, batches: &[Stream], max_refused: usize) -> Vec<Fate> {
+async fn insert(store: &Picky, batches: &[Stream], max_refused: usize) -> Vec<InsertResult> {
     let batches: Vec<_> = batches.iter().collect();
     insert_all(store, &batches, max_refused).await
 }
 
-fn refused(fate: &Fate) -> Vec<usize> {
-    match fate {
-        Fate::Taken { refused } => refused.keys().copied().collect(),
-        other => panic!("{other:?}"),
-    }
+fn refused(result: &InsertResult) -> Vec<usize> {
+    result.as_ref().unwrap().keys().copied().collect()
 }
 
 fn group() -> Vec<Stream> {
@@ -73,8 +108,8 @@ fn group() -> Vec<Stream> {
 #[tokio::test]
 async fn good_batches_are_one_insert() {
     let store = Picky::new([]);
-    let fates = insert(&store, &group(), 50).await;
-    assert!(fates.iter().all(|fate| refused(fate).is_empty()));
+    let results = insert(&store, &group(), 50).await;
+    assert!(results.iter().all(|result| refused(result).is_empty()));
     assert_eq!(store.inserts(), 1);
     assert_eq!(store.stored.lock().unwrap().len(), 800);
 }
@@ -82,8 +117,8 @@ async fn good_batches_are_one_insert() {
 #[tokio::test]
 async fn refused_rows_are_found_with_few_inserts_and_every_other_row_is_in() {
     let store = Picky::new([350, 399, 700]);
-    let fates = insert(&store, &group(), 50).await;
-    let found: Vec<_> = fates.iter().map(refused).collect();
+    let results = insert(&store, &group(), 50).await;
+    let found: Vec<_> = results.iter().map(refused).collect();
     let none = Vec::new;
     let expected = [
         none(),
@@ -96,9 +131,7 @@ async fn refused_rows_are_found_with_few_inserts_and_every_other_row_is_in() {
         vec![0],
     ];
     assert_eq!(found, expected);
-    let Fate::Taken { refused } = &fates[3] else {
-        panic!("{:?}", fates[3])
-    };
+    let refused = results[3].as_ref().unwrap();
     assert_eq!(refused[&50], "keyword 350 is bad");
     assert_eq!(store.stored.lock().unwrap().len(), 797);
     // Two inserts for each halving on the way to a row: 3 among the batches, 7 among the rows.
@@ -108,11 +141,9 @@ async fn refused_rows_are_found_with_few_inserts_and_every_other_row_is_in() {
 #[tokio::test]
 async fn a_batch_with_too_many_refused_rows_is_not_searched_to_its_end() {
     let store = Picky::new(0..1000);
-    let fates = insert(&store, &[sample(0, &[1000])], 5).await;
-    assert_eq!(refused(&fates[0]).len(), 1000);
-    let Fate::Taken { refused } = &fates[0] else {
-        panic!("{:?}", fates[0])
-    };
+    let results = insert(&store, &[sample(0, &[1000])], 5).await;
+    assert_eq!(refused(&results[0]).len(), 1000);
+    let refused = results[0].as_ref().unwrap();
     assert_eq!(refused[&4], "keyword 4 is bad");
     assert!(refused[&5].starts_with("not tried"), "{}", refused[&5]);
     assert!(refused[&5].ends_with("keyword 4 is bad"), "{}", refused[&5]);
@@ -123,17 +154,17 @@ async fn a_batch_with_too_many_refused_rows_is_not_searched_to_its_end() {
 async fn a_store_that_fails_in_the_middle_fails_the_batches_that_are_not_decided() {
     // The first half of the batches goes in with the second insert, the third one fails.
     let store = Picky::new([750]).failing_after(2);
-    let fates = insert(&store, &group(), 50).await;
-    let failed = Fate::Failed(Outcome::retry("away", "shard 0"));
-    assert!(fates[..4].iter().all(|fate| refused(fate).is_empty()));
-    assert_eq!(fates[4..], vec![failed; 4]);
+    let results = insert(&store, &group(), 50).await;
+    let failed = Err(Outcome::retry("away", "shard 0"));
+    assert!(results[..4].iter().all(|result| refused(result).is_empty()));
+    assert_eq!(results[4..], vec![failed; 4]);
 }
 
 #[tokio::test]
 async fn a_batch_whose_search_is_cut_short_fails_whole() {
     let store = Picky::new([10]).failing_after(4);
-    let fates = insert(&store, &[sample(0, &[100])], 50).await;
-    assert_eq!(fates, [Fate::Failed(Outcome::retry("away", "shard 0"))]);
+    let results = insert(&store, &[sample(0, &[100])], 50).await;
+    assert_eq!(results, [Err(Outcome::retry("away", "shard 0"))]);
 }
 
 #[tokio::test]
@@ -147,23 +178,57 @@ async fn a_batch_that_cannot_be_decoded_is_named_and_the_others_are_stored() {
     let broken = Stream::parse(&bytes.into(), &Limits::default()).unwrap();
 
     struct Strict(Picky);
-    impl Store for Strict {
-        async fn insert(&self, frames: Vec<Frame>) -> Verdict {
+    impl RowStore for Strict {
+        async fn insert(&self, frames: Vec<Frame>) -> Result<Option<String>, Outcome> {
             let body = arrow::join_contiguous(&self.0.schema, &frames);
             match parse(&body).decode() {
                 Ok(_) => self.0.insert(frames).await,
-                Err(error) => Verdict::Refused(error.to_string()),
+                Err(error) => Ok(Some(error.to_string())),
             }
         }
     }
     let store = Strict(Picky::new([]));
     let other = sample(100, &[100]);
-    let fates = insert_all(&store, &[&other, &broken], 50).await;
-    assert_eq!(refused(&fates[0]), Vec::<usize>::new());
-    let Fate::Unreadable(invalid) = &fates[1] else {
-        panic!("{:?}", fates[1])
+    let results = insert_all(&store, &[&other, &broken], 50).await;
+    assert_eq!(refused(&results[0]), Vec::<usize>::new());
+    let Err(Outcome::Quarantine(invalid)) = &results[1] else {
+        panic!("{:?}", results[1])
     };
     assert_eq!(invalid.reason, Reason::NotReadable);
+}
+
+#[test]
+fn a_range_of_rows_follows_the_schema_message_of_its_batch() {
+    let stream = sample(0, &[3, 4]);
+    let rows = stream.decode_all().unwrap();
+    assert_eq!(rows.num_rows(), 7);
+    let frames = arrow::frames_of(&rows.slice(2, 3)).unwrap();
+    let part = parse(&arrow::join_contiguous(&stream.schema_bytes, &frames));
+    assert_eq!(part.schema, stream.schema);
+    assert_eq!(
+        texts(&part, "keyword"),
+        ["keyword 2", "keyword 3", "keyword 4"]
+    );
+}
+
+#[test]
+fn refused_rows_come_with_their_reasons_and_a_former_reason_gives_way() {
+    let stream = sample(0, &[3, 4]);
+    let refuse = |stream: &Stream, rows: &[(usize, &str)]| {
+        let refused = rows.iter().map(|(row, why)| (*row, (*why).to_owned()));
+        let decoded = stream.decode_all().unwrap();
+        let body = arrow::body_of_refused(stream, &decoded, &refused.collect());
+        parse(&body.unwrap())
+    };
+    let once = refuse(&stream, &[(1, "too long"), (5, "no")]);
+    assert_eq!(texts(&once, "keyword"), ["keyword 1", "keyword 5"]);
+    assert_eq!(texts(&once, REASON_COLUMN), ["too long", "no"]);
+    let keyword = once.schema.field_with_name("keyword").unwrap();
+    assert_eq!(*keyword.data_type(), DataType::Utf8);
+
+    let twice = refuse(&once, &[(1, "still no")]);
+    assert_eq!(twice.schema, once.schema);
+    assert_eq!(texts(&twice, REASON_COLUMN), ["still no"]);
 }
 
 proptest! {
@@ -180,11 +245,11 @@ proptest! {
         }
         let store = Picky::new(bad.iter().copied());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let fates = runtime.block_on(insert(&store, &batches, 50));
+        let results = runtime.block_on(insert(&store, &batches, 50));
         let mut from = 0;
         let mut found = BTreeSet::new();
-        for (fate, size) in fates.iter().zip(&sizes) {
-            found.extend(refused(fate).into_iter().map(|row| from + row));
+        for (result, size) in results.iter().zip(&sizes) {
+            found.extend(refused(result).into_iter().map(|row| from + row));
             from += size;
         }
         let expected: BTreeSet<_> = bad.into_iter().filter(|row| *row < from).collect();

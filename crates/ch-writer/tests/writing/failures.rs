@@ -1,4 +1,4 @@
-//! Servers that are away, shut, or not ClickHouse.
+//! Servers that are away, take no writes, or are not ClickHouse.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -150,14 +150,14 @@ async fn pages_without_end_are_retried_and_at_last_quarantined_for_what_they_are
 async fn a_shard_that_takes_nothing_is_waited_for() {
     let mut tables = Tables::create(1000).await;
     let batches = tables.batches("1", 1000).await;
-    tables.settings.pause_poll_seconds = 1;
+    tables.settings.pause.poll_seconds = 1;
     let read_only = exception(242, "Table is in readonly mode. (TABLE_IS_READ_ONLY)");
     let taken = answer(
         "200 OK",
         "X-ClickHouse-Summary: {\"written_rows\":\"1000\"}\r\n",
         "",
     );
-    // A lone replica is asked twice before the shard is judged.
+    // A lone replica is asked twice before the shard is paused.
     let (address, asked) = answering(vec![read_only.clone(), read_only, taken]).await;
     tables.target.cluster = address;
     let written = tables.write(&batches).await;
@@ -171,7 +171,7 @@ async fn a_shard_that_takes_nothing_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_writer_that_is_told_to_stop_does_not_wait_for_a_shut_shard() {
+async fn a_writer_that_is_told_to_stop_does_not_wait_for_a_paused_shard() {
     let mut tables = Tables::create(1000).await;
     let batches = tables.batches("1", 1000).await;
     let full = exception(243, "Cannot reserve 1.00 MiB (NOT_ENOUGH_SPACE)");

@@ -1,4 +1,4 @@
-//! How the columns of a batch are called in the target.
+//! The names of a batch's columns in the target.
 
 use arrow_schema::{DataType, Field, Schema};
 use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN, arrow};
@@ -6,17 +6,18 @@ use bytes::Bytes;
 use stores::Mapping;
 use stores::clickhouse::quote_identifier;
 
-/// The columns of batches of one schema, under their names in the target. Batches of equal layouts
+/// The columns of batches of one schema, under their names in the target. Batches with equal columns
 /// go into one INSERT: the data of all of them follow one schema message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Layout {
+pub(crate) struct InsertColumns {
     schema: Schema,
+    schema_message: Bytes,
     version: usize,
 }
 
-impl Layout {
+impl InsertColumns {
     /// Refuses a schema without a version, and one in which two columns would have the same name.
-    pub fn of(source: &Schema, mapping: &Mapping) -> Result<Self, Invalid> {
+    pub fn new(source: &Schema, mapping: &Mapping) -> Result<Self, Invalid> {
         let wrong = |detail: String| Invalid::new(Reason::WrongSchema, detail);
         let version = source
             .index_of(VERSION_COLUMN)
@@ -40,15 +41,17 @@ impl Layout {
             };
             Field::new(name, field.data_type().clone(), field.is_nullable())
         });
+        let schema = Schema::new(fields.collect::<Vec<_>>());
         Ok(Self {
-            schema: Schema::new(fields.collect::<Vec<_>>()),
+            schema_message: arrow::schema_bytes(&schema)?,
+            schema,
             version,
         })
     }
 
     /// The Arrow message that comes before the batches' data.
-    pub fn schema_message(&self) -> Result<Bytes, Invalid> {
-        arrow::schema_bytes(&self.schema)
+    pub fn schema_message(&self) -> &Bytes {
+        &self.schema_message
     }
 
     /// `INSERT INTO …` with the columns by name, so that their order in the table does not matter and
@@ -68,8 +71,8 @@ impl Layout {
         self.schema.field(self.version).name()
     }
 
-    /// Place of a column of the target among the batch's columns.
-    pub fn place(&self, target_name: &str) -> Option<usize> {
+    /// Index of a column of the target among the batch's columns.
+    pub fn index_of(&self, target_name: &str) -> Option<usize> {
         self.schema.index_of(target_name).ok()
     }
 
@@ -92,13 +95,13 @@ mod tests {
         Schema::new(fields.collect::<Vec<_>>())
     }
 
-    fn layout(columns: &[(&str, DataType)]) -> Result<Layout, Invalid> {
-        Layout::of(&schema(columns), &Mapping::default())
+    fn named(columns: &[(&str, DataType)]) -> Result<InsertColumns, Invalid> {
+        InsertColumns::new(&schema(columns), &Mapping::default())
     }
 
     #[test]
     fn columns_are_named_as_the_target_has_them_and_a_reason_is_left_out() {
-        let layout = layout(&[
+        let columns = named(&[
             ("keyword", DataType::Utf8),
             ("processed_vol`ume", DataType::UInt64),
             ("_reason", DataType::Utf8),
@@ -106,11 +109,11 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            layout.insert_statement("k", "m"),
+            columns.insert_statement("k", "m"),
             r"INSERT INTO `k`.`m` (`keyword`, `vol\`ume`, `version`) FORMAT ArrowStream"
         );
-        assert_eq!(layout.version_name(), "version");
-        assert_eq!(layout.place("version"), Some(3));
+        assert_eq!(columns.version_name(), "version");
+        assert_eq!(columns.index_of("version"), Some(3));
     }
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
             &[("keyword", DataType::Utf8)][..],
             &[("_version", DataType::UInt32)],
         ] {
-            let error = layout(columns).unwrap_err();
+            let error = named(columns).unwrap_err();
             assert_eq!(error.reason, Reason::WrongSchema);
             assert!(error.detail.contains("_version"), "{error}");
         }
@@ -132,7 +135,7 @@ mod tests {
             ("processed_volume", DataType::UInt64),
             ("_version", DataType::Int64),
         ];
-        let error = layout(&columns).unwrap_err();
+        let error = named(&columns).unwrap_err();
         assert_eq!(error.reason, Reason::WrongSchema);
         assert!(error.detail.contains("processed_volume"), "{error}");
     }
