@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use pipeline::{GroupLimits, LoopOptions};
+use pipeline::{GroupLimits, LoopOptions, PauseSettings, check_positive};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +11,11 @@ use crate::encode::BulkLimits;
 /// the bulk requests in flight as well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Settings {
+pub struct EsWriterSettings {
     #[serde(flatten)]
     pub options: LoopOptions,
+    #[serde(flatten)]
+    pub pause: PauseSettings,
     /// Columns that name a row: their values, joined by `/`, are the `_id` of its documents.
     pub key_columns: Vec<String>,
     /// Documents of one bulk request: batches are gathered until they have so many rows.
@@ -23,27 +25,22 @@ pub struct Settings {
     /// Longest time for which a batch waits for others to share its bulk requests, in milliseconds.
     pub bulk_wait_ms: u64,
     /// Pause before rows that Elasticsearch had no room for are sent again, in milliseconds. It doubles
-    /// with every try that brings nothing, and varies by chance so that writers do not keep step.
+    /// with every try that makes no progress, and varies by chance so that writers do not keep step.
     pub resend_first_ms: u64,
     /// Longest such pause, in milliseconds.
     pub resend_longest_ms: u64,
-    /// Tries in a row that bring nothing, after which a batch waits in a delay queue instead. That
+    /// Tries in a row without progress, after which a batch waits in a delay queue instead. That
     /// counts as one failure of the batch.
     pub resend_tries: usize,
-    /// While an index takes no writes (disk full, read-only, credentials refused) it is tried so often,
-    /// in seconds.
-    pub pause_poll_seconds: u64,
-    /// Longest time for which batches wait for such an index in this program, in seconds. Then they
-    /// wait in a delay queue, at no cost of an attempt. Less than the broker's consumer timeout (30 minutes).
-    pub pause_limit_seconds: u64,
 }
 
-impl Default for Settings {
+impl Default for EsWriterSettings {
     fn default() -> Self {
         Self {
             // Six bulks as the fleet has always had, of two batches each; as many again are gathered
-            // meanwhile, and as many are on their way.
+            // in the meantime, and as many are on their way.
             options: LoopOptions::sized(36, 6),
+            pause: PauseSettings::default(),
             key_columns: vec!["country".to_owned(), "keyword".to_owned()],
             bulk_rows: 2000,
             // 2,000 documents take about half a megabyte. Elasticsearch advises against bulks of tens of
@@ -54,33 +51,23 @@ impl Default for Settings {
             resend_first_ms: 200,
             resend_longest_ms: 10_000,
             resend_tries: 8,
-            pause_poll_seconds: 5,
-            pause_limit_seconds: 600,
         }
     }
 }
 
-impl Settings {
+impl EsWriterSettings {
     /// Refuses what cannot work; `section` names the settings in the error.
     pub fn check(&self, section: &str) -> Result<(), String> {
         self.options.check(section)?;
+        self.pause.check(section)?;
         let positive = [
             ("bulk_rows", self.bulk_rows as u64),
             ("bulk_bytes", self.bulk_bytes as u64),
             ("resend_first_ms", self.resend_first_ms),
-            ("pause_poll_seconds", self.pause_poll_seconds),
         ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{section}.{name} must be at least 1"));
-        }
+        check_positive(section, &positive)?;
         if self.key_columns.is_empty() {
             return Err(format!("{section}.key_columns must name a column"));
-        }
-        // The broker takes messages back after 30 minutes without an acknowledgement.
-        if self.pause_limit_seconds > 1500 {
-            return Err(format!(
-                "{section}.pause_limit_seconds must be at most 1500"
-            ));
         }
         Ok(())
     }
@@ -117,25 +104,25 @@ mod tests {
 
     #[test]
     fn the_defaults_can_work() {
-        Settings::default().check("es_writer").unwrap();
+        EsWriterSettings::default().check("es_writer").unwrap();
     }
 
     #[test]
     fn what_cannot_work_is_named() {
-        let refused = |change: fn(&mut Settings)| {
-            let mut settings = Settings::default();
+        let refused = |change: fn(&mut EsWriterSettings)| {
+            let mut settings = EsWriterSettings::default();
             change(&mut settings);
             settings.check("es_writer").unwrap_err()
         };
         assert!(refused(|s| s.bulk_rows = 0).contains("es_writer.bulk_rows"));
         assert!(refused(|s| s.key_columns.clear()).contains("es_writer.key_columns"));
-        assert!(refused(|s| s.pause_limit_seconds = 1800).contains("pause_limit_seconds"));
+        assert!(refused(|s| s.pause.limit_seconds = 1800).contains("pause_limit_seconds"));
         assert!(refused(|s| s.options.concurrency = 0).contains("es_writer.concurrency"));
     }
 
     #[test]
     fn pauses_grow_to_the_longest_and_end() {
-        let settings = Settings::default();
+        let settings = EsWriterSettings::default();
         let pauses: Vec<Duration> = settings.pauses().collect();
         assert_eq!(pauses.len(), settings.resend_tries);
         assert!(pauses[0] < Duration::from_millis(500), "{pauses:?}");

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::table::Table;
+use crate::documents::BatchDocuments;
 
 /// The body of one `_bulk` request. It names no index: the same bytes go to a leader and its followers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bulk {
-    /// Rows of the group, by their place in it, in the order of their actions.
+    /// Rows by their indices in the group, in the order of their actions.
     pub rows: Vec<usize>,
     /// Where the action and the document of each row end.
     ends: Vec<usize>,
@@ -22,46 +22,46 @@ pub(crate) struct BulkLimits {
     pub bytes: usize,
 }
 
-/// Writes the rows of `tables` that belong into the index of field set `set`, as few requests as
-/// `limits` allow. Rows are numbered through all tables; what a table refused is left out.
-pub(crate) fn encode(tables: &[Table], set: usize, limits: BulkLimits) -> Vec<Bulk> {
+/// Writes the rows of a group that belong into the `index`-th index, in as few requests as `limits` allow. Rows are
+/// numbered through all batches; refused ones are left out.
+pub(crate) fn encode(batches: &[BatchDocuments], index: usize, limits: BulkLimits) -> Vec<Bulk> {
     let mut bulks = Vec::new();
-    let mut open = Open::new(limits);
+    let mut open = BulkBuilder::new(limits);
     let mut first = 0;
-    for table in tables {
-        for row in 0..table.rows() {
-            if table.refused().contains_key(&row) || !table.belongs(row, set) {
+    for batch in batches {
+        for row in 0..batch.rows() {
+            if batch.refused().contains_key(&row) || !batch.belongs(row, index) {
                 continue;
             }
             let start = open.body.len();
-            table.write(row, set, &mut open.body);
+            batch.write(row, index, &mut open.body);
             if !open.rows.is_empty()
                 && (open.body.len() > limits.bytes || open.rows.len() == limits.rows)
             {
-                let mut next = Open::new(limits);
+                let mut next = BulkBuilder::new(limits);
                 next.body.extend_from_slice(&open.body[start..]);
                 open.body.truncate(start);
-                bulks.push(std::mem::replace(&mut open, next).close());
+                bulks.push(std::mem::replace(&mut open, next).build());
             }
             open.rows.push(first + row);
             open.ends.push(open.body.len());
         }
-        first += table.rows();
+        first += batch.rows();
     }
     if !open.rows.is_empty() {
-        bulks.push(open.close());
+        bulks.push(open.build());
     }
     bulks
 }
 
-struct Open {
+struct BulkBuilder {
     rows: Vec<usize>,
     ends: Vec<usize>,
     body: Vec<u8>,
 }
 
-impl Open {
-    /// What a row takes at first; a buffer that is too small doubles.
+impl BulkBuilder {
+    /// Bytes reserved for a row; a buffer that is too small doubles.
     const ROW_BYTES: usize = 256;
 
     fn new(limits: BulkLimits) -> Self {
@@ -72,7 +72,7 @@ impl Open {
         }
     }
 
-    fn close(self) -> Bulk {
+    fn build(self) -> Bulk {
         Bulk {
             rows: self.rows,
             ends: self.ends,
@@ -82,24 +82,24 @@ impl Open {
 }
 
 impl Bulk {
-    /// The action and document of the row at `place`.
-    fn part(&self, place: usize) -> &[u8] {
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.body[start..self.ends[place]]
+    /// The action and document of its `n`-th row.
+    fn part(&self, n: usize) -> &[u8] {
+        let start = n.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.body[start..self.ends[n]]
     }
 
-    /// The same actions for the rows at `places` alone.
-    pub fn only(&self, places: &[usize]) -> Self {
-        if places.len() == self.rows.len() {
+    /// The same actions for some of its rows alone.
+    pub fn only(&self, chosen: &[usize]) -> Self {
+        if chosen.len() == self.rows.len() {
             return self.clone();
         }
-        let size = places.iter().map(|place| self.part(*place).len()).sum();
-        let (mut body, mut ends) = (Vec::with_capacity(size), Vec::with_capacity(places.len()));
-        for place in places {
-            body.extend_from_slice(self.part(*place));
+        let size = chosen.iter().map(|n| self.part(*n).len()).sum();
+        let (mut body, mut ends) = (Vec::with_capacity(size), Vec::with_capacity(chosen.len()));
+        for n in chosen {
+            body.extend_from_slice(self.part(*n));
             ends.push(body.len());
         }
-        let rows = places.iter().map(|place| self.rows[*place]).collect();
+        let rows = chosen.iter().map(|n| self.rows[*n]).collect();
         Self {
             rows,
             ends,
@@ -107,11 +107,11 @@ impl Bulk {
         }
     }
 
-    /// Two requests of half the rows each, or `None` when there is but one row.
+    /// Two requests of half the rows each, or `None` when there is only one row.
     pub fn halves(&self) -> Option<[Self; 2]> {
         let middle = self.rows.len() / 2;
-        let places: Vec<usize> = (0..self.rows.len()).collect();
-        let (left, right) = places.split_at(middle);
+        let all: Vec<usize> = (0..self.rows.len()).collect();
+        let (left, right) = all.split_at(middle);
         (middle > 0).then(|| [self.only(left), self.only(right)])
     }
 }

@@ -1,40 +1,48 @@
 //! How bodies of one schema become documents: resolved once for a schema, used for every row.
 
+use std::collections::BTreeSet;
+
 use arrow_schema::{DataType, Schema};
 use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN};
 use stores::Mapping;
 use stores::elasticsearch::IndexSettings;
 
-/// Places of the columns that documents are made of.
+/// Which columns documents are made of, by their indices in the schema.
 #[derive(Debug)]
-pub(crate) struct Layout {
+pub(crate) struct DocumentLayout {
     /// Columns that name a row, in their order.
     pub key: Vec<usize>,
     pub version: usize,
     /// One for each configured index, in the configuration's order.
-    pub sets: Vec<FieldSet>,
+    pub indices: Vec<IndexFields>,
     /// The columns' own names, for what is said of a row.
     pub names: Vec<String>,
 }
 
 /// What one index and its followers take of a row.
 #[derive(Debug)]
-pub(crate) struct FieldSet {
-    pub fields: Vec<Field>,
-    /// Rows whose number in this column is below the minimum stay out of the index.
-    pub minimum: Option<(usize, f64)>,
+pub(crate) struct IndexFields {
+    pub fields: Vec<DocumentField>,
+    pub minimum: Option<ColumnMinimum>,
+}
+
+/// Rows whose number in this column is lower stay out of the index.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ColumnMinimum {
+    pub column: usize,
+    pub value: f64,
 }
 
 #[derive(Debug)]
-pub(crate) struct Field {
+pub(crate) struct DocumentField {
     pub column: usize,
     /// What stands before the value: `{"country":` or `,"keyword":`.
     pub before: Vec<u8>,
 }
 
-impl Layout {
+impl DocumentLayout {
     /// Refuses, by name, a schema that lacks a column or has one that cannot be written as JSON.
-    pub fn of(
+    pub fn new(
         schema: &Schema,
         key: &[String],
         mapping: &Mapping,
@@ -48,88 +56,106 @@ impl Layout {
         let key = key.iter().map(|name| key_column(schema, name));
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let fields = named_fields(schema, mapping)?;
-        let sets = indices
+        let indices = indices
             .iter()
-            .map(|index| FieldSet::of(schema, &fields, &key, index));
+            .map(|index| IndexFields::new(schema, &fields, &key, index));
         Ok(Self {
-            sets: sets.collect::<Result<_, _>>()?,
+            indices: indices.collect::<Result<_, _>>()?,
             names: schema.fields().iter().map(|f| f.name().clone()).collect(),
             key,
             version,
         })
     }
+
+    /// The columns that some document takes, or that decide on it.
+    pub fn used_columns(&self) -> BTreeSet<usize> {
+        let fields = self.indices.iter().flat_map(|index| &index.fields);
+        let minimums = self.indices.iter().filter_map(|index| index.minimum);
+        let mut columns: BTreeSet<usize> = self.key.iter().copied().collect();
+        columns.insert(self.version);
+        columns.extend(fields.map(|field| field.column));
+        columns.extend(minimums.map(|minimum| minimum.column));
+        columns
+    }
 }
 
-/// A field that documents may have: its name and its column.
-type Named = (String, usize);
+/// A field that documents may have.
+struct NamedField {
+    name: String,
+    column: usize,
+}
 
-impl FieldSet {
-    fn of(
+impl IndexFields {
+    fn new(
         schema: &Schema,
-        fields: &[Named],
+        named: &[NamedField],
         key: &[usize],
         index: &IndexSettings,
     ) -> Result<Self, Invalid> {
         for name in index.fields.iter().filter(|name| *name != "*") {
-            find(fields, name, index)?;
+            find(named, name, index)?;
         }
-        let has = |(name, column): &&Named| key.contains(column) || index.selects(name);
-        let mut set = Self {
-            fields: Vec::new(),
-            minimum: None,
-        };
-        for (name, column) in fields.iter().filter(has) {
-            if !crate::cells::is_writable(schema.field(*column).data_type()) {
-                return Err(wrong_type(schema, *column, "of a type that JSON can carry"));
+        let mut fields = Vec::new();
+        for NamedField { name, column } in named {
+            if !key.contains(column) && !index.selects(name) {
+                continue;
             }
-            let mut before = vec![if set.fields.is_empty() { b'{' } else { b',' }];
+            if !crate::json_column::is_writable(schema.field(*column).data_type()) {
+                let wanted = "of a type that JSON can represent";
+                return Err(wrong_type(schema, *column, wanted));
+            }
+            let mut before = vec![if fields.is_empty() { b'{' } else { b',' }];
             serde_json::to_writer(&mut before, name).expect("a name goes into memory");
             before.push(b':');
-            set.fields.push(Field {
-                column: *column,
-                before,
-            });
+            let column = *column;
+            fields.push(DocumentField { column, before });
         }
-        if let Some(minimum) = &index.minimum {
-            let column = find(fields, &minimum.field, index)?;
+        let minimum = index.minimum.as_ref().map(|minimum| {
+            let column = find(named, &minimum.field, index)?;
             if !schema.field(column).data_type().is_numeric() {
-                let wanted = "a number to be held against the index's minimum";
+                let wanted = "a number to be compared with the index's minimum";
                 return Err(wrong_type(schema, column, wanted));
             }
-            set.minimum = Some((column, minimum.value));
-        }
-        Ok(set)
+            let value = minimum.value;
+            Ok(ColumnMinimum { column, value })
+        });
+        let minimum = minimum.transpose()?;
+        Ok(Self { fields, minimum })
     }
 }
 
-fn find(fields: &[Named], name: &str, index: &IndexSettings) -> Result<usize, Invalid> {
-    let found = fields.iter().find(|(field, _)| field == name);
-    found.map(|(_, column)| *column).ok_or_else(|| {
+fn find(named: &[NamedField], name: &str, index: &IndexSettings) -> Result<usize, Invalid> {
+    let found = named.iter().find(|field| field.name == name);
+    found.map(|field| field.column).ok_or_else(|| {
         wrong_schema(format!(
             "index {} asks for field {name}, which no column of the batch gives; it has {}",
             index.name,
-            list(fields.iter().map(|(name, _)| name)),
+            list(named.iter().map(|field| &field.name)),
         ))
     })
 }
 
 /// Every field that documents may have, in the columns' order.
-fn named_fields(schema: &Schema, mapping: &Mapping) -> Result<Vec<Named>, Invalid> {
-    // The version travels in the action, and a reason belongs to an earlier stay in quarantine.
-    let columns = schema.fields().iter().enumerate();
-    let columns = columns.filter(|(_, c)| c.name() != VERSION_COLUMN && c.name() != REASON_COLUMN);
-    let (places, names): (Vec<usize>, Vec<&str>) = columns
-        .map(|(place, column)| (place, column.name().as_str()))
-        .unzip();
+fn named_fields(schema: &Schema, mapping: &Mapping) -> Result<Vec<NamedField>, Invalid> {
+    // The version goes into the action, and a reason belongs to an earlier stay in quarantine.
+    let is_field = |column: &usize| {
+        let name = schema.field(*column).name();
+        name != VERSION_COLUMN && name != REASON_COLUMN
+    };
+    let columns: Vec<usize> = (0..schema.fields().len()).filter(is_field).collect();
+    let names = columns.iter().map(|n| schema.field(*n).name().as_str());
     let names = mapping.target_names(names);
     let names = names.map_err(|error| wrong_schema(error.to_string()))?;
-    Ok(names.into_iter().zip(places).collect())
+    let named = names.into_iter().zip(columns);
+    Ok(named
+        .map(|(name, column)| NamedField { name, column })
+        .collect())
 }
 
 fn key_column(schema: &Schema, name: &str) -> Result<usize, Invalid> {
     let key = column(schema, name)?;
     let data_type = schema.field(key).data_type();
-    if crate::cells::is_text(data_type) || data_type.is_integer() {
+    if crate::json_column::is_text(data_type) || data_type.is_integer() {
         return Ok(key);
     }
     let wanted = "text or a whole number to be part of a key";
@@ -205,9 +231,12 @@ mod tests {
         }
     }
 
-    fn layout(columns: &[(&str, DataType)], indices: &[IndexSettings]) -> Result<Layout, Invalid> {
+    fn layout(
+        columns: &[(&str, DataType)],
+        indices: &[IndexSettings],
+    ) -> Result<DocumentLayout, Invalid> {
         let key = ["country".to_owned(), "keyword".to_owned()];
-        Layout::of(&schema(columns), &key, &Mapping::default(), indices)
+        DocumentLayout::new(&schema(columns), &key, &Mapping::default(), indices)
     }
 
     fn refusal(columns: &[(&str, DataType)]) -> String {
@@ -219,14 +248,23 @@ mod tests {
     #[test]
     fn an_index_takes_all_fields_or_those_chosen_without_version_and_reason() {
         let layout = layout(&hub(), &[all(), lite()]).unwrap();
-        let names = |set: usize| {
-            let before = layout.sets[set].fields.iter().map(|f| f.before.clone());
+        let names = |index: usize| {
+            let before = layout.indices[index]
+                .fields
+                .iter()
+                .map(|f| f.before.clone());
             String::from_utf8(before.collect::<Vec<_>>().concat()).unwrap()
         };
         assert_eq!(names(0), r#"{"country":,"keyword":,"volume":,"tags":"#);
         assert_eq!(names(1), r#"{"country":,"keyword":,"volume":"#);
-        assert_eq!(layout.sets[0].minimum, None);
-        assert_eq!(layout.sets[1].minimum, Some((2, 10.0)));
+        assert_eq!(layout.indices[0].minimum, None);
+        assert_eq!(
+            layout.indices[1].minimum,
+            Some(ColumnMinimum {
+                column: 2,
+                value: 10.0
+            })
+        );
         assert_eq!((layout.key, layout.version), (vec![0, 1], 5));
     }
 
@@ -244,16 +282,16 @@ mod tests {
     #[test]
     fn a_column_of_an_unusable_type_is_named_with_its_type() {
         let list_of_lists = DataType::new_list(DataType::new_list(DataType::Utf8, true), true);
-        for (place, unusable) in [
+        for (number, unusable) in [
             (0, DataType::Float64),
             (2, DataType::Utf8),
             (3, list_of_lists),
             (5, DataType::UInt64),
         ] {
             let mut columns = hub();
-            columns[place].1 = unusable.clone();
+            columns[number].1 = unusable.clone();
             let detail = refusal(&columns);
-            assert!(detail.contains(columns[place].0), "{detail}");
+            assert!(detail.contains(columns[number].0), "{detail}");
             assert!(detail.contains(&unusable.to_string()), "{detail}");
         }
     }

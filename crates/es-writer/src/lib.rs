@@ -1,9 +1,9 @@
 //! Writes batches of keyword metrics as documents into Elasticsearch.
 //!
-//! The way of a batch: [`EsWriter`] admits it (headers, Arrow framing, columns), gathers a few of them, and
-//! makes a `Table` of each, whose rows are checked one by one; `encode` writes the documents of each
-//! configured index once; a `Delivery` sends them to the index, and another to each of its followers, until
-//! every row has its answer; `judge` makes a verdict on each batch of the answers. Refused rows go to
+//! The path of a batch is in `worker`: it is admitted (headers, Arrow framing, columns), gathered with a few others,
+//! and decoded into documents, whose rows are checked one by one (`documents`). `encode` writes the documents of each
+//! configured index once; a `BulkSender` sends them to the index, and another to each of its followers, until
+//! every row has a status there. `results` makes a report on each batch of them. Refused rows go to
 //! quarantine by themselves, and a receipt says what became of the batch.
 //!
 //! A document's `_id` is its row's key: the values of the key columns joined by `/`, where a `/` or `\`
@@ -11,24 +11,22 @@
 //! Elasticsearch takes is `sha256:` and the hash of it in hexadecimal. Its external version is the row's:
 //! an older row never replaces a newer one, and the same row again changes nothing.
 
-mod cells;
+mod bulk_sender;
+mod bulk_store;
 mod config;
-mod delivery;
+mod documents;
 mod encode;
-mod judge;
+mod json_column;
 mod layout;
-mod sink;
-mod table;
+mod results;
 mod worker;
 
-use pipeline::{Role, RoleKind};
+use pipeline::{RECEIPTS, Role, RoleKind};
 
-pub use config::Settings;
+pub use config::EsWriterSettings;
 pub use worker::EsWriter;
 
-/// Output for what became of each batch.
-const RECEIPTS: &str = "receipts";
-
+/// The role as the topology knows it.
 pub const ROLE: Role = Role {
     name: "es-writer",
     kind: RoleKind::Worker,

@@ -1,141 +1,67 @@
-use std::collections::BTreeMap;
+//! The path of a batch: `admit`, gathered with others, `process` (decoded here), `write_index` (encoded and sent here),
+//! [`reports`], [`settle`].
+
+use std::borrow::Borrow;
+use std::iter::once;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use app::App;
-use arrow_array::RecordBatch;
-use batch::arrow::{Limits, Stream};
-use batch::{BatchId, Fact, Headers, Invalid, Message, MessageKind, Reason, Rows, RunId, header};
+use batch::arrow::Stream;
+use batch::{Invalid, Message, Reason};
 use bytes::Bytes;
-use pipeline::{BatchWorker, GroupLimits, Job, Outcome, Weight, receipt};
-use stores::Mapping;
-use stores::elasticsearch::{Client, ElasticsearchSettings, IndexSettings};
+use futures_util::future::join_all;
+use pipeline::{
+    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RECEIPTS, StoreReport, Weight, settle,
+};
+use stores::elasticsearch::{
+    Client, ElasticsearchConfigError, ElasticsearchSettings, Followers, IndexSettings, classify,
+};
+use stores::{Class, Mapping};
 
-use crate::RECEIPTS;
-use crate::config::Settings;
-use crate::judge::{Settled, Verdict};
-use crate::layout::Layout;
-use crate::sink::Sink;
-use crate::table::Table;
+use crate::bulk_sender::BulkSender;
+use crate::bulk_store::{BulkStore, RetryBudget, failed, missing};
+use crate::config::EsWriterSettings;
+use crate::documents::BatchDocuments;
+use crate::encode::encode;
+use crate::layout::DocumentLayout;
+use crate::results::{IndexResult, reports};
 
-/// Turns batches into documents, and verdicts on documents into outcomes and receipts.
+/// Writes batches as documents into every configured index and its followers.
 pub struct EsWriter {
-    app: App,
-    settings: Settings,
+    store: BulkStore,
     mapping: Mapping,
     indices: Vec<IndexSettings>,
-    sink: Sink,
-    /// The latest schema message and what it was resolved to: all batches of a run have the same.
-    layout: Mutex<Option<(Bytes, Arc<Layout>)>>,
+    followers: Followers,
+    /// The latest schema message and the layout for it: all batches of a run have the same.
+    layout: Mutex<Option<(Bytes, Arc<DocumentLayout>)>>,
 }
 
-/// A batch that was found sound from outside. Its rows are still encoded.
+/// A batch and what its documents are made of.
 pub struct Admitted {
-    identity: Identity,
-    stream: Stream,
-    layout: Arc<Layout>,
-}
-
-/// What a batch says of itself in its headers.
-struct Identity {
-    run: RunId,
-    batch: BatchId,
-    shard: u32,
-    rows: u64,
+    batch: AdmittedBatch,
+    layout: Arc<DocumentLayout>,
 }
 
 impl EsWriter {
-    /// Connects to nothing yet. Fails when a setting cannot work, or a secret's file cannot be read.
+    /// Connects to nothing yet. Fails when the indices are not usable, or a secret's file cannot be read.
     pub fn new(
         app: &App,
         elasticsearch: &ElasticsearchSettings,
-        settings: &Settings,
-    ) -> anyhow::Result<Self> {
-        settings.check("es_writer").map_err(anyhow::Error::msg)?;
-        elasticsearch.check().map_err(anyhow::Error::msg)?;
+        settings: &EsWriterSettings,
+    ) -> Result<Self, ElasticsearchConfigError> {
+        elasticsearch
+            .check()
+            .map_err(ElasticsearchConfigError::Indices)?;
         let client = Client::new(elasticsearch)?;
+        let every = Duration::from_secs(elasticsearch.followers_seconds);
         Ok(Self {
-            app: app.clone(),
-            sink: Sink::new(app, client, elasticsearch, settings),
-            settings: settings.clone(),
+            followers: Followers::new(client.clone(), every),
+            store: BulkStore::new(app, client, settings),
             mapping: elasticsearch.mapping(),
             indices: elasticsearch.indices.clone(),
             layout: Mutex::default(),
         })
-    }
-
-    fn layout_of(&self, stream: &Stream) -> Result<Arc<Layout>, Invalid> {
-        let mut latest = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((schema, layout)) = &*latest
-            && *schema == stream.schema_bytes
-        {
-            return Ok(layout.clone());
-        }
-        let key = &self.settings.key_columns;
-        let layout = Layout::of(&stream.schema, key, &self.mapping, &self.indices)?;
-        let layout = Arc::new(layout);
-        // A copy: the schema message is a part of the whole body, and would keep it.
-        let schema = Bytes::copy_from_slice(&stream.schema_bytes);
-        *latest = Some((schema, layout.clone()));
-        Ok(layout)
-    }
-
-    /// Sends off the refused rows and the receipt of a batch that every index has answered for.
-    async fn settle(
-        &self,
-        job: &mut Job,
-        item: &Admitted,
-        rows: &RecordBatch,
-        settled: Settled,
-    ) -> Outcome {
-        if let Some(first) = settled.refused.values().next() {
-            let body = match batch::arrow::body_of_refused(&item.stream, rows, &settled.refused) {
-                Ok(body) => body,
-                Err(invalid) => return invalid.into(),
-            };
-            let (refused, all) = (settled.refused.len(), item.identity.rows);
-            let why = format!("{refused} of {all} rows refused, the first with: {first}");
-            let mut headers = job.message().headers.clone();
-            headers.set(header::ROWS, refused as i64);
-            let why = Invalid::new(Reason::RefusedRows, why);
-            job.quarantine_rows(Message::new(headers, body), &why).await;
-        }
-        let fact = self.stored(&item.identity, settled.rows.clone(), settled.targets);
-        let receipt = receipt(&item.identity.run, fact);
-        job.send(RECEIPTS, receipt.to_message()).await;
-        self.count(&settled.rows);
-        Outcome::Done
-    }
-
-    fn stored(&self, of: &Identity, rows: Rows, targets: BTreeMap<String, Rows>) -> Fact {
-        let quarantined = (Reason::RefusedRows, rows.quarantined);
-        Fact::Stored {
-            store: self.app.name.to_string(),
-            batch: of.batch,
-            shard: of.shard,
-            rows,
-            targets,
-            reasons: [quarantined].into_iter().filter(|(_, n)| *n > 0).collect(),
-        }
-    }
-
-    /// Counts a batch and its rows; each once, when its receipt goes out.
-    fn count(&self, rows: &Rows) {
-        let by_status = [
-            ("stored", rows.stored),
-            ("unchanged", rows.unchanged),
-            ("skipped", rows.skipped),
-            ("quarantined", rows.quarantined),
-        ];
-        let counted = by_status.iter().filter(|(_, n)| *n > 0);
-        for (status, n) in counted.clone() {
-            self.app.stats.count("rows", &[("status", status)], *n);
-        }
-        // Of a mixed batch the first word counts: it has rows that are new in the store.
-        let status = counted
-            .clone()
-            .next()
-            .map_or("unchanged", |(status, _)| status);
-        self.app.stats.count("batches", &[("status", status)], 1);
     }
 }
 
@@ -146,84 +72,105 @@ impl BatchWorker for EsWriter {
     type Item = Admitted;
 
     fn admit(&self, message: &Message) -> Result<((), Weight, Admitted), Invalid> {
-        message.headers.check_schema(MessageKind::Batch)?;
-        let identity = Identity::of(&message.headers)?;
-        let limits = Limits {
-            body_bytes: self.settings.options.max_body_bytes,
-            ..Limits::default()
+        let batch = AdmittedBatch::new(message)?;
+        let layout = self.layout(&batch.stream)?;
+        let frames = batch.stream.frames.iter();
+        let weight = Weight {
+            rows: batch.stream.rows(),
+            bytes: frames.map(|frame| frame.decoded_bytes).sum(),
         };
-        let stream = Stream::parse(&message.body, &limits)?;
-        let rows = stream.rows();
-        if rows != identity.rows {
-            let (said, name) = (identity.rows, header::ROWS);
-            let detail = format!("header {name} says {said} rows; the body has {rows}");
-            return Err(Invalid::new(Reason::BadHeader, detail));
-        }
-        let layout = self.layout_of(&stream)?;
-        let bytes = stream.frames.iter().map(|frame| frame.decoded_bytes).sum();
-        let item = Admitted {
-            identity,
-            stream,
-            layout,
-        };
-        Ok(((), Weight { rows, bytes }, item))
+        Ok(((), weight, Admitted { batch, layout }))
     }
 
     fn limits(&self) -> GroupLimits {
-        self.settings.group_limits()
+        self.store.settings.group_limits()
     }
 
     async fn process(&self, (): (), group: &mut [(Job, Admitted)]) -> Vec<Outcome> {
-        let mut tables = Vec::with_capacity(group.len());
-        let decoded: Vec<Result<RecordBatch, Invalid>> = group
-            .iter()
-            .map(|(_, item)| {
-                let rows = item.stream.decode_all()?;
-                tables.push(Table::new(&rows, item.layout.clone()));
-                Ok(rows)
-            })
-            .collect();
-        let mut verdicts = self.sink.write(&tables).await.into_iter();
-        let mut outcomes = Vec::with_capacity(group.len());
-        for ((job, item), rows) in group.iter_mut().zip(decoded) {
-            let outcome = match rows {
-                Err(invalid) => invalid.into(),
-                Ok(rows) => match verdicts.next().expect("every table has a verdict") {
-                    Verdict::Settled(settled) => self.settle(job, item, &rows, settled).await,
-                    Verdict::Unfinished(outcome) => outcome,
-                },
-            };
-            outcomes.push(outcome);
-        }
-        outcomes
+        let mut batches = Vec::with_capacity(group.len());
+        let decoded = group.iter().map(|(_, Admitted { batch, layout })| {
+            let rows = batch.stream.decode_all()?;
+            batches.push(BatchDocuments::new(&rows, layout.clone()));
+            Ok(())
+        });
+        let decoded: Vec<Result<(), Invalid>> = decoded.collect();
+        let writes = (0..self.indices.len()).map(|n| self.write_index(n, &batches));
+        let indices: Vec<IndexResult> = join_all(writes).await.into_iter().flatten().collect();
+        let mut reports = reports(&batches, &indices).into_iter();
+        let results = decoded.into_iter().map(|decoded| {
+            decoded?;
+            reports.next().expect("every decoded batch has a report")
+        });
+        settle(group, results.collect()).await
     }
 
     fn quarantined(&self, message: &Message, why: &Invalid) -> Option<Message> {
-        let of = Identity::of(&message.headers).ok()?;
-        let rows = Rows {
-            quarantined: of.rows,
-            ..Rows::default()
-        };
-        self.count(&rows);
-        let fact = Fact::Stored {
-            store: self.app.name.to_string(),
-            batch: of.batch,
-            shard: of.shard,
-            reasons: [(why.reason, of.rows)].into(),
-            targets: BTreeMap::new(),
-            rows,
-        };
-        Some(receipt(&of.run, fact).to_message())
+        StoreReport::quarantined(&self.store.app, message, why)
     }
 }
 
-impl Identity {
-    fn of(headers: &Headers) -> Result<Self, Invalid> {
-        Ok(Self {
-            run: headers.run()?,
-            batch: headers.batch_id()?,
-            shard: headers.shard()?,
-            rows: u64::from(headers.rows()?),
-        })
+impl EsWriter {
+    /// Writes into the `n`-th index and its followers, which share the encoded documents.
+    async fn write_index(&self, n: usize, batches: &[BatchDocuments]) -> Vec<IndexResult> {
+        let leader = &self.indices[n].name;
+        let bulks = encode(batches, n, self.store.settings.bulk_limits());
+        let rows = batches.iter().map(BatchDocuments::rows).sum();
+        let followers = match self.followers(leader).await {
+            Ok(followers) => followers,
+            Err(outcome) => {
+                let mut result = IndexResult::new(leader, rows, &bulks);
+                result.give_up(outcome);
+                return vec![result];
+            }
+        };
+        let indices = once(leader).chain(followers.iter());
+        let sends = indices.map(|index| {
+            let result = IndexResult::new(index, rows, &bulks);
+            BulkSender::new(&self.store, result, index == leader).send_all(&bulks)
+        });
+        join_all(sends).await
+    }
+
+    async fn followers(&self, leader: &str) -> Result<Arc<[String]>, Outcome> {
+        let endpoint = format!("the look-up of the followers of {leader}");
+        let mut retries = RetryBudget::new(&self.store, endpoint);
+        loop {
+            let permit = retries.acquire().await?;
+            let error = match self.followers.get(leader).await {
+                Ok(followers) => {
+                    retries.resume();
+                    return Ok(followers);
+                }
+                Err(error) => error,
+            };
+            match classify(&error) {
+                Class::Pause => retries.pause(&error.to_string()),
+                Class::Quarantine(Reason::MissingTarget) => return Err(missing(leader, &error)),
+                _ => retries.wait(failed(&error, leader)).await?,
+            }
+            drop(permit);
+        }
+    }
+
+    fn layout(&self, stream: &Stream) -> Result<Arc<DocumentLayout>, Invalid> {
+        let mut latest = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((schema, layout)) = &*latest
+            && *schema == stream.schema_bytes
+        {
+            return Ok(layout.clone());
+        }
+        let key = &self.store.settings.key_columns;
+        let layout = DocumentLayout::new(&stream.schema, key, &self.mapping, &self.indices)?;
+        let layout = Arc::new(layout);
+        // A copy: the schema message is a part of the whole body, and would keep it.
+        let schema = Bytes::copy_from_slice(&stream.schema_bytes);
+        *latest = Some((schema, layout.clone()));
+        Ok(layout)
+    }
+}
+
+impl Borrow<AdmittedBatch> for Admitted {
+    fn borrow(&self) -> &AdmittedBatch {
+        &self.batch
     }
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use app::{AppSettings, DeploymentSettings, HealthSettings, LogSettings, StatsSettings};
 use ch_writer::ChWriterSettings;
 use dict_refresher::{DictRefresherSettings, DictionarySettings};
+use es_writer::EsWriterSettings;
 use fetcher::FetcherSettings;
 use persister::{GateSettings, PersisterSettings};
 use pipeline::BrokerSettings;
@@ -35,7 +36,7 @@ pub struct Config {
     pub gates: GateSettings,
     pub persister: PersisterSettings,
     pub ch_writer: ChWriterSettings,
-    pub es_writer: es_writer::Settings,
+    pub es_writer: EsWriterSettings,
     pub dictionary: DictionarySettings,
     pub dict_refresher: DictRefresherSettings,
     pub serp: SerpSettings,

@@ -13,8 +13,8 @@ use stores::Mapping;
 use stores::elasticsearch::{IndexSettings, Minimum};
 
 use super::*;
-use crate::cells::Cells;
-use crate::layout::Layout;
+use crate::json_column::JsonColumn;
+use crate::layout::DocumentLayout;
 
 const PLENTY: BulkLimits = BulkLimits {
     rows: 1000,
@@ -46,10 +46,10 @@ fn with<B: AsRef<[u8]>>(keywords: &[B], more: Vec<(&'static str, ArrayRef)>) -> 
     rows(columns)
 }
 
-fn table(batch: &RecordBatch, indices: &[IndexSettings]) -> Table {
+fn documents(batch: &RecordBatch, indices: &[IndexSettings]) -> BatchDocuments {
     let key = ["country".to_owned(), "keyword".to_owned()];
-    let layout = Layout::of(&batch.schema(), &key, &Mapping::default(), indices).unwrap();
-    Table::new(batch, Arc::new(layout))
+    let layout = DocumentLayout::new(&batch.schema(), &key, &Mapping::default(), indices).unwrap();
+    BatchDocuments::new(batch, Arc::new(layout))
 }
 
 /// Every line of the bulks, read back.
@@ -63,7 +63,7 @@ fn lines(bulks: &[Bulk]) -> Vec<Value> {
 
 fn all(batch: &RecordBatch) -> Vec<Value> {
     lines(&encode(
-        &[table(batch, &[IndexSettings::default()])],
+        &[documents(batch, &[IndexSettings::default()])],
         0,
         PLENTY,
     ))
@@ -190,8 +190,8 @@ fn a_row_that_cannot_be_a_document_is_refused_alone_with_the_reason() {
             ])),
         ),
     ]);
-    let table = table(&batch, &[IndexSettings::default()]);
-    let reasons: Vec<_> = table
+    let documents = documents(&batch, &[IndexSettings::default()]);
+    let reasons: Vec<_> = documents
         .refused()
         .iter()
         .map(|(row, why)| (*row, why.as_str()))
@@ -204,14 +204,17 @@ fn a_row_that_cannot_be_a_document_is_refused_alone_with_the_reason() {
     assert_eq!(reasons[2].0, 3);
     assert!(reasons[2].1.contains("_version is -5"), "{reasons:?}");
     assert_eq!(reasons[3], (4, "column _version is null"));
-    assert_eq!(encode(&[table], 0, PLENTY)[0].rows, [0]);
+    assert_eq!(encode(&[documents], 0, PLENTY)[0].rows, [0]);
 }
 
 #[test]
 fn bytes_that_are_text_only_together_are_refused_apart() {
     let batch = keywords(&[b"\xc3".as_slice(), b"\xa9", b"fine"]);
-    let table = table(&batch, &[IndexSettings::default()]);
-    assert_eq!(table.refused().keys().copied().collect::<Vec<_>>(), [0, 1]);
+    let documents = documents(&batch, &[IndexSettings::default()]);
+    assert_eq!(
+        documents.refused().keys().copied().collect::<Vec<_>>(),
+        [0, 1]
+    );
 }
 
 #[test]
@@ -221,11 +224,11 @@ fn an_item_of_a_list_that_is_not_text_refuses_its_row() {
     tags.append_value(std::iter::empty::<Option<&[u8]>>());
     tags.append_value([Some(b"c"), Some(b"\xff")]);
     let batch = with(&["x", "y", "z"], vec![("tags", Arc::new(tags.finish()))]);
-    let table = table(&batch, &[IndexSettings::default()]);
-    let refused: Vec<_> = table.refused().iter().collect();
+    let documents = documents(&batch, &[IndexSettings::default()]);
+    let refused: Vec<_> = documents.refused().iter().collect();
     let why = "column tags is not UTF-8 from byte 0 on".to_owned();
     assert_eq!(refused, [(&2, &why)]);
-    let bulks = encode(&[table], 0, PLENTY);
+    let bulks = encode(&[documents], 0, PLENTY);
     assert_eq!(lines(&bulks)[1]["tags"], json!(["a", "b"]));
     assert_eq!(lines(&bulks)[3]["tags"], json!([]));
 }
@@ -245,9 +248,9 @@ fn rows_below_the_minimum_stay_out_of_that_index_alone() {
         }),
         ..IndexSettings::default()
     };
-    let tables = [table(&batch, &[IndexSettings::default(), lite])];
-    assert_eq!(encode(&tables, 0, PLENTY)[0].rows, [0, 1, 2, 3]);
-    let bulks = encode(&tables, 1, PLENTY);
+    let batches = [documents(&batch, &[IndexSettings::default(), lite])];
+    assert_eq!(encode(&batches, 0, PLENTY)[0].rows, [0, 1, 2, 3]);
+    let bulks = encode(&batches, 1, PLENTY);
     assert_eq!(bulks[0].rows, [1, 3]);
     assert_eq!(
         lines(&bulks)[1],
@@ -257,21 +260,21 @@ fn rows_below_the_minimum_stay_out_of_that_index_alone() {
 
 #[test]
 fn rows_are_numbered_through_all_batches_of_a_group() {
-    let a = table(
+    let a = documents(
         &keywords(&[b"a".as_slice(), b"\xff"]),
         &[IndexSettings::default()],
     );
-    let b = table(&keywords(&["b"]), &[IndexSettings::default()]);
+    let b = documents(&keywords(&["b"]), &[IndexSettings::default()]);
     assert_eq!(encode(&[a, b], 0, PLENTY)[0].rows, [0, 2]);
 }
 
 #[test]
 fn a_group_is_cut_by_rows_and_by_bytes_without_losing_a_row() {
     let batch = keywords(&["a", "b", "c", &"d".repeat(600), "e"]);
-    let tables = [table(&batch, &[IndexSettings::default()])];
-    let whole = encode(&tables, 0, PLENTY);
+    let batches = [documents(&batch, &[IndexSettings::default()])];
+    let whole = encode(&batches, 0, PLENTY);
     let cut = |rows, bytes| {
-        let bulks = encode(&tables, 0, BulkLimits { rows, bytes });
+        let bulks = encode(&batches, 0, BulkLimits { rows, bytes });
         assert_eq!(lines(&bulks), lines(&whole));
         bulks.into_iter().map(|bulk| bulk.rows).collect::<Vec<_>>()
     };
@@ -282,11 +285,11 @@ fn a_group_is_cut_by_rows_and_by_bytes_without_losing_a_row() {
 
 #[test]
 fn a_bulk_is_made_again_for_some_of_its_rows() {
-    let tables = [table(
+    let batches = [documents(
         &keywords(&["a", "b", "c"]),
         &[IndexSettings::default()],
     )];
-    let bulk = &encode(&tables, 0, PLENTY)[0];
+    let bulk = &encode(&batches, 0, PLENTY)[0];
     let some = bulk.only(&[0, 2]);
     assert_eq!(some.rows, [0, 2]);
     assert_eq!(
@@ -316,7 +319,7 @@ proptest! {
     fn every_float_reads_back_to_the_last_bit(value in any::<f64>()) {
         let column: ArrayRef = Arc::new(Float64Array::from(vec![value]));
         let mut out = Vec::new();
-        Cells::new(&column, &mut Vec::new()).write_json(0, &mut out);
+        JsonColumn::new(&column, &mut Vec::new()).write_json(0, &mut out);
         let out = String::from_utf8(out).unwrap();
         if value.is_finite() {
             prop_assert_eq!(out.parse::<f64>().unwrap().to_bits(), value.to_bits());
@@ -339,17 +342,17 @@ proptest! {
             ("cpc", Arc::new(Float64Array::from_iter(rows_in.iter().map(|r| r.3)))),
             (VERSION_COLUMN, Arc::new(Int64Array::from_iter_values(rows_in.iter().map(|r| r.4)))),
         ]);
-        let table = table(&batch, &[IndexSettings::default()]);
-        let refused = table.refused().clone();
-        let bulks = encode(&[table], 0, PLENTY);
+        let documents = documents(&batch, &[IndexSettings::default()]);
+        let refused = documents.refused().clone();
+        let bulks = encode(&[documents], 0, PLENTY);
         let mut found = lines(&bulks).into_iter();
-        for (place, (country, keyword, volume, cpc, version)) in rows_in.iter().enumerate() {
+        for (row, (country, keyword, volume, cpc, version)) in rows_in.iter().enumerate() {
             let texts = (std::str::from_utf8(country), std::str::from_utf8(keyword));
             let (Ok(country), Ok(keyword), 0..) = (texts.0, texts.1, *version) else {
-                prop_assert!(refused.contains_key(&place));
+                prop_assert!(refused.contains_key(&row));
                 continue;
             };
-            prop_assert!(!refused.contains_key(&place));
+            prop_assert!(!refused.contains_key(&row));
             let action = found.next().unwrap();
             prop_assert!(action["index"]["_id"].as_str().unwrap().len() <= 512);
             prop_assert_eq!(&action["index"]["version"], &json!(version));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use es_writer::Settings;
+use es_writer::EsWriterSettings;
 use futures_util::future::join_all;
 use testkit::{PrivateElasticsearch, http};
 
@@ -20,11 +20,11 @@ async fn rows_that_a_busy_elasticsearch_answers_429_are_sent_again_until_all_are
         assert!(ok, "{answer}");
     }
     // Short pauses, many of them: the test is to be over soon.
-    let settings = Settings {
+    let settings = EsWriterSettings {
         resend_first_ms: 20,
         resend_longest_ms: 200,
         resend_tries: 1000,
-        ..Settings::default()
+        ..EsWriterSettings::default()
     };
     let writer = Arc::new(Writer::new(node.url(), "all", "lite", &settings));
     let groups = (0..BATCHES).map(|n| {

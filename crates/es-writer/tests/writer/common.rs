@@ -7,7 +7,7 @@ use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, 
 use arrow_schema::{DataType, Field, Schema};
 use batch::arrow::{self, Limits, Stream};
 use batch::{BatchId, Fact, Headers, Message, Receipt, RunId, TaskHash};
-use es_writer::{EsWriter, Settings};
+use es_writer::{EsWriter, EsWriterSettings};
 use pipeline::testing::{Sent, job};
 use pipeline::{BatchWorker, Outcome};
 use stores::elasticsearch::{ElasticsearchSettings, IndexSettings, Minimum};
@@ -85,7 +85,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(url: &str, all: &str, lite: &str, settings: &Settings) -> Self {
+    pub fn new(url: &str, all: &str, lite: &str, settings: &EsWriterSettings) -> Self {
         let app = App::detached("es-writer");
         let store = ElasticsearchSettings {
             urls: vec![url.to_owned()],

@@ -1,4 +1,4 @@
-//! A server that speaks as much of Elasticsearch as the writer hears, and answers as a test wants.
+//! A server with as much of Elasticsearch's API as the writer uses, which answers as a test tells it to.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

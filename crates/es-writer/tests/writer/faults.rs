@@ -3,19 +3,22 @@
 use crate::common::{Writer, batch, row};
 use crate::fake::{Answer, Fake, items, stored};
 use batch::{Invalid, Reason, header};
-use es_writer::Settings;
-use pipeline::{LoopOptions, Outcome};
+use es_writer::EsWriterSettings;
+use pipeline::{LoopOptions, Outcome, PauseSettings};
 
 const PAGE: &str = "<html><body>Bad Gateway</body></html>";
 
-/// Waits as short as can be, and few of them.
-fn hasty() -> Settings {
-    Settings {
+/// The shortest pauses, and few of them.
+fn hasty() -> EsWriterSettings {
+    EsWriterSettings {
         resend_first_ms: 1,
         resend_longest_ms: 2,
         resend_tries: 3,
-        pause_poll_seconds: 1,
-        ..Settings::default()
+        pause: PauseSettings {
+            poll_seconds: 1,
+            ..PauseSettings::default()
+        },
+        ..EsWriterSettings::default()
     }
 }
 
@@ -67,7 +70,7 @@ async fn a_batch_that_there_is_never_room_for_comes_again_and_the_others_are_don
     };
     assert!(error.contains("429") && at == "index all", "{error} {at}");
     assert!(written[1].sent.to("receipts").is_empty());
-    // Once, and then as often as `resend_tries` says.
+    // Once, and then `resend_tries` times.
     assert_eq!(fake.requests("all").len(), 1 + 3);
 }
 
@@ -141,9 +144,10 @@ async fn a_request_that_is_too_large_is_halved_until_it_is_not() {
 #[tokio::test]
 async fn a_document_that_alone_is_too_large_is_refused() {
     let fake = Fake::new(&[], |request, _| {
-        match request.ids.iter().any(|id| id == "us/b") {
-            true => Answer::Whole(413, r#"{"error": "too large"}"#),
-            false => stored(),
+        if request.ids.iter().any(|id| id == "us/b") {
+            Answer::Whole(413, r#"{"error": "too large"}"#)
+        } else {
+            stored()
         }
     })
     .await;
@@ -262,7 +266,7 @@ async fn a_store_that_cannot_be_reached_is_a_failure_of_the_batch() {
 #[tokio::test]
 async fn no_more_bulks_are_in_flight_than_allowed() {
     let fake = Fake::new(&["all-follower-a", "all-follower-b"], |_, _| stored()).await;
-    let settings = Settings {
+    let settings = EsWriterSettings {
         options: LoopOptions::sized(10, 2),
         bulk_rows: 1,
         ..hasty()

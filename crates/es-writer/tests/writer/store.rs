@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::common::{Counts, Row, Writer, batch, row};
 use batch::{Column, Message, Reason, header};
-use es_writer::Settings;
-use pipeline::{BatchWorker, Outcome};
+use es_writer::EsWriterSettings;
+use pipeline::{BatchWorker, Outcome, PauseSettings};
 use serde_json::{Value, json};
 use stores::elasticsearch::Client;
 use testkit::IndexPrefix;
@@ -18,10 +18,10 @@ struct Store {
 
 impl Store {
     async fn new() -> Self {
-        Self::with(Settings::default()).await
+        Self::with(EsWriterSettings::default()).await
     }
 
-    async fn with(settings: Settings) -> Self {
+    async fn with(settings: EsWriterSettings) -> Self {
         let indices = tokio::task::spawn_blocking(IndexPrefix::create)
             .await
             .unwrap();
@@ -256,17 +256,19 @@ async fn rows_from_quarantine_can_be_sent_again_as_they_are() {
     assert_eq!(refused[0].0, b"a");
 }
 
-fn patient(limit_seconds: u64) -> Settings {
-    Settings {
-        pause_poll_seconds: 1,
-        pause_limit_seconds: limit_seconds,
-        ..Settings::default()
+fn pausing(limit_seconds: u64) -> EsWriterSettings {
+    EsWriterSettings {
+        pause: PauseSettings {
+            poll_seconds: 1,
+            limit_seconds,
+        },
+        ..EsWriterSettings::default()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_index_pauses_the_writer_until_it_takes_writes_again() {
-    let store = Store::with(patient(600)).await;
+    let store = Store::with(pausing(600)).await;
     store.block("lite", true);
     let group = vec![batch(&[row("a", 10, 1)]), batch(&[row("b", 10, 1)])];
     let (written, ()) = tokio::join!(store.writer.write(group), async {
@@ -291,7 +293,7 @@ async fn a_blocked_index_pauses_the_writer_until_it_takes_writes_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_wait_too_long_for_a_blocked_index_come_again_without_a_failure() {
-    let store = Store::with(patient(2)).await;
+    let store = Store::with(pausing(2)).await;
     store.block("lite", true);
     let group = vec![batch(&[row("a", 10, 1)]), batch(&[row("rare", 1, 1)])];
     let written = store.writer.write(group).await;
@@ -306,7 +308,7 @@ async fn batches_that_wait_too_long_for_a_blocked_index_come_again_without_a_fai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_writer_ends_at_once_when_told_to() {
-    let store = Store::with(patient(600)).await;
+    let store = Store::with(pausing(600)).await;
     store.block("all", true);
     let (written, ()) = tokio::join!(store.writer.write_one(batch(&[row("a", 1, 1)])), async {
         store.paused().await;

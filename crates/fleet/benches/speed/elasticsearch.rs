@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use es_writer::Settings as WriterSettings;
+use es_writer::EsWriterSettings;
 use serde_json::{Value, json};
 use stores::elasticsearch::{Client, ElasticsearchSettings, ItemVerdict};
 use testkit::{Hub, Stack};
@@ -60,7 +60,7 @@ fn bulks(stack: &Stack) -> Vec<Bulk> {
         documents.len() as u64,
         ROWS - Hub::REFUSED - Hub::SUPERSEDED
     );
-    let rows = WriterSettings::default().bulk_rows;
+    let rows = EsWriterSettings::default().bulk_rows;
     let requests = documents.len().div_ceil(rows);
     let few = actions(stack, &lite);
     let of_index = |index: &str, documents: Vec<Vec<u8>>| -> Vec<Bulk> {
@@ -112,7 +112,7 @@ fn drive(stack: &Stack, bulks: &Arc<Vec<Bulk>>) -> f64 {
         let started = Instant::now();
         let mut sending = JoinSet::new();
         for n in 0..bulks.len() {
-            if sending.len() == WriterSettings::default().options.concurrency {
+            if sending.len() == EsWriterSettings::default().options.concurrency {
                 sending
                     .join_next()
                     .await

@@ -9,6 +9,8 @@ use crate::Class;
 pub enum ElasticsearchConfigError {
     #[error("elasticsearch.urls: {0}")]
     Urls(String),
+    #[error("{0}")]
+    Indices(String),
     #[error(transparent)]
     Secret(#[from] settings::SecretError),
     #[error("elasticsearch: the HTTP client cannot be built: {0}")]

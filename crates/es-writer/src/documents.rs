@@ -1,56 +1,56 @@
 //! The rows of one batch, checked one by one and ready to be written as documents.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
 use batch::VERSION_COLUMN;
+use pipeline::RefusedRows;
 use sha2::{Digest, Sha256};
 
-use crate::cells::Cells;
-use crate::layout::{FieldSet, Layout};
+use crate::json_column::JsonColumn;
+use crate::layout::DocumentLayout;
 
 /// Longest `_id` that Elasticsearch takes, in bytes of UTF-8.
 const MAX_ID_BYTES: usize = 512;
 
 /// A batch whose columns are typed, whose text is text, and whose rows have their action lines.
-pub(crate) struct Table {
-    layout: Arc<Layout>,
+pub(crate) struct BatchDocuments {
+    layout: Arc<DocumentLayout>,
     /// By column; only of the columns that some document takes.
-    cells: Vec<Option<Cells>>,
+    columns: Vec<Option<JsonColumn>>,
     rows: usize,
     /// The action lines of all rows, one after the other; empty for a refused row.
     actions: Vec<u8>,
     /// Where the action line of each row ends.
     action_ends: Vec<usize>,
-    refused: BTreeMap<usize, String>,
+    refused: RefusedRows,
 }
 
-impl Table {
+impl BatchDocuments {
     /// `batch` has the schema that `layout` was resolved for.
-    pub fn new(batch: &RecordBatch, layout: Arc<Layout>) -> Self {
-        let mut refused = BTreeMap::new();
-        let mut cells: Vec<Option<Cells>> = (0..batch.num_columns()).map(|_| None).collect();
+    pub fn new(batch: &RecordBatch, layout: Arc<DocumentLayout>) -> Self {
+        let mut refused = RefusedRows::new();
+        let mut columns: Vec<Option<JsonColumn>> = (0..batch.num_columns()).map(|_| None).collect();
         for column in layout.used_columns() {
             let mut not_text = Vec::new();
-            cells[column] = Some(Cells::new(batch.column(column), &mut not_text));
+            columns[column] = Some(JsonColumn::new(batch.column(column), &mut not_text));
             for bad in not_text {
                 let name = &layout.names[column];
                 let why = format!("column {name} is not UTF-8 from byte {} on", bad.at);
                 refused.entry(bad.row).or_insert(why);
             }
         }
-        let mut table = Self {
+        let mut documents = Self {
             layout,
-            cells,
+            columns,
             rows: batch.num_rows(),
             actions: Vec::new(),
             action_ends: Vec::with_capacity(batch.num_rows()),
             refused,
         };
-        table.write_actions();
-        table
+        documents.write_actions();
+        documents
     }
 
     pub fn rows(&self) -> usize {
@@ -58,31 +58,34 @@ impl Table {
     }
 
     /// Rows that no index can take, with the reason.
-    pub fn refused(&self) -> &BTreeMap<usize, String> {
+    pub fn refused(&self) -> &RefusedRows {
         &self.refused
     }
 
-    /// Whether `row` belongs into the index of field set `set`. A refused row belongs into none.
-    pub fn belongs(&self, row: usize, set: usize) -> bool {
-        let enough = |&(column, minimum): &(usize, f64)| self.cell(column).at_least(row, minimum);
-        self.layout.sets[set].minimum.as_ref().is_none_or(enough)
+    /// Whether `row` belongs into the `index`-th index. A refused row belongs into none.
+    pub fn belongs(&self, row: usize, index: usize) -> bool {
+        let minimum = self.layout.indices[index].minimum;
+        minimum.is_none_or(|minimum| {
+            let column = self.column(minimum.column);
+            column.at_least(row, minimum.value)
+        })
     }
 
-    /// Appends the action line and the document of `row`, each with its newline.
-    pub fn write(&self, row: usize, set: usize, out: &mut Vec<u8>) {
+    /// Appends the action line and the document of `row` for the `index`-th index, each with its newline.
+    pub fn write(&self, row: usize, index: usize, out: &mut Vec<u8>) {
         let start = row
             .checked_sub(1)
             .map_or(0, |before| self.action_ends[before]);
         out.extend_from_slice(&self.actions[start..self.action_ends[row]]);
-        for field in &self.layout.sets[set].fields {
+        for field in &self.layout.indices[index].fields {
             out.extend_from_slice(&field.before);
-            self.cell(field.column).write_json(row, out);
+            self.column(field.column).write_json(row, out);
         }
         out.extend_from_slice(b"}\n");
     }
 
-    fn cell(&self, column: usize) -> &Cells {
-        self.cells[column]
+    fn column(&self, index: usize) -> &JsonColumn {
+        self.columns[index]
             .as_ref()
             .expect("every column of the layout is typed")
     }
@@ -108,8 +111,8 @@ impl Table {
         part: &mut String,
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
-        let version = match self.cell(self.layout.version) {
-            Cells::Int(versions) if versions.is_valid(row) => versions.value(row),
+        let version = match self.column(self.layout.version) {
+            JsonColumn::Int(versions) if versions.is_valid(row) => versions.value(row),
             _ => return Err(format!("column {VERSION_COLUMN} is null")),
         };
         if version < 0 {
@@ -138,14 +141,18 @@ impl Table {
     }
 
     fn write_key(&self, column: usize, row: usize, out: &mut String) -> Result<(), String> {
-        let cells = self.cell(column);
-        if cells.is_null(row) {
+        let values = self.column(column);
+        if values.is_null(row) {
             return Err(format!("key column {} is null", self.layout.names[column]));
         }
-        match cells {
-            Cells::Text(array) => out.push_str(array.value(row)),
-            Cells::Int(array) => write!(out, "{}", array.value(row)).expect("a number is text"),
-            Cells::UInt(array) => write!(out, "{}", array.value(row)).expect("a number is text"),
+        match values {
+            JsonColumn::Text(array) => out.push_str(array.value(row)),
+            JsonColumn::Int(array) => {
+                write!(out, "{}", array.value(row)).expect("a number is text")
+            }
+            JsonColumn::UInt(array) => {
+                write!(out, "{}", array.value(row)).expect("a number is text")
+            }
             _ => unreachable!("a layout has only text and whole numbers as keys"),
         }
         Ok(())
@@ -171,21 +178,5 @@ fn hash(id: &mut String) {
     id.push_str("sha256:");
     for byte in digest {
         write!(id, "{byte:02x}").expect("a number is text");
-    }
-}
-
-impl Layout {
-    fn used_columns(&self) -> std::collections::BTreeSet<usize> {
-        let of_set = |set: &FieldSet| -> Vec<usize> {
-            let minimum = set.minimum.map(|(column, _)| column);
-            set.fields.iter().map(|f| f.column).chain(minimum).collect()
-        };
-        let sets = self.sets.iter().flat_map(of_set);
-        self.key
-            .iter()
-            .copied()
-            .chain([self.version])
-            .chain(sets)
-            .collect()
     }
 }

@@ -29,7 +29,7 @@ use arrow_schema::{DataType, TimeUnit};
 const DAY_MS: i64 = 86_400_000;
 
 /// One column, brought to one of the few kinds that JSON tells apart.
-pub(crate) enum Cells {
+pub(crate) enum JsonColumn {
     Null,
     Bool(BooleanArray),
     Int(Int64Array),
@@ -38,10 +38,10 @@ pub(crate) enum Cells {
     Float32(Float32Array),
     Float64(Float64Array),
     Text(StringArray),
-    List(ListArray, Box<Cells>),
+    List(ListArray, Box<JsonColumn>),
 }
 
-/// A value that cannot be text, by its place in its column.
+/// A value that cannot be text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotText {
     pub row: usize,
@@ -75,48 +75,48 @@ pub(crate) fn is_text(data_type: &DataType) -> bool {
     )
 }
 
-impl Cells {
+impl JsonColumn {
     /// Takes a column for which [`is_writable`] holds. Values that are not UTF-8 are reported
     /// in `refused` and stand as empty text.
     pub fn new(array: &ArrayRef, refused: &mut Vec<NotText>) -> Self {
-        let int = |array: Int64Array| Cells::Int(array);
+        let int = |array: Int64Array| JsonColumn::Int(array);
         match array.data_type() {
-            DataType::Boolean => Cells::Bool(array.as_boolean().clone()),
+            DataType::Boolean => JsonColumn::Bool(array.as_boolean().clone()),
             DataType::Int8 => int(widen::<Int8Type, Int64Type>(array)),
             DataType::Int16 => int(widen::<Int16Type, Int64Type>(array)),
             DataType::Int32 => int(widen::<Int32Type, Int64Type>(array)),
             DataType::Int64 => int(array.as_primitive().clone()),
-            DataType::UInt8 => Cells::UInt(widen::<UInt8Type, UInt64Type>(array)),
-            DataType::UInt16 => Cells::UInt(widen::<UInt16Type, UInt64Type>(array)),
-            DataType::UInt32 => Cells::UInt(widen::<UInt32Type, UInt64Type>(array)),
-            DataType::UInt64 => Cells::UInt(array.as_primitive().clone()),
-            DataType::Float32 => Cells::Float32(array.as_primitive::<Float32Type>().clone()),
-            DataType::Float64 => Cells::Float64(array.as_primitive::<Float64Type>().clone()),
+            DataType::UInt8 => JsonColumn::UInt(widen::<UInt8Type, UInt64Type>(array)),
+            DataType::UInt16 => JsonColumn::UInt(widen::<UInt16Type, UInt64Type>(array)),
+            DataType::UInt32 => JsonColumn::UInt(widen::<UInt32Type, UInt64Type>(array)),
+            DataType::UInt64 => JsonColumn::UInt(array.as_primitive().clone()),
+            DataType::Float32 => JsonColumn::Float32(array.as_primitive::<Float32Type>().clone()),
+            DataType::Float64 => JsonColumn::Float64(array.as_primitive::<Float64Type>().clone()),
             DataType::Date32 => int(millis::<Date32Type>(array, |days| days.checked_mul(DAY_MS))),
             DataType::Date64 => int(millis::<Date64Type>(array, Some)),
             DataType::Timestamp(unit, _) => int(timestamps(array, *unit)),
-            DataType::Decimal128(..) => Cells::Text(decimals::<Decimal128Type>(array)),
-            DataType::Decimal256(..) => Cells::Text(decimals::<Decimal256Type>(array)),
+            DataType::Decimal128(..) => JsonColumn::Text(decimals::<Decimal128Type>(array)),
+            DataType::Decimal256(..) => JsonColumn::Text(decimals::<Decimal256Type>(array)),
             DataType::List(_) => {
                 let list = array.as_list::<i32>().clone();
-                let cells = items(&list, refused);
-                Cells::List(list, Box::new(cells))
+                let values = items(&list, refused);
+                JsonColumn::List(list, Box::new(values))
             }
-            other if is_text(other) => Cells::Text(texts(array, refused)),
-            _ => Cells::Null,
+            other if is_text(other) => JsonColumn::Text(texts(array, refused)),
+            _ => JsonColumn::Null,
         }
     }
 
     pub fn is_null(&self, row: usize) -> bool {
         match self {
-            Cells::Null => true,
-            Cells::Bool(array) => array.is_null(row),
-            Cells::Int(array) => array.is_null(row),
-            Cells::UInt(array) => array.is_null(row),
-            Cells::Float32(array) => array.is_null(row),
-            Cells::Float64(array) => array.is_null(row),
-            Cells::Text(array) => array.is_null(row),
-            Cells::List(array, _) => array.is_null(row),
+            JsonColumn::Null => true,
+            JsonColumn::Bool(array) => array.is_null(row),
+            JsonColumn::Int(array) => array.is_null(row),
+            JsonColumn::UInt(array) => array.is_null(row),
+            JsonColumn::Float32(array) => array.is_null(row),
+            JsonColumn::Float64(array) => array.is_null(row),
+            JsonColumn::Text(array) => array.is_null(row),
+            JsonColumn::List(array, _) => array.is_null(row),
         }
     }
 
@@ -126,21 +126,21 @@ impl Cells {
             return out.extend_from_slice(b"null");
         }
         match self {
-            Cells::Null => out.extend_from_slice(b"null"),
-            Cells::Bool(array) => json(&array.value(row), out),
-            Cells::Int(array) => json(&array.value(row), out),
-            Cells::UInt(array) => json(&array.value(row), out),
-            Cells::Float32(array) => json(&array.value(row), out),
-            Cells::Float64(array) => json(&array.value(row), out),
-            Cells::Text(array) => json(array.value(row), out),
-            Cells::List(array, cells) => {
+            JsonColumn::Null => out.extend_from_slice(b"null"),
+            JsonColumn::Bool(array) => json(&array.value(row), out),
+            JsonColumn::Int(array) => json(&array.value(row), out),
+            JsonColumn::UInt(array) => json(&array.value(row), out),
+            JsonColumn::Float32(array) => json(&array.value(row), out),
+            JsonColumn::Float64(array) => json(&array.value(row), out),
+            JsonColumn::Text(array) => json(array.value(row), out),
+            JsonColumn::List(array, items) => {
                 out.push(b'[');
                 let offsets = array.value_offsets();
                 for item in offsets[row] as usize..offsets[row + 1] as usize {
                     if item > offsets[row] as usize {
                         out.push(b',');
                     }
-                    cells.write_json(item, out);
+                    items.write_json(item, out);
                 }
                 out.push(b']');
             }
@@ -151,10 +151,10 @@ impl Cells {
     pub fn at_least(&self, row: usize, minimum: f64) -> bool {
         !self.is_null(row)
             && match self {
-                Cells::Int(array) => array.value(row) as f64 >= minimum,
-                Cells::UInt(array) => array.value(row) as f64 >= minimum,
-                Cells::Float32(array) => f64::from(array.value(row)) >= minimum,
-                Cells::Float64(array) => array.value(row) >= minimum,
+                JsonColumn::Int(array) => array.value(row) as f64 >= minimum,
+                JsonColumn::UInt(array) => array.value(row) as f64 >= minimum,
+                JsonColumn::Float32(array) => f64::from(array.value(row)) >= minimum,
+                JsonColumn::Float64(array) => array.value(row) >= minimum,
                 _ => false,
             }
     }
@@ -205,18 +205,18 @@ fn decimals<T: DecimalType>(array: &ArrayRef) -> StringArray {
         .collect()
 }
 
-fn items(list: &ListArray, refused: &mut Vec<NotText>) -> Cells {
+fn items(list: &ListArray, refused: &mut Vec<NotText>) -> JsonColumn {
     let mut bad = Vec::new();
-    let cells = Cells::new(list.values(), &mut bad);
+    let values = JsonColumn::new(list.values(), &mut bad);
     let offsets = list.value_offsets();
     refused.extend(bad.into_iter().filter_map(|NotText { row: item, at }| {
-        // The row whose items include this one; items outside every row belong to nobody.
+        // The row whose items include this one; items outside every row belong to none.
         let row = offsets
             .partition_point(|o| *o as usize <= item)
             .checked_sub(1)?;
         (row < list.len()).then_some(NotText { row, at })
     }));
-    cells
+    values
 }
 
 fn texts(array: &ArrayRef, refused: &mut Vec<NotText>) -> StringArray {

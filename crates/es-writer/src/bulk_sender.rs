@@ -1,0 +1,200 @@
+//! The bulk requests of one group to one index, sent again where it helps.
+
+use std::time::Duration;
+
+use batch::Reason;
+use pipeline::Outcome;
+use stores::Class;
+use stores::elasticsearch::{Error, ItemVerdict, classify};
+
+use crate::bulk_store::{BulkStore, RetryBudget, failed, missing};
+use crate::encode::Bulk;
+use crate::results::{IndexResult, RowStatus};
+
+/// Delay of what was for a follower that is gone: by then the followers have been looked up again.
+const LOOKED_UP_AGAIN: Duration = Duration::from_secs(60);
+/// Bytes kept of what Elasticsearch says of a row: it may repeat the whole document.
+const REASON_BYTES: usize = 1000;
+
+/// Sends the documents of a group to one index.
+pub(crate) struct BulkSender<'a> {
+    store: &'a BulkStore,
+    result: IndexResult,
+    /// A follower may go at any time; a leader may not.
+    is_leader: bool,
+    retries: RetryBudget<'a>,
+}
+
+/// What is still to be sent.
+struct Unsent {
+    bulks: Vec<Bulk>,
+    /// Where it has to wait: the outcome of its rows when the tries are used up.
+    used_up: Option<Outcome>,
+}
+
+impl<'a> BulkSender<'a> {
+    /// `result` has the rows that are to be sent as pending.
+    pub fn new(store: &'a BulkStore, result: IndexResult, is_leader: bool) -> Self {
+        let retries = RetryBudget::new(store, result.endpoint());
+        Self {
+            store,
+            result,
+            is_leader,
+            retries,
+        }
+    }
+
+    /// Sends `bulks` in their order, and again what has to be sent again. Rows without an answer stay pending.
+    pub async fn send_all(mut self, bulks: &[Bulk]) -> IndexResult {
+        let mut unsent: Vec<Bulk> = bulks.iter().rev().cloned().collect();
+        while let Some(bulk) = unsent.pop() {
+            match self.send(bulk).await {
+                Ok(rest) => unsent.extend(rest.into_iter().rev()),
+                Err(outcome) => {
+                    self.result.give_up(outcome);
+                    break;
+                }
+            }
+        }
+        self.result
+    }
+
+    /// Sends one request. Returns what is still to be sent; the error is the outcome of the pending rows.
+    async fn send(&mut self, bulk: Bulk) -> Result<Vec<Bulk>, Outcome> {
+        let permit = self.retries.acquire().await?;
+        if permit.is_probe() && self.is_write_blocked().await {
+            return Ok(vec![bulk]);
+        }
+        let unsent = match self.store.bulk(&self.result.index, &bulk).await {
+            Ok(items) if items.len() == bulk.rows.len() => self.classify_items(&bulk, items)?,
+            Ok(items) => {
+                let (found, wanted) = (items.len(), bulk.rows.len());
+                let error = format!("Elasticsearch answered for {found} of {wanted} documents");
+                let used_up = Some(Outcome::retry(error, self.result.endpoint()));
+                Unsent {
+                    bulks: vec![bulk],
+                    used_up,
+                }
+            }
+            Err(error) => self.classify_error(bulk, &error)?,
+        };
+        drop(permit);
+        if let Some(outcome) = unsent.used_up {
+            self.retries.wait(outcome).await?;
+        }
+        Ok(unsent.bulks)
+    }
+
+    /// Asks before the documents are sent: a probe with all of them would cost the network megabytes.
+    async fn is_write_blocked(&self) -> bool {
+        match self.store.client.write_block(&self.result.index).await {
+            Ok(Some(block)) => {
+                self.retries.pause(&format!("it has the block {block:?}"));
+                true
+            }
+            // A user who may write need not be allowed to read the settings: the documents will tell.
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Takes the answer to a request, item by item.
+    fn classify_items(&mut self, bulk: &Bulk, items: Vec<ItemVerdict>) -> Result<Unsent, Outcome> {
+        let (mut left, mut blocked, mut busy) = (Vec::new(), None, None);
+        for (n, item) in items.into_iter().enumerate() {
+            let row = bulk.rows[n];
+            let is_missing = item.quarantine() == Some(Reason::MissingTarget);
+            match item {
+                ItemVerdict::Stored => self.result.set(row, RowStatus::Stored),
+                ItemVerdict::Unchanged => self.result.set(row, RowStatus::Unchanged),
+                ItemVerdict::Again { status, reason } => {
+                    left.push(n);
+                    busy.get_or_insert_with(|| format!("{reason} (status {status})"));
+                }
+                ItemVerdict::Blocked { reason } => {
+                    left.push(n);
+                    blocked.get_or_insert(reason);
+                }
+                ItemVerdict::Refused {
+                    status,
+                    kind,
+                    reason,
+                } => {
+                    let why = shortened(format!("{reason} ({kind}, status {status})"));
+                    if is_missing {
+                        return Err(self.missing(&why));
+                    }
+                    self.result.refuse(row, why);
+                }
+            }
+        }
+        match &blocked {
+            Some(why) => self.retries.pause(why),
+            None => self.retries.resume(),
+        }
+        if left.len() < bulk.rows.len() {
+            self.retries.reset();
+        }
+        if !left.is_empty() {
+            let stats = &self.store.app.stats;
+            stats.count("resent-rows", &[], left.len() as u64);
+        }
+        // What is blocked waits for the circuit breaker.
+        let busy = busy.filter(|_| blocked.is_none());
+        Ok(Unsent {
+            bulks: (!left.is_empty())
+                .then(|| bulk.only(&left))
+                .into_iter()
+                .collect(),
+            used_up: busy.map(|error| Outcome::retry(error, self.result.endpoint())),
+        })
+    }
+
+    /// Takes the failure of a whole request.
+    fn classify_error(&mut self, bulk: Bulk, error: &Error) -> Result<Unsent, Outcome> {
+        let (mut bulks, mut used_up) = (vec![bulk], None);
+        match classify(error) {
+            Class::Refused => {
+                self.retries.resume();
+                let bulk = bulks.remove(0);
+                match bulk.halves() {
+                    Some(halves) => bulks.extend(halves),
+                    None => self
+                        .result
+                        .refuse(bulk.rows[0], shortened(error.to_string())),
+                }
+            }
+            Class::Pause => self.retries.pause(&error.to_string()),
+            Class::Quarantine(Reason::MissingTarget) => {
+                return Err(self.missing(&error.to_string()));
+            }
+            Class::Quarantine(Reason::UnexpectedAnswer) | Class::RetryNow | Class::RetryLater => {
+                used_up = Some(failed(error, &self.result.index));
+            }
+            Class::Quarantine(_) => return Err(failed(error, &self.result.index)),
+        }
+        Ok(Unsent { bulks, used_up })
+    }
+
+    fn missing(&self, why: &str) -> Outcome {
+        let index = &self.result.index;
+        if self.is_leader {
+            return missing(index, why);
+        }
+        // No failure: the next look-up will not find it any more.
+        Outcome::Snooze {
+            why: format!("follower {index} is gone: {why}"),
+            delay: LOOKED_UP_AGAIN,
+        }
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > REASON_BYTES {
+        let end = (0..=REASON_BYTES)
+            .rev()
+            .find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
+}
