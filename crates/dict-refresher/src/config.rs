@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use pipeline::LoopOptions;
+use pipeline::{LoopOptions, MAX_IN_FLIGHT_SECONDS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::Secret;
@@ -91,10 +91,6 @@ impl DictionarySettings {
     }
 }
 
-/// The longest that an order may be in flight, in seconds. The broker's consumer timeout is 30 minutes, and what is sent
-/// when the time is over has to be stored by then.
-const MAX_HOLD_SECONDS: u64 = 1500;
-
 /// How the dictionary is refreshed; where it is and what it holds stands in `[dictionary]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -163,9 +159,9 @@ impl DictRefresherSettings {
                 self.options.concurrency
             ));
         }
-        if self.hold_seconds > MAX_HOLD_SECONDS {
+        if self.hold_seconds > MAX_IN_FLIGHT_SECONDS {
             return Err(format!(
-                "{section}.hold_seconds must be at most {MAX_HOLD_SECONDS}: the broker takes back what is in flight \
+                "{section}.hold_seconds must be at most {MAX_IN_FLIGHT_SECONDS}: the broker takes back what is in flight \
                  for 30 minutes"
             ));
         }

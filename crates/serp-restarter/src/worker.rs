@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use app::App;
 use batch::{Command, Fact, Invalid, Message, Order, Reason, Stage};
 use pipeline::broker::Broker;
-use pipeline::{Job, Outcome, Worker, receipt};
+use pipeline::{Job, MAX_IN_FLIGHT_SECONDS, Outcome, Worker, receipt};
 use serp::{ClientError, Node, SerpSettings, Window};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -15,9 +15,9 @@ use crate::roll::{Goal, RollError, Rolled, Roller, Stopped};
 use crate::switch::Switch;
 use crate::watch::{Event, Halt, Watch};
 
-/// How long an order is held, before it is put off between two ports. The broker takes an order back that is held for
-/// 30 minutes, and the last port may take ten (`serp.back_timeout_seconds`).
-const MOST_IN_HAND: Duration = Duration::from_secs(15 * 60);
+/// How long an order is in flight before it is put off between two ports: the last port may take another ten minutes
+/// (`serp.back_timeout_seconds`).
+const MOST_IN_HAND: Duration = Duration::from_secs(MAX_IN_FLIGHT_SECONDS - 600);
 /// An order that finds the service paused comes again after this.
 const PAUSED: Duration = Duration::from_secs(60);
 /// One that has to wait for something short comes again after this.
