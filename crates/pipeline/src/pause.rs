@@ -17,12 +17,13 @@ const PAUSED_DELAY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PauseSettings {
-    /// While a target takes no writes (read-only, disk full, credentials refused), one request is tried each time so
-    /// many seconds have passed.
+    /// Seconds between the requests that try whether a target takes writes again which took none (read-only, disk full,
+    /// credentials refused).
     #[serde(rename = "pause_poll_seconds")]
     pub poll_seconds: u64,
-    /// Longest time for which batches wait in this program for such a target, in seconds. Then they wait in a
-    /// delay queue, which does not count as a failure. At most 1500: the broker takes back what is in flight for 30 minutes.
+    /// Longest time for which batches wait in this program for a target that takes no writes, in seconds. Then they
+    /// wait in a delay queue, which does not count as a failure. At most 1500: the broker takes back what is in flight for
+    /// 30 minutes.
     #[serde(rename = "pause_limit_seconds")]
     pub limit_seconds: u64,
 }
