@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Services that somebody else runs: their addresses come from the variables that
+# Services that run elsewhere: their addresses come from the variables that
 # `env` prints otherwise.
 
 external_up() { external_status; }
