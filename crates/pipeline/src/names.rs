@@ -28,6 +28,3 @@ pub const LEDGER: &str = "ledger";
 
 /// Exchange that exists while a pipeline is configured; workers wait for it.
 pub const CONFIGURED: &str = "fleet-configured";
-
-/// Exchange that exists while the SERP service is not to be restarted.
-pub const SERP_PAUSED: &str = "fleet-serp-paused";

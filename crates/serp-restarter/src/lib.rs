@@ -1,27 +1,30 @@
 //! Restarts the SERP service, so that it loads the dictionary that was refreshed, port by port, so that it stays up.
 //!
-//! [`Roller`] does it for one node: [`Roller::roll`] is the whole of it, for this program and for the operator's
-//! command alike. [`SerpRestarter`] takes orders, one node each, and holds back while the service is paused or
-//! outside of its window. Nothing is remembered: a roll that was broken off anywhere is done again, and leaves alone
-//! what already serves the version.
+//! [`Restarter::restart_node`] is the rolling restart of one node (`restarter`), for this program and for the operator's
+//! command alike; it reports to an [`Observer`], which can stop it between two ports. [`SerpRestarter`] restarts the node
+//! of each order, and puts an order off while the service is paused or outside of its window. No state is kept: a rolling
+//! restart that was broken off is done again, and leaves the ports alone that serve the version already.
 
 mod config;
-mod roll;
-mod switch;
-mod watch;
+mod observer;
+mod progress;
+mod restarter;
 mod worker;
 
 use pipeline::{Role, RoleKind};
 
 pub use config::SerpRestarterSettings;
-pub use roll::{Goal, RollError, Rolled, Roller, Step, Stopped};
-pub use watch::{Event, Halt, Watch};
+pub use observer::{Observer, RestartEvent, StopReason};
+pub use progress::{PortRestartError, RestartError, RestartGoal, RestartStep, RestartSummary};
+pub use restarter::{PortCheck, Restarter};
 pub use worker::SerpRestarter;
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
     name: "serp-restarter",
     kind: RoleKind::Worker,
-    outputs: &["receipts"],
+    outputs: &[RECEIPTS],
     optional: &[],
 };
+
+const RECEIPTS: &str = "receipts";

@@ -6,181 +6,72 @@ use app::App;
 use batch::{Command, Fact, Invalid, Message, Order, Reason, Stage};
 use pipeline::broker::Broker;
 use pipeline::{Job, MAX_IN_FLIGHT_SECONDS, Outcome, Worker, receipt};
-use serp::{ClientError, Node, SerpSettings, Window};
+use serp::{ClientError, PauseSwitch, RestartWindow, SerpNode, SerpSettings};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::RECEIPTS;
 use crate::config::SerpRestarterSettings;
-use crate::roll::{Goal, RollError, Rolled, Roller, Stopped};
-use crate::switch::Switch;
-use crate::watch::{Event, Halt, Watch};
+use crate::observer::{Observer, RestartEvent, StopReason};
+use crate::progress::{PortRestartError, RestartError, RestartGoal, RestartSummary};
+use crate::restarter::Restarter;
 
 /// How long an order is in flight before it is put off between two ports: the last port may take another ten minutes
 /// (`serp.back_timeout_seconds`).
-const MOST_IN_HAND: Duration = Duration::from_secs(MAX_IN_FLIGHT_SECONDS - 600);
-/// An order that finds the service paused comes again after this.
-const PAUSED: Duration = Duration::from_secs(60);
-/// One that has to wait for something short comes again after this.
-const SHORTLY: Duration = Duration::from_secs(10);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(MAX_IN_FLIGHT_SECONDS - 600);
+/// Delay of an order that finds the service paused.
+const PAUSED_DELAY: Duration = Duration::from_secs(60);
+/// Delay of an order that has to wait for something short.
+const SHORT_DELAY: Duration = Duration::from_secs(10);
 
-/// What is said to have failed where nothing was tried.
+/// The step that a dry run names as failed: none was tried.
 const DRY_RUN: &str = "dry-run";
 
 /// Restarts one node of the SERP service for each order.
 pub struct SerpRestarter {
     app: App,
     serp: SerpSettings,
-    window: Option<Window>,
-    roller: Roller,
-    switch: Switch,
+    window: Option<RestartWindow>,
+    restarter: Restarter,
+    pause: PauseSwitch,
     dry_run: bool,
-    /// Nodes that may be restarted at once, whatever the number of orders in hand.
-    turns: Semaphore,
-    /// Nodes being restarted: two orders for one node would each count its ports alone.
-    in_work: Mutex<HashSet<String>>,
+    /// Nodes that may be restarted at once, whatever the number of orders in flight.
+    node_permits: Semaphore,
+    /// Names of the nodes that are being restarted: two orders for one node would each count its ports alone.
+    in_progress: Mutex<HashSet<String>>,
 }
 
-impl SerpRestarter {
-    /// Connects to nothing yet. `broker` is asked for the pause switch.
-    pub fn new(
-        app: &App,
-        broker: Broker,
-        serp: &SerpSettings,
-        settings: &SerpRestarterSettings,
-    ) -> Result<Self, ClientError> {
-        Ok(Self {
-            app: app.clone(),
-            window: serp.window(),
-            roller: Roller::new(serp)?,
-            switch: Switch::new(broker, &app.name),
-            dry_run: settings.dry_run,
-            turns: Semaphore::new(serp.max_unavailable_nodes.max(1)),
-            in_work: Mutex::default(),
-            serp: serp.clone(),
-        })
-    }
-
-    /// Says what a roll would do; the ledger hears that nothing is done.
-    async fn only_say(&self, job: &mut Job, order: &Order, node: &Node) -> Outcome {
-        for (port, look) in self.roller.survey(node).await {
-            let port = node.address(port);
-            match look {
-                Ok(serving) => {
-                    let version = serving.version;
-                    let restart = version < Some(order.version);
-                    tracing::info!(port, version, restart, "dry run");
-                }
-                Err(error) => tracing::info!(port, %error, "dry run: down"),
-            }
-        }
-        let why = "serp_restarter.dry_run is set".to_owned();
-        let fact = Fact::OrderFailed {
-            stage: Stage::Serp,
-            target: node.name.clone(),
-            step: DRY_RUN.to_owned(),
-            error: why.clone(),
-            given_up: true,
-        };
-        job.send("receipts", receipt(&order.run, fact).to_message())
-            .await;
-        Outcome::Discard { why }
-    }
-
-    async fn restarted(
-        &self,
-        job: &mut Job,
-        order: &Order,
-        node: &Node,
-        rolled: Rolled,
-    ) -> Outcome {
-        let Rolled { restarted, already } = rolled;
-        let stats = &self.app.stats;
-        stats.count("ports", &[("status", "already")], already.into());
-        tracing::info!(run = %order.run, node = node.name, restarted, already, "node restarted");
-        let fact = Fact::NodeRestarted {
-            node: node.name.clone(),
-            shard: order.shard,
-            restarted,
-            already,
-        };
-        job.send("receipts", receipt(&order.run, fact).to_message())
-            .await;
-        Outcome::Done
-    }
-
-    async fn failed(
-        &self,
-        job: &mut Job,
-        order: &Order,
-        node: &Node,
-        error: &RollError,
-    ) -> Outcome {
-        let step = error.step.as_str();
-        self.app.stats.count("ports", &[("status", "failed")], 1);
-        self.app.stats.count("failures", &[("step", step)], 1);
-        let fact = Fact::OrderFailed {
-            stage: Stage::Serp,
-            target: node.name.clone(),
-            step: step.to_owned(),
-            error: error.to_string(),
-            given_up: false,
-        };
-        job.send("receipts", receipt(&order.run, fact).to_message())
-            .await;
-        Outcome::retry(error, format!("{}, {step}", node.name))
-    }
-
-    fn halted(&self, halt: Halt) -> Outcome {
-        let (label, delay) = match &halt {
-            Halt::Paused => ("paused", PAUSED),
-            Halt::Window { opens_in } => ("window", *opens_in),
-            Halt::Unknown(_) => ("unknown", SHORTLY),
-            Halt::Stopping => ("stopping", SHORTLY),
-            Halt::TimeUp => ("time-up", SHORTLY),
-        };
-        self.app.stats.count("halts", &[("why", label)], 1);
-        let why = halt.to_string();
-        Outcome::Snooze { why, delay }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.in_work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` while another order has the node in work.
-    fn take(&self, node: &Node) -> Option<Taken<'_>> {
-        let taken = self.lock().insert(node.name.clone());
-        taken.then(|| Taken {
-            restarter: self,
-            name: node.name.clone(),
-        })
-    }
+/// An order, and the node that it names.
+struct NodeOrder {
+    order: Order,
+    node: SerpNode,
 }
 
 impl Worker for SerpRestarter {
-    const RECEIPTS: &'static str = "receipts";
+    const RECEIPTS: &'static str = RECEIPTS;
 
     /// Nothing is kept from one try to the next: ports that serve the version by then are left alone.
     async fn process(&self, job: &mut Job) -> Outcome {
-        let (order, node) = match self.read(job.message()) {
-            Ok(read) => read,
+        let order = match self.read(job.message()) {
+            Ok(order) => order,
             Err(invalid) => return invalid.into(),
         };
         if self.dry_run {
-            return self.only_say(job, &order, &node).await;
+            return self.log_only(job, &order).await;
         }
-        let Some(_taken) = self.take(&node) else {
-            let why = format!("another order restarts {}", node.name);
-            let delay = SHORTLY;
+        let Some(_lock) = self.lock_node(&order.node) else {
+            let why = format!("another order restarts {}", order.node.name);
+            let delay = SHORT_DELAY;
             return Outcome::Snooze { why, delay };
         };
-        let _turn = self.turns.acquire().await;
-        let watch = InHand::new(self, &node);
-        let goal = Goal::Version(order.version);
-        match self.roller.roll(&node, goal, &watch).await {
-            Ok(rolled) => self.restarted(job, &order, &node, rolled).await,
-            Err(Stopped::Halted(halt)) => self.halted(halt),
-            Err(Stopped::Failed(error)) => self.failed(job, &order, &node, &error).await,
+        let _permit = self.node_permits.acquire().await;
+        let observer = OrderObserver::new(self, &order.node);
+        let goal = RestartGoal::Version(order.order.version);
+        let restart = self.restarter.restart_node(&order.node, goal, &observer);
+        match restart.await {
+            Ok(summary) => self.restarted(job, &order, summary).await,
+            Err(RestartError::Stopped(reason)) => self.stopped(reason),
+            Err(RestartError::Failed(error)) => self.failed(job, &order, &error).await,
         }
     }
 
@@ -201,7 +92,26 @@ impl Worker for SerpRestarter {
 }
 
 impl SerpRestarter {
-    fn read(&self, message: &Message) -> Result<(Order, Node), Invalid> {
+    /// Connects to nothing yet. `broker` has the pause switch.
+    pub fn new(
+        app: &App,
+        broker: Broker,
+        serp: &SerpSettings,
+        settings: &SerpRestarterSettings,
+    ) -> Result<Self, ClientError> {
+        Ok(Self {
+            app: app.clone(),
+            window: serp.window(),
+            restarter: Restarter::new(serp)?,
+            pause: PauseSwitch::new(broker, &app.name),
+            dry_run: settings.dry_run,
+            node_permits: Semaphore::new(serp.max_unavailable_nodes.max(1)),
+            in_progress: Mutex::default(),
+            serp: serp.clone(),
+        })
+    }
+
+    fn read(&self, message: &Message) -> Result<NodeOrder, Invalid> {
         let order = Order::from_message(message)?;
         let Command::RestartSerp { node } = &order.command else {
             let detail = "it is an order, but not one to restart a SERP node";
@@ -209,79 +119,170 @@ impl SerpRestarter {
         };
         let node = self.serp.node(node);
         let node = node.map_err(|detail| Invalid::new(Reason::ForbiddenTarget, detail))?;
-        Ok((order, node))
+        Ok(NodeOrder { order, node })
+    }
+
+    /// Logs what a restart would do, and sends a receipt that nothing is done.
+    async fn log_only(&self, job: &mut Job, order: &NodeOrder) -> Outcome {
+        for check in self.restarter.check_ports(&order.node).await {
+            let port = order.node.address(check.port);
+            match check.served {
+                Ok(served) => {
+                    let version = served.version;
+                    let restart = version < Some(order.order.version);
+                    tracing::info!(port, version, restart, "dry run");
+                }
+                Err(error) => tracing::info!(port, %error, "dry run: down"),
+            }
+        }
+        let why = "serp_restarter.dry_run is set".to_owned();
+        order.send(job, order.failed(DRY_RUN, &why, true)).await;
+        Outcome::Discard { why }
+    }
+
+    async fn restarted(
+        &self,
+        job: &mut Job,
+        order: &NodeOrder,
+        RestartSummary { restarted, already }: RestartSummary,
+    ) -> Outcome {
+        let (run, node) = (&order.order.run, &order.node.name);
+        let stats = &self.app.stats;
+        stats.count("ports", &[("status", "already")], already.into());
+        tracing::info!(%run, node, restarted, already, "node restarted");
+        let fact = Fact::NodeRestarted {
+            node: node.clone(),
+            shard: order.order.shard,
+            restarted,
+            already,
+        };
+        order.send(job, fact).await;
+        Outcome::Done
+    }
+
+    async fn failed(&self, job: &mut Job, order: &NodeOrder, error: &PortRestartError) -> Outcome {
+        let step = error.step.as_str();
+        self.app.stats.count("ports", &[("status", "failed")], 1);
+        self.app.stats.count("failures", &[("step", step)], 1);
+        let fact = order.failed(step, &error.to_string(), false);
+        order.send(job, fact).await;
+        Outcome::retry(error, format!("{}, {step}", order.node.name))
+    }
+
+    fn stopped(&self, reason: StopReason) -> Outcome {
+        let (label, delay) = match &reason {
+            StopReason::Paused => ("paused", PAUSED_DELAY),
+            StopReason::OutsideWindow { opens_in } => ("window", *opens_in),
+            StopReason::PauseUnknown(_) => ("unknown", SHORT_DELAY),
+            StopReason::ShuttingDown => ("stopping", SHORT_DELAY),
+            StopReason::TimeUp => ("time-up", SHORT_DELAY),
+        };
+        self.app.stats.count("stops", &[("why", label)], 1);
+        let why = reason.to_string();
+        Outcome::Snooze { why, delay }
+    }
+
+    /// `None` while another order restarts the node.
+    fn lock_node(&self, node: &SerpNode) -> Option<NodeLock<'_>> {
+        let inserted = self.in_progress().insert(node.name.clone());
+        inserted.then(|| NodeLock {
+            restarter: self,
+            name: node.name.clone(),
+        })
+    }
+
+    fn in_progress(&self) -> MutexGuard<'_, HashSet<String>> {
+        let locked = self.in_progress.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A node in work, until it is dropped.
-struct Taken<'a> {
+impl NodeOrder {
+    fn failed(&self, step: &str, error: &str, given_up: bool) -> Fact {
+        Fact::OrderFailed {
+            stage: Stage::Serp,
+            target: self.node.name.clone(),
+            step: step.to_owned(),
+            error: error.to_owned(),
+            given_up,
+        }
+    }
+
+    async fn send(&self, job: &mut Job, fact: Fact) {
+        job.send(RECEIPTS, receipt(&self.order.run, fact).to_message())
+            .await;
+    }
+}
+
+/// A node that is being restarted, until it is dropped.
+struct NodeLock<'a> {
     restarter: &'a SerpRestarter,
     name: String,
 }
 
-impl Drop for Taken<'_> {
+impl Drop for NodeLock<'_> {
     fn drop(&mut self) {
-        self.restarter.lock().remove(&self.name);
+        self.restarter.in_progress().remove(&self.name);
     }
 }
 
-/// What a roll is allowed while its order is in hand.
-struct InHand<'a> {
+/// Follows the restart for an order: logs and counts it, and stops it between two ports.
+struct OrderObserver<'a> {
     restarter: &'a SerpRestarter,
-    node: &'a Node,
+    node: &'a SerpNode,
     until: Instant,
 }
 
-impl<'a> InHand<'a> {
-    fn new(restarter: &'a SerpRestarter, node: &'a Node) -> Self {
+impl<'a> OrderObserver<'a> {
+    fn new(restarter: &'a SerpRestarter, node: &'a SerpNode) -> Self {
         Self {
             restarter,
             node,
-            until: Instant::now() + MOST_IN_HAND,
+            until: Instant::now() + RESTART_TIMEOUT,
         }
     }
 }
 
-impl Watch for InHand<'_> {
-    async fn may_restart(&self) -> Result<(), Halt> {
+impl Observer for OrderObserver<'_> {
+    async fn may_restart(&self) -> Result<(), StopReason> {
         let restarter = self.restarter;
         if restarter.app.shutdown.is_triggered() {
-            return Err(Halt::Stopping);
+            return Err(StopReason::ShuttingDown);
         }
         if Instant::now() >= self.until {
-            return Err(Halt::TimeUp);
+            return Err(StopReason::TimeUp);
         }
         let window = restarter.window.as_ref();
         if let Some(opens_in) = window.and_then(|window| window.opens_in(SystemTime::now())) {
-            return Err(Halt::Window { opens_in });
+            return Err(StopReason::OutsideWindow { opens_in });
         }
-        match restarter.switch.is_paused().await {
+        match restarter.pause.is_paused().await {
             Ok(false) => Ok(()),
-            Ok(true) => Err(Halt::Paused),
-            Err(error) => Err(Halt::Unknown(error.to_string())),
+            Ok(true) => Err(StopReason::Paused),
+            Err(error) => Err(StopReason::PauseUnknown(error.to_string())),
         }
     }
 
-    async fn tell(&self, event: Event) {
+    async fn on_event(&self, event: RestartEvent) {
         let (node, stats) = (&self.node.name, &self.restarter.app.stats);
         match event {
-            Event::Waiting { port, trouble } => {
-                tracing::warn!(node, port, error = %trouble, "a port is down already; waiting for it");
+            RestartEvent::WaitingForDownPort { port, failure } => {
+                tracing::warn!(node, port, error = %failure, "a port is down already; waiting for it");
             }
-            Event::Exiting { port, serving } => {
-                let version = serving.version;
+            RestartEvent::Exiting { port, served } => {
+                let version = served.version;
                 tracing::info!(node, port, version, "restarting a port");
             }
-            Event::Exited { port } => tracing::debug!(node, port, "the port was told to exit"),
-            Event::Gone { port } => tracing::debug!(node, port, "the process has ended"),
-            Event::Back {
-                port,
-                serving,
-                took,
-            } => {
+            RestartEvent::ExitAccepted { port } => {
+                tracing::debug!(node, port, "the port was told to exit");
+            }
+            RestartEvent::ProcessEnded { port } => {
+                tracing::debug!(node, port, "the process has ended");
+            }
+            RestartEvent::Back { port, served, took } => {
                 stats.count("ports", &[("status", "restarted")], 1);
                 stats.time("restart", &[], took);
-                let (version, took_ms) = (serving.version, took.as_millis() as u64);
+                let (version, took_ms) = (served.version, took.as_millis() as u64);
                 tracing::info!(node, port, version, took_ms, "the port is back");
             }
         }
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_is_in_hand_for_a_quarter_of_an_hour_is_put_off_before_its_next_port() {
+    async fn an_order_that_is_in_flight_for_a_quarter_of_an_hour_is_put_off_before_its_next_port() {
         let serp = SerpSettings {
             nodes: vec![vec!["hotdog001".to_owned()]],
             ..SerpSettings::default()
@@ -305,17 +306,17 @@ mod tests {
         let settings = SerpRestarterSettings::default();
         let restarter = SerpRestarter::new(&app, broker, &serp, &settings).unwrap();
         let node = serp.node("hotdog001").unwrap();
-        let watch = InHand::new(&restarter, &node);
+        let observer = OrderObserver::new(&restarter, &node);
         tokio::time::advance(Duration::from_secs(15 * 60 - 1)).await;
-        assert_eq!(watch.may_restart().await, Ok(()));
+        assert_eq!(observer.may_restart().await, Ok(()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        let halt = watch.may_restart().await.unwrap_err();
-        assert_eq!(halt, Halt::TimeUp);
-        // With the last port and what is sent after it, it is back before the broker takes it back.
-        assert!(MOST_IN_HAND + Duration::from_secs(600) < Duration::from_secs(30 * 60));
+        let reason = observer.may_restart().await.unwrap_err();
+        assert_eq!(reason, StopReason::TimeUp);
+        // With its last port it is put off before the broker takes it back.
+        assert!(RESTART_TIMEOUT + Duration::from_secs(600) < Duration::from_secs(30 * 60));
         assert!(matches!(
-            restarter.halted(halt),
-            Outcome::Snooze { delay, .. } if delay == SHORTLY
+            restarter.stopped(reason),
+            Outcome::Snooze { delay, .. } if delay == SHORT_DELAY
         ));
     }
 }

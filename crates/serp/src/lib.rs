@@ -1,12 +1,13 @@
-//! The SERP service: which of its nodes serve which shard, how they may be restarted, and what their ports are asked
-//! and told.
+//! The SERP service: which of its nodes serve which shard, when they may be restarted, and the client of their ports.
 
+mod client;
 mod node;
-mod port;
+mod pause;
 mod settings;
 mod window;
 
-pub use node::Node;
-pub use port::{ClientError, Held, Ports, Serving, Trouble};
+pub use client::{ClientError, PortClient, PortFailure, ProcessConnection, ServedVersion};
+pub use node::SerpNode;
+pub use pause::{Pause, PauseSwitch, SERP_PAUSED};
 pub use settings::SerpSettings;
-pub use window::Window;
+pub use window::RestartWindow;

@@ -1,12 +1,12 @@
 //! Names of nodes and their ports.
 
-/// Most ports of one node: more is a slip in a range.
+/// Most ports of one node: more is a mistake in a range.
 const MAX_PORTS: usize = 1000;
 
 /// A node of the SERP service: a host and the ports of its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// As it is called in settings, orders and receipts.
+pub struct SerpNode {
+    /// Its name in settings, orders and receipts.
     pub name: String,
     /// Host name or address; an IPv6 address in brackets.
     pub host: String,
@@ -16,12 +16,13 @@ pub struct Node {
     pub(crate) has_own_ports: bool,
 }
 
-impl Node {
+impl SerpNode {
     /// `host` with the ports that every node has, or `host:PORTS` with its own.
     pub(crate) fn parse(name: &str, default_ports: &[u16]) -> Result<Self, String> {
-        let after_host = match name.starts_with('[') {
-            true => name.find(']').map_or(name.len(), |end| end + 1),
-            false => name.find(':').unwrap_or(name.len()),
+        let after_host = if name.starts_with('[') {
+            name.find(']').map_or(name.len(), |end| end + 1)
+        } else {
+            name.find(':').unwrap_or(name.len())
         };
         let (host, rest) = name.split_at(after_host);
         if !is_host(host) {
@@ -46,7 +47,7 @@ impl Node {
     }
 }
 
-/// What may stand in a URL as its host without meaning anything else there.
+/// Whether `text` can be the host of a URL without meaning anything else there.
 fn is_host(text: &str) -> bool {
     let (inner, is_more): (_, fn(u8) -> bool) =
         match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
@@ -84,40 +85,41 @@ pub(crate) fn parse_ports(text: &str) -> Result<Vec<u16>, String> {
     Ok(ports)
 }
 
-/// A name with a place for a number.
+/// A name of a host with a placeholder for a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Template {
+pub(crate) struct NodeTemplate {
     before: String,
     width: usize,
     after: String,
 }
 
-impl Template {
+impl NodeTemplate {
     /// `None` when there is none.
     pub fn parse(text: &str) -> Result<Option<Self>, String> {
         if text.is_empty() {
             return Ok(None);
         }
-        let no_place =
+        let no_placeholder =
             || format!("{text:?} has no single {{NNN}}, which the replica's number would stand in");
-        let (before, rest) = text.split_once('{').ok_or_else(no_place)?;
-        let (place, after) = rest.split_once('}').ok_or_else(no_place)?;
-        let is_place = !place.is_empty() && place.bytes().all(|b| b == b'N');
-        if !is_place || after.contains('{') {
-            return Err(no_place());
+        let (before, rest) = text.split_once('{').ok_or_else(no_placeholder)?;
+        let (placeholder, after) = rest.split_once('}').ok_or_else(no_placeholder)?;
+        let is_placeholder = !placeholder.is_empty() && placeholder.bytes().all(|b| b == b'N');
+        if !is_placeholder || after.contains('{') {
+            return Err(no_placeholder());
         }
         let template = Self {
             before: before.to_owned(),
-            width: place.len(),
+            width: placeholder.len(),
             after: after.to_owned(),
         };
-        match is_host(&template.with("0")) {
-            true => Ok(Some(template)),
-            false => Err(format!("{text:?} does not make the name of a host")),
+        if is_host(&template.with("0")) {
+            Ok(Some(template))
+        } else {
+            Err(format!("{text:?} does not make the name of a host"))
         }
     }
 
-    /// With the first number in `host`; `None` for one without a number, and for a bare address.
+    /// The name with the first number in `host`; `None` for one without a number, and for a bare address.
     pub fn fill(&self, host: &str) -> Option<String> {
         if host.parse::<std::net::IpAddr>().is_ok() {
             return None;
@@ -128,7 +130,7 @@ impl Template {
         Some(self.with(&rest[..end.unwrap_or(rest.len())]))
     }
 
-    /// Whether `host` could have been made by it.
+    /// Whether it gives `host` for some number.
     pub fn matches(&self, host: &str) -> bool {
         let number = host
             .strip_prefix(&self.before)
@@ -147,7 +149,7 @@ impl Template {
     }
 }
 
-/// The host of a replica's address, which may be no more than that.
+/// The host of a replica's address, which may be the host alone.
 pub(crate) fn host_of(address: &str) -> &str {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let rest = rest.split('/').next().unwrap_or(rest);
@@ -172,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_node_is_a_host_that_may_have_ports() {
-        let node = |name| Node::parse(name, &[1]);
+        let node = |name| SerpNode::parse(name, &[1]);
         assert_eq!(node("a.b").unwrap().ports, [1]);
         assert_eq!(node("a:7-8").unwrap().ports, [7, 8]);
         assert_eq!(node("[::1]:7").unwrap().address(7), "[::1]:7");
@@ -182,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_template_has_one_place_for_the_number() {
-        assert_eq!(Template::parse("").unwrap(), None);
+    fn a_template_has_one_placeholder_for_the_number() {
+        assert_eq!(NodeTemplate::parse("").unwrap(), None);
         for wrong in ["a", "a{}", "a{N", "a{NX}", "a{N}{N}", "a/{N}"] {
-            assert!(Template::parse(wrong).is_err(), "{wrong:?}");
+            assert!(NodeTemplate::parse(wrong).is_err(), "{wrong:?}");
         }
-        let template = Template::parse("h{NN}").unwrap().unwrap();
+        let template = NodeTemplate::parse("h{NN}").unwrap().unwrap();
         assert_eq!(template.fill("laksa0123-b4").as_deref(), Some("h0123"));
         assert!(template.matches("h0123") && !template.matches("h1"));
     }

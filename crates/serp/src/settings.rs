@@ -5,14 +5,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::matches_pattern;
 
-use crate::node::{Node, Template, host_of, parse_ports};
-use crate::window::Window;
+use crate::RestartWindow;
+use crate::node::{NodeTemplate, SerpNode, host_of, parse_ports};
 
-/// The longest that one port may be waited for, in seconds. A broker takes an order back that is held for more than
-/// 30 minutes; a roll is put off before that, but not in the middle of a port.
-const MOST_BACK_SECONDS: f64 = 600.0;
-/// The longest that one request may take, in seconds: a port is asked again and again while it is waited for.
-const MOST_REQUEST_SECONDS: f64 = 60.0;
+/// Longest `back_timeout_seconds`. The broker takes an order back that is in flight for more than 30 minutes; a rolling
+/// restart is put off before that, but not in the middle of a port.
+const MAX_BACK_SECONDS: f64 = 600.0;
+/// Longest timeout of one request, in seconds: a port that is waited for gets many of them.
+const MAX_REQUEST_SECONDS: f64 = 60.0;
 
 /// The SERP service, which loads the dictionary of its shard when it starts, and so is restarted after every refresh.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -30,7 +30,7 @@ pub struct SerpSettings {
     pub ports: String,
     /// `http` or `https`.
     pub scheme: String,
-    /// A POST to this path ends the process of a port; whoever keeps it running starts it again.
+    /// A POST to this path ends the process of a port; its supervisor starts it again.
     pub exit_path: String,
     /// A port is up when a GET of this path is answered with a status of 200 to 299.
     pub health_path: String,
@@ -49,13 +49,13 @@ pub struct SerpSettings {
     /// How long a port may take, after it was told to exit, until it is up and serves the new version, in seconds; at
     /// most 600.
     pub back_timeout_seconds: f64,
-    /// Ports of one node that may be down at once, those that fell over by themselves included.
+    /// Ports of one node that may be down at once, those included that are down for another reason.
     pub max_unavailable_ports: usize,
-    /// Nodes that one serp-restarter restarts at once. Several processes of it do not know of each other: with two
-    /// of them it is twice as many.
+    /// Nodes that one serp-restarter restarts at once. Each process counts its own: two of them
+    /// restart twice as many.
     pub max_unavailable_nodes: usize,
-    /// When restarts may begin, as `02:00-05:00` in UTC, also over midnight; empty is always. Orders wait for it, and a
-    /// roll that is not done when it ends goes on in the next one.
+    /// When restarts may begin, as `02:00-05:00` in UTC, also across midnight; empty is always. Orders wait for it, and a
+    /// rolling restart that is not done when it ends continues in the next one.
     pub window: String,
 }
 
@@ -91,12 +91,13 @@ impl SerpSettings {
     }
 
     /// The nodes that serve `shard`, without repetitions. `replica_hosts` are the hosts, or the addresses, of the shard's
-    /// replicas; a replica whose name has no digits for the template gives no node ([`Self::without_node`]).
+    /// replicas; a replica whose name has no digits for the template has no node ([`Self::without_node`]).
     pub fn nodes_of(&self, shard: u32, replica_hosts: &[String]) -> Vec<String> {
         let mut nodes = Vec::new();
-        let named: Vec<String> = match self.nodes.is_empty() {
-            false => self.nodes.get(shard as usize).cloned().unwrap_or_default(),
-            true => self.by_template(replica_hosts).flatten().collect(),
+        let named: Vec<String> = if self.nodes.is_empty() {
+            self.by_template(replica_hosts).flatten().collect()
+        } else {
+            self.nodes.get(shard as usize).cloned().unwrap_or_default()
         };
         for node in named {
             if !nodes.contains(&node) {
@@ -106,7 +107,7 @@ impl SerpSettings {
         nodes
     }
 
-    /// Those of the replicas that the template gives no node for, although it should.
+    /// The replicas that the template should give a node for, and does not.
     pub fn without_node(&self, replica_hosts: &[String]) -> Vec<String> {
         if self.node_template.is_empty() || !self.nodes.is_empty() {
             return Vec::new();
@@ -120,11 +121,11 @@ impl SerpSettings {
     }
 
     /// The node of this name, with its ports; an error when the settings do not allow to restart it.
-    pub fn node(&self, name: &str) -> Result<Node, String> {
+    pub fn node(&self, name: &str) -> Result<SerpNode, String> {
         let default = parse_ports(&self.ports).map_err(|e| format!("serp.ports: {e}"))?;
-        let node = Node::parse(name, &default)?;
+        let node = SerpNode::parse(name, &default)?;
         let listed = self.nodes.iter().flatten().any(|known| known == name);
-        let of_template = Template::parse(&self.node_template)
+        let by_template = NodeTemplate::parse(&self.node_template)
             .ok()
             .flatten()
             .is_some_and(|template| template.matches(&node.host));
@@ -132,9 +133,10 @@ impl SerpSettings {
             .allowed_hosts
             .iter()
             .any(|p| matches_pattern(p, &node.host));
-        let host_allowed = match self.allowed_hosts.is_empty() {
-            true => listed || of_template,
-            false => by_pattern,
+        let host_allowed = if self.allowed_hosts.is_empty() {
+            listed || by_template
+        } else {
+            by_pattern
         };
         if !host_allowed {
             return Err(format!(
@@ -150,9 +152,9 @@ impl SerpSettings {
         Ok(node)
     }
 
-    /// When restarts may begin; `None` is always. Settings that were checked have a window that can be read.
-    pub fn window(&self) -> Option<Window> {
-        Window::parse(&self.window).ok().flatten()
+    /// When restarts may begin; `None` is always. The window of checked settings is valid.
+    pub fn window(&self) -> Option<RestartWindow> {
+        RestartWindow::parse(&self.window).ok().flatten()
     }
 
     pub fn connect_timeout(&self) -> Duration {
@@ -170,24 +172,24 @@ impl SerpSettings {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), String> {
         let default = parse_ports(&self.ports).map_err(|e| format!("serp.ports: {e}"))?;
-        Template::parse(&self.node_template).map_err(|e| format!("serp.node_template: {e}"))?;
-        Window::parse(&self.window).map_err(|e| format!("serp.window: {e}"))?;
+        NodeTemplate::parse(&self.node_template).map_err(|e| format!("serp.node_template: {e}"))?;
+        RestartWindow::parse(&self.window).map_err(|e| format!("serp.window: {e}"))?;
         for name in self.nodes.iter().flatten() {
-            Node::parse(name, &default).map_err(|e| format!("serp.nodes: {e}"))?;
+            SerpNode::parse(name, &default).map_err(|e| format!("serp.nodes: {e}"))?;
             self.node(name).map_err(|e| format!("serp.nodes: {e}"))?;
         }
         self.check_one_shard()?;
         self.check_requests()?;
-        match self.max_unavailable_ports.min(self.max_unavailable_nodes) {
-            0 => Err(
+        if self.max_unavailable_ports == 0 || self.max_unavailable_nodes == 0 {
+            return Err(
                 "serp.max_unavailable_ports and serp.max_unavailable_nodes must be at least 1"
                     .to_owned(),
-            ),
-            _ => Ok(()),
+            );
         }
+        Ok(())
     }
 
-    /// A process has loaded the dictionary of one shard: orders of two would restart it for one another for ever.
+    /// A process loads the dictionary of one shard: orders of two shards would restart it for each other without end.
     fn check_one_shard(&self) -> Result<(), String> {
         let lists = (0..).zip(&self.nodes).map(|(shard, names)| {
             let names = names.iter().cloned();
@@ -205,8 +207,8 @@ impl SerpSettings {
         if !self.nodes.is_empty() {
             return Ok(());
         }
-        let of_shard = |(shard, hosts): (u32, Vec<String>)| (shard, self.nodes_of(shard, &hosts));
-        self.each_in_one_shard("serp.node_template", shards.into_iter().map(of_shard))
+        let with_nodes = |(shard, hosts): (u32, Vec<String>)| (shard, self.nodes_of(shard, &hosts));
+        self.each_in_one_shard("serp.node_template", shards.into_iter().map(with_nodes))
     }
 
     fn each_in_one_shard(
@@ -214,12 +216,14 @@ impl SerpSettings {
         setting: &str,
         shards: impl Iterator<Item = (u32, Vec<String>)>,
     ) -> Result<(), String> {
-        let mut of_port: HashMap<(String, u16), u32> = HashMap::new();
+        let mut shards_by_port: HashMap<(String, u16), u32> = HashMap::new();
         for (shard, names) in shards {
             for name in names {
                 let node = self.node(&name).map_err(|e| format!("{setting}: {e}"))?;
                 for port in node.ports {
-                    let other = *of_port.entry((node.host.clone(), port)).or_insert(shard);
+                    let other = *shards_by_port
+                        .entry((node.host.clone(), port))
+                        .or_insert(shard);
                     if other != shard {
                         return Err(format!(
                             "{setting}: node {name} is of shard {other} and of shard {shard}; a node serves one"
@@ -247,12 +251,12 @@ impl SerpSettings {
         }
         let (connect, request) = (self.connect_timeout_seconds, self.request_timeout_seconds);
         for (name, seconds, most) in [
-            ("connect_timeout_seconds", connect, MOST_REQUEST_SECONDS),
-            ("request_timeout_seconds", request, MOST_REQUEST_SECONDS),
+            ("connect_timeout_seconds", connect, MAX_REQUEST_SECONDS),
+            ("request_timeout_seconds", request, MAX_REQUEST_SECONDS),
             (
                 "back_timeout_seconds",
                 self.back_timeout_seconds,
-                MOST_BACK_SECONDS,
+                MAX_BACK_SECONDS,
             ),
         ] {
             if !(seconds > 0.0 && seconds <= most) {
@@ -263,7 +267,7 @@ impl SerpSettings {
     }
 
     fn by_template(&self, replica_hosts: &[String]) -> impl Iterator<Item = Option<String>> {
-        let template = Template::parse(&self.node_template).ok().flatten();
+        let template = NodeTemplate::parse(&self.node_template).ok().flatten();
         replica_hosts.iter().map(move |address| {
             let template = template.as_ref()?;
             template.fill(host_of(address))

@@ -3,16 +3,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MINUTE: u64 = 60;
 const DAY: u64 = 24 * 60 * MINUTE;
 
-/// A span of every day, in UTC, that may go over midnight.
+/// A span of every day, in UTC, in which restarts may begin; it may cross midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct RestartWindow {
     /// Seconds since midnight.
     from: u64,
     /// Seconds since midnight; the first moment that is outside.
     until: u64,
 }
 
-impl Window {
+impl RestartWindow {
     /// `02:00-05:00`; `None` when `text` is empty.
     pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
         if text.is_empty() {
@@ -24,10 +24,10 @@ impl Window {
             from: time(from).ok_or_else(wrong)?,
             until: time(until).ok_or_else(wrong)? % DAY,
         };
-        match window.from == window.until {
-            true => Err(format!("{text:?} has no length; empty is always")),
-            false => Ok(Some(window)),
+        if window.from == window.until {
+            return Err(format!("{text:?} has no length; empty is always"));
         }
+        Ok(Some(window))
     }
 
     /// How long until it opens; `None` when it is open.
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn opens_in(window: &str, hours: u64, minutes: u64) -> Option<u64> {
-        let window = Window::parse(window).unwrap().unwrap();
+        let window = RestartWindow::parse(window).unwrap().unwrap();
         let now = UNIX_EPOCH + Duration::from_secs(7 * DAY + (hours * 60 + minutes) * MINUTE);
         window.opens_in(now).map(|wait| wait.as_secs() / MINUTE)
     }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_may_go_over_midnight() {
+    fn a_window_may_cross_midnight() {
         assert_eq!(opens_in("22:30-01:00", 23, 59), None);
         assert_eq!(opens_in("22:30-01:00", 0, 30), None);
         assert_eq!(opens_in("22:30-01:00", 1, 0), Some(21 * 60 + 30));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_no_window_is_refused() {
-        assert_eq!(Window::parse(""), Ok(None));
+        assert_eq!(RestartWindow::parse(""), Ok(None));
         for wrong in [
             "2:00-5:00",
             "02:00",
@@ -90,7 +90,7 @@ mod tests {
             "02:00-02:00",
             "x",
         ] {
-            assert!(Window::parse(wrong).is_err(), "{wrong}");
+            assert!(RestartWindow::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

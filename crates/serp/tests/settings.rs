@@ -10,9 +10,9 @@ fn by_template(template: &str) -> SerpSettings {
 }
 
 fn listed(nodes: &[&[&str]]) -> SerpSettings {
-    let of_shard = |names: &&[&str]| names.iter().map(|&n| n.to_owned()).collect();
+    let owned = |names: &&[&str]| names.iter().map(|&n| n.to_owned()).collect();
     SerpSettings {
-        nodes: nodes.iter().map(of_shard).collect(),
+        nodes: nodes.iter().map(owned).collect(),
         ..SerpSettings::default()
     }
 }
@@ -119,7 +119,7 @@ fn only_nodes_of_the_settings_may_be_restarted() {
 }
 
 #[test]
-fn patterns_of_hosts_stand_in_the_place_of_what_is_derived() {
+fn patterns_of_hosts_replace_what_is_derived() {
     let settings = SerpSettings {
         allowed_hosts: hosts(&["serp-*.int", "b"]),
         ..by_template("hotdog{NNN}")
@@ -129,7 +129,7 @@ fn patterns_of_hosts_stand_in_the_place_of_what_is_derived() {
     assert!(settings.node("serp-1.int.evil").is_err());
     assert!(settings.node("hotdog001").is_err());
     assert!(settings.node("b:9000").is_err());
-    // A list that its own patterns refuse is a slip.
+    // A list that its own patterns refuse is a mistake.
     let settings = SerpSettings {
         allowed_hosts: hosts(&["b"]),
         ..listed(&[&["a"]])

@@ -12,6 +12,9 @@ pub const PIPELINE_ARGUMENT: &str = "fleet-pipeline";
 /// priority: well above the 0 that a catch-all policy for a whole virtual host usually has.
 pub const POLICY_PRIORITY: i64 = 100;
 
+/// Marker exchanges begin so, such as [`names::CONFIGURED`].
+const MARKER_PREFIX: &str = "fleet-";
+
 /// Longest name of a program or a type, in bytes. The broker's own limit is 255; names also appear in stats, logs
 /// and tables.
 const MAX_NAME: usize = 48;
@@ -117,12 +120,13 @@ pub(super) fn refuse_program(text: &str) -> Option<&'static str> {
     let reserved = ["-in", "-out", "-quar", "-lease"]
         .iter()
         .any(|end| text.ends_with(end))
-        || text.contains("-delay-")
-        || text == names::CONFIGURED
-        || text == names::SERP_PAUSED;
+        || text.contains("-delay-");
     let is_stage = !matches!(batch::Stage::from(text.to_owned()), batch::Stage::Store(_));
     refuse_word(text)
         .or(reserved.then_some("the broker's objects of another program end so"))
+        .or(text
+            .starts_with(MARKER_PREFIX)
+            .then_some("the fleet's marker exchanges begin so"))
         .or(is_stage.then_some("a stage of a run is called so"))
 }
 

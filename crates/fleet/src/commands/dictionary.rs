@@ -8,10 +8,12 @@ use dict_refresher::{
     DictionaryStatus, ReplicaStatus, RollbackError, RollbackStep, plan_rollback, rollback, status,
 };
 use serde_json::json;
+use serp::Pause;
 use stores::clickhouse::Cluster;
 use topology::management::Management;
 
 use crate::commands::block_on;
+use crate::commands::confirmation::{ConfirmationFlags, ConfirmationToken};
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -38,24 +40,11 @@ pub struct RollbackArguments {
     /// Only this shard, from 0 [default: all]
     #[arg(long, value_name = "N")]
     shard: Option<u32>,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    confirmation: ConfirmationFlags,
     /// Do it although restarts of the SERP service are not paused, or the broker cannot say
     #[arg(long, requires = "yes")]
     while_restarting: bool,
-    /// Only say what would be done, which is the default; exit code 6 if anything
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
-}
-
-/// That the operator has said so: nothing else makes one.
-struct Confirmed(());
-
-impl RollbackArguments {
-    fn confirmed(&self) -> Option<Confirmed> {
-        (self.yes && !self.dry_run).then_some(Confirmed(()))
-    }
 }
 
 pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
@@ -63,7 +52,7 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
     block_on(async {
         match action {
             Action::Status => say_status(&config, context.output).await,
-            Action::Rollback(arguments) => match arguments.confirmed() {
+            Action::Rollback(arguments) => match arguments.confirmation.confirmed() {
                 Some(confirmed) => roll_back(confirmed, &arguments, &config, context.output).await,
                 None => only_say(&arguments, &config, context.output).await,
             },
@@ -183,7 +172,7 @@ async fn only_say(
 }
 
 async fn roll_back(
-    _: Confirmed,
+    _: ConfirmationToken,
     arguments: &RollbackArguments,
     config: &Config,
     output: Output,
@@ -216,7 +205,7 @@ async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let management = Management::from_settings(&config.broker)?;
-    let pause = management.serp_pause().await;
+    let pause = Pause::current(&management).await;
     match pause.context("whether restarts of the SERP service are paused is not known")? {
         Some(_) => Ok(()),
         None => bail!(

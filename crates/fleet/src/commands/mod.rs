@@ -3,6 +3,7 @@
 pub mod clickhouse;
 pub mod completions;
 pub mod config;
+mod confirmation;
 pub mod dictionary;
 pub mod elasticsearch;
 pub mod pipeline;

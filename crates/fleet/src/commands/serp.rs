@@ -4,8 +4,9 @@ mod restart;
 mod status;
 
 use serde_json::json;
+use serp::Pause;
 use stores::clickhouse::Cluster;
-use topology::management::{Management, Pause};
+use topology::management::Management;
 
 use crate::commands::{block_on, user};
 use crate::config::Config;
@@ -19,21 +20,21 @@ pub enum Action {
     Status,
     /// Keep serp-restarter from restarting anything
     ///
-    /// Every process of it looks before each port: the one in work comes back, no other is told to exit. Orders
-    /// wait, at no cost of an attempt. Paused already, it stays as it is.
+    /// Every process of it checks before each port: the port that is being restarted comes back, no other is told to exit.
+    /// Orders wait, which does not count as a failure. A pause that is in effect stays as it is.
     Pause {
-        /// Why, for whoever finds it paused
+        /// Why, for other operators
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// Let serp-restarter go on
+    /// Let serp-restarter continue
     Resume,
     /// Restart one node, port by port, without an order
     ///
-    /// Without --yes it only says what it would do. Neither the pause nor serp.window holds it back. It does not know of
-    /// a serp-restarter that has the node in work: pause that first. Interrupted, it waits for the port that it has told
-    /// to exit, and tells no other.
-    Restart(restart::Arguments),
+    /// Without --yes it only says what it would do. Neither the pause nor serp.window stops it, and it does not see
+    /// whether serp-restarter is restarting the node: pause that first. Interrupted, it waits for the port that it has
+    /// told to exit, and restarts no other.
+    Restart(restart::RestartArguments),
 }
 
 pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
@@ -52,28 +53,28 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 
 async fn pause(config: &Config, reason: &str, context: &Context) -> anyhow::Result<Exit> {
     let management = Management::from_settings(&config.broker)?;
-    let pause = management.pause_serp(reason, &user()).await?;
-    match context.output.is_json() {
-        true => context.output.json(&json!({ "paused": pause }))?,
-        false => context
-            .output
-            .line(format!("Restarts are {}.", paused(&pause)))?,
+    let pause = Pause::begin(&management, reason, &user()).await?;
+    if context.output.is_json() {
+        context.output.json(&json!({ "paused": pause }))?;
+    } else {
+        let text = format!("Restarts are {}.", paused(&pause));
+        context.output.line(text)?;
     }
     Ok(Exit::Ok)
 }
 
 async fn resume(config: &Config, context: &Context) -> anyhow::Result<Exit> {
     let management = Management::from_settings(&config.broker)?;
-    let ended = management.resume_serp().await?;
+    let ended = Pause::end(&management).await?;
     let text = match &ended {
-        Some(pause) => format!("Restarts go on; they were {}.", paused(pause)),
+        Some(pause) => format!("Restarts continue; they were {}.", paused(pause)),
         None => "Restarts were not paused.".to_owned(),
     };
-    match context.output.is_json() {
-        true => context
-            .output
-            .json(&json!({ "paused": null, "ended": ended }))?,
-        false => context.output.line(text)?,
+    if context.output.is_json() {
+        let answer = json!({ "paused": null, "ended": ended });
+        context.output.json(&answer)?;
+    } else {
+        context.output.line(text)?;
     }
     Ok(Exit::Ok)
 }
@@ -84,11 +85,8 @@ fn paused(pause: &Pause) -> String {
         who,
         since_ms,
     } = pause;
-    // Whatever made the exchange, if not this command, may have left these out.
-    let or_unknown = |text: &str| match text.is_empty() {
-        true => "unknown".to_owned(),
-        false => text.to_owned(),
-    };
+    // An exchange that this command did not declare may be without them.
+    let or_unknown = |text: &str| if text.is_empty() { "unknown" } else { text }.to_owned();
     format!(
         "paused since {} (UTC) by {}: {}",
         time(*since_ms),
@@ -97,16 +95,15 @@ fn paused(pause: &Pause) -> String {
     )
 }
 
-/// Who calls the command, as far as the environment tells.
 /// The nodes of every shard, by the settings.
 fn nodes(config: &Config) -> anyhow::Result<Vec<(u32, String)>> {
     let cluster = Cluster::new(&config.clickhouse.connection())?;
-    let of_shard = |shard: &stores::clickhouse::Shard| {
+    let nodes = |shard: &stores::clickhouse::Shard| {
         let number = shard.number();
         let nodes = config.serp.nodes_of(number, &addresses(shard));
         nodes.into_iter().map(move |node| (number, node))
     };
-    Ok(cluster.shards().flat_map(of_shard).collect())
+    Ok(cluster.shards().flat_map(nodes).collect())
 }
 
 /// Refuses a template that gives no node for a replica, which would never be restarted then, or one for two shards.
@@ -114,8 +111,8 @@ pub fn check_template(config: &Config, cluster: &Cluster) -> Result<(), String> 
     let replicas: Vec<String> = cluster.shards().flat_map(addresses).collect();
     match config.serp.without_node(&replicas).as_slice() {
         [] => {
-            let of_shard = |shard: &stores::clickhouse::Shard| (shard.number(), addresses(shard));
-            config.serp.check_template(cluster.shards().map(of_shard))
+            let hosts = |shard: &stores::clickhouse::Shard| (shard.number(), addresses(shard));
+            config.serp.check_template(cluster.shards().map(hosts))
         }
         without => Err(format!(
             "serp.node_template: there is no number in the name of {}; name the nodes in serp.nodes",

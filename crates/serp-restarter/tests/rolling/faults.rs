@@ -4,61 +4,73 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serp::{Serving, Trouble};
-use serp_restarter::{Goal, Step};
+use serp::{PortFailure, ServedVersion};
+use serp_restarter::{PortCheck, RestartGoal, RestartStep};
 use testkit::serp::{Fault, Prober};
 
 use crate::support::{Log, READ, TestNode, failed};
 
 #[tokio::test]
-async fn a_port_that_never_returns_stops_the_roll_and_the_others_go_on_serving() {
+async fn a_port_that_never_returns_stops_the_restart_and_the_others_stay_up() {
     let mut node = TestNode::start(3);
     node.settings.back_timeout_seconds = 1.0;
     node.publish(2);
     node.supervisor.fault(node.ports[0], Fault::Fail);
     let prober = Prober::start(&node.ports, READ);
     let log = Log::new();
-    let error = failed(node.roll(2, &log).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    let error = failed(node.restart(2, &log).await);
+    assert_eq!(
+        (error.port, error.step),
+        (node.ports[0], RestartStep::WaitForRestartedPort)
+    );
     assert!(error.detail.contains("not back"), "{error}");
     assert_eq!(log.exited(), [node.ports[0]]);
-    // Tried again it is looked at first, and nothing else is taken down for it.
-    let error = failed(node.roll(2, &log).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Down));
+    // The next try checks it first, and takes no other port down.
+    let error = failed(node.restart(2, &log).await);
+    assert_eq!(
+        (error.port, error.step),
+        (node.ports[0], RestartStep::WaitForDownPort)
+    );
     assert_eq!(node.versions().await, [None, Some(1), Some(1)]);
     let probed = prober.stop();
     assert_eq!((probed.failed, probed.most_down), (0, 1), "{probed:?}");
-    // Repaired it goes on by itself, and the roll with it.
+    // Repaired it comes back by itself, and the restart continues.
     node.supervisor.repair(node.ports[0]);
     node.settings.back_timeout_seconds = 20.0;
-    let rolled = node.roll(2, &Log::new()).await.unwrap();
-    assert_eq!((rolled.restarted, rolled.already), (2, 1));
+    let summary = node.restart(2, &Log::new()).await.unwrap();
+    assert_eq!((summary.restarted, summary.already), (2, 1));
 }
 
 #[tokio::test]
-async fn a_port_that_comes_back_and_hangs_stops_the_roll() {
+async fn a_port_that_comes_back_and_hangs_stops_the_restart() {
     let mut node = TestNode::start(2);
     node.settings.back_timeout_seconds = 2.0;
     node.publish(2);
     node.supervisor.fault(node.ports[0], Fault::Hang);
     let log = Log::new();
-    let error = failed(node.roll(2, &log).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    let error = failed(node.restart(2, &log).await);
+    assert_eq!(
+        (error.port, error.step),
+        (node.ports[0], RestartStep::WaitForRestartedPort)
+    );
     assert!(error.detail.contains("no answer to /health"), "{error}");
     assert_eq!(log.exited(), [node.ports[0]]);
 }
 
 #[tokio::test]
-async fn a_port_that_comes_back_with_the_old_version_stops_the_roll() {
+async fn a_port_that_comes_back_with_the_old_version_stops_the_restart() {
     let node = TestNode::start(2);
     node.publish(2);
     node.supervisor.fault(node.ports[0], Fault::Old(1));
     let (log, begun) = (Log::new(), Instant::now());
-    let error = failed(node.roll(2, &log).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    let error = failed(node.restart(2, &log).await);
+    assert_eq!(
+        (error.port, error.step),
+        (node.ports[0], RestartStep::WaitForRestartedPort)
+    );
     assert_eq!(error.detail, "it came back with version 1");
     assert_eq!(log.exited(), [node.ports[0]]);
-    // What loads its dictionary at the start does not load another one later.
+    // A process that loads its dictionary at its start does not load another one later.
     assert!(begun.elapsed() < node.settings.back_timeout());
 }
 
@@ -69,12 +81,18 @@ async fn a_port_that_names_no_version_is_up_and_behind_and_names_none_after_its_
     // There is no such path; and a text that is no number.
     for (round, path) in ["/nothing", "/health"].into_iter().enumerate() {
         node.settings.version_path = path.to_owned();
-        let seen = node.roller().survey(&node.node()).await;
-        let up = |port: &u16| (*port, Ok(Serving::default()));
-        assert_eq!(seen, node.ports.iter().map(up).collect::<Vec<_>>());
+        let checks = node.restarter().check_ports(&node.node()).await;
+        let up = |&port: &u16| PortCheck {
+            port,
+            served: Ok(ServedVersion::default()),
+        };
+        assert_eq!(checks, node.ports.iter().map(up).collect::<Vec<_>>());
         let log = Log::new();
-        let error = failed(node.roll(2, &log).await);
-        assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+        let error = failed(node.restart(2, &log).await);
+        assert_eq!(
+            (error.port, error.step),
+            (node.ports[0], RestartStep::WaitForRestartedPort)
+        );
         assert!(error.detail.contains("names no version"), "{error}");
         assert_eq!(log.exited(), [node.ports[0]]);
         assert_eq!(node.starts(), [round as u32 + 2, 1]);
@@ -99,8 +117,8 @@ async fn a_port_of_a_release_without_versions_is_restarted_and_waited_for_until_
             node.supervisor.repair(*port);
         }
     };
-    let (rolled, ()) = tokio::join!(node.roll(2, &log), name_it);
-    assert_eq!(rolled.unwrap().restarted, 2);
+    let (summary, ()) = tokio::join!(node.restart(2, &log), name_it);
+    assert_eq!(summary.unwrap().restarted, 2);
     assert_eq!(log.exited(), node.ports);
     assert_eq!(node.starts(), [2, 2]);
     assert_eq!(node.versions().await, [Some(2), Some(2)]);
@@ -118,7 +136,7 @@ async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_proce
         for stream in listener.incoming() {
             let (mut stream, since) = (stream.unwrap(), since.clone());
             std::thread::spawn(move || {
-                // Who says nothing is hung up on.
+                // A silent client is disconnected.
                 let silence = Some(Duration::from_millis(50));
                 stream.set_read_timeout(silence).unwrap();
                 let mut request = [0; 1024];
@@ -139,20 +157,26 @@ async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_proce
     let name = format!("127.0.0.1:{port}");
     node.settings.nodes = vec![vec![name.clone()]];
     let early = node.settings.node(&name).unwrap();
-    let rolled = node.roller().roll(&early, Goal::Once, &Log::new()).await;
-    assert_eq!(rolled.unwrap().restarted, 1);
+    let summary = node
+        .restarter()
+        .restart_node(&early, RestartGoal::Once, &Log::new())
+        .await;
+    assert_eq!(summary.unwrap().restarted, 1);
     let told = told.lock().unwrap().unwrap();
     assert!(told.elapsed() >= ENDS_AFTER + DOWN_FOR);
 }
 
 #[tokio::test]
-async fn a_port_that_answers_to_exit_and_does_not_is_told_from_one_that_came_back() {
+async fn a_port_that_answers_to_exit_and_does_not_exit_differs_from_one_that_came_back() {
     let mut node = TestNode::start(2);
     node.settings.back_timeout_seconds = 1.0;
     node.publish(2);
     node.supervisor.fault(node.ports[0], Fault::Deaf);
-    let error = failed(node.roll(2, &Log::new()).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Back));
+    let error = failed(node.restart(2, &Log::new()).await);
+    assert_eq!(
+        (error.port, error.step),
+        (node.ports[0], RestartStep::WaitForRestartedPort)
+    );
     assert!(error.detail.contains("its process does not end"), "{error}");
     assert_eq!(node.starts(), [1, 1]);
 }
@@ -163,8 +187,8 @@ async fn a_port_that_takes_exit_and_goes_silent_is_said_to_have_failed_there() {
     node.publish(2);
     node.supervisor.fault(node.ports[0], Fault::Silent);
     let log = Log::new();
-    let error = failed(node.roll(2, &log).await);
-    assert_eq!((error.port, error.step), (node.ports[0], Step::Exit));
+    let error = failed(node.restart(2, &log).await);
+    assert_eq!((error.port, error.step), (node.ports[0], RestartStep::Exit));
     assert!(error.detail.contains("no answer to /exit"), "{error}");
     assert!(log.exited().is_empty());
     assert_eq!(node.versions().await, [Some(1), Some(1)]);
@@ -177,8 +201,8 @@ async fn a_connection_that_is_closed_by_exit_itself_is_success() {
     for port in &node.ports {
         node.supervisor.fault(*port, Fault::Drop);
     }
-    let rolled = node.roll(2, &Log::new()).await.unwrap();
-    assert_eq!(rolled.restarted, 2);
+    let summary = node.restart(2, &Log::new()).await.unwrap();
+    assert_eq!(summary.restarted, 2);
     assert_eq!(node.starts(), [2, 2]);
 }
 
@@ -191,14 +215,17 @@ async fn redirects_are_not_followed() {
         unreachable!()
     };
     node.supervisor.fault(port, Fault::Redirect(other));
-    let seen = node.roller().survey(&node.node()).await;
-    let expected = Trouble::Redirect {
+    let checks = node.restarter().check_ports(&node.node()).await;
+    let expected = PortFailure::Redirect {
         path: "/health".to_owned(),
         status: 307,
     };
-    assert_eq!(seen[0], (port, Err(expected)));
-    let error = failed(node.roll(2, &Log::new()).await);
-    assert_eq!((error.port, error.step), (port, Step::Down));
+    assert_eq!((checks[0].port, &checks[0].served), (port, &Err(expected)));
+    let error = failed(node.restart(2, &Log::new()).await);
+    assert_eq!(
+        (error.port, error.step),
+        (port, RestartStep::WaitForDownPort)
+    );
     assert_eq!(node.starts(), [1, 1]);
 }
 
@@ -227,10 +254,10 @@ async fn an_answer_without_end_is_cut_off() {
     let name = format!("127.0.0.1:{port}");
     node.settings.nodes = vec![vec![name.clone()]];
     let endless = node.settings.node(&name).unwrap();
-    let seen = node.roller().survey(&endless).await;
+    let checks = node.restarter().check_ports(&endless).await;
     assert!(
-        matches!(seen[0].1, Err(Trouble::TooLong { .. })),
-        "{seen:?}"
+        matches!(checks[0].served, Err(PortFailure::TooLong { .. })),
+        "{checks:?}"
     );
     assert!(sent.load(Ordering::SeqCst) < 32 << 20);
 }

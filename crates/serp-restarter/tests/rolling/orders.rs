@@ -4,7 +4,8 @@ use app::App;
 use batch::{Command, Fact, Headers, Invalid, Message, MessageKind, Order, Reason, Receipt, Stage};
 use pipeline::broker::{Broker, Memory};
 use pipeline::testing::Sent;
-use pipeline::{Outcome, Worker, names};
+use pipeline::{Outcome, Worker};
+use serp::SERP_PAUSED;
 use serp_restarter::{SerpRestarter, SerpRestarterSettings};
 use testkit::serp::Fault;
 
@@ -17,13 +18,13 @@ struct Done {
     app: App,
 }
 
-struct Restarter {
+struct TestRestarter {
     worker: SerpRestarter,
     broker: Memory,
     app: App,
 }
 
-impl Restarter {
+impl TestRestarter {
     fn new(node: &TestNode, settings: &SerpRestarterSettings) -> Self {
         let (app, broker) = (App::detached("serp-restarter"), Memory::new());
         let shared = Broker::Memory(broker.clone());
@@ -54,7 +55,7 @@ fn facts(sent: &Sent) -> Vec<Fact> {
 
 async fn process(node: &TestNode, message: Message) -> Done {
     let settings = SerpRestarterSettings::default();
-    Restarter::new(node, &settings).process(message).await
+    TestRestarter::new(node, &settings).process(message).await
 }
 
 fn order(version: i64, command: Command) -> Message {
@@ -88,11 +89,11 @@ fn snoozed(outcome: &Outcome) -> (&str, Duration) {
 }
 
 #[tokio::test]
-async fn an_order_restarts_its_node_and_tells_the_ledger() {
+async fn an_order_restarts_its_node_and_sends_a_receipt() {
     let node = TestNode::start(2);
     node.publish(2);
     let node_name = name(&node.ports);
-    let restarter = Restarter::new(&node, &SerpRestarterSettings::default());
+    let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
     let done = restarter.process(restart(2, &node_name)).await;
     assert_eq!(done.outcome, Outcome::Done);
     let fact = |restarted, already| Fact::NodeRestarted {
@@ -124,7 +125,7 @@ async fn a_node_that_fails_is_tried_again_while_the_other_nodes_go_on() {
     bad.publish(2);
     good.publish(2);
     bad.supervisor.fault(bad.ports[0], Fault::Fail);
-    let restarter = Restarter::new(&bad, &SerpRestarterSettings::default());
+    let restarter = TestRestarter::new(&bad, &SerpRestarterSettings::default());
     let (failed, restarted) = tokio::join!(
         restarter.process(restart(2, &names[0])),
         restarter.process(restart(2, &names[1])),
@@ -181,12 +182,12 @@ async fn an_order_for_another_host_goes_to_quarantine_by_name() {
 }
 
 #[tokio::test]
-async fn a_quarantined_order_tells_the_ledger_that_the_node_is_given_up() {
+async fn a_quarantined_order_sends_a_receipt_that_the_node_is_given_up() {
     let node = TestNode::start(1);
-    let restarter = Restarter::new(&node, &SerpRestarterSettings::default());
+    let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
     let why = Invalid::new(Reason::TooManyRetries, "failed 11 times");
-    let told = restarter.worker.quarantined(&restart(2, "hotdog001"), &why);
-    let fact = Receipt::from_message(&told.unwrap()).unwrap().fact;
+    let sent = restarter.worker.quarantined(&restart(2, "hotdog001"), &why);
+    let fact = Receipt::from_message(&sent.unwrap()).unwrap().fact;
     let expected = Fact::OrderFailed {
         stage: Stage::Serp,
         target: "hotdog001".to_owned(),
@@ -200,18 +201,18 @@ async fn a_quarantined_order_tells_the_ledger_that_the_node_is_given_up() {
 }
 
 #[tokio::test]
-async fn while_the_service_is_paused_an_order_waits_at_no_cost() {
+async fn while_the_service_is_paused_an_order_is_snoozed() {
     let node = TestNode::start(2);
     node.publish(2);
     let node_name = name(&node.ports);
-    let restarter = Restarter::new(&node, &SerpRestarterSettings::default());
-    restarter.broker.declare_exchange(names::SERP_PAUSED);
+    let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
+    restarter.broker.declare_exchange(SERP_PAUSED);
     let done = restarter.process(restart(2, &node_name)).await;
     let (why, delay) = snoozed(&done.outcome);
     assert!(why.contains("paused") && delay == Duration::from_secs(60));
     assert_eq!(node.starts(), [1, 1]);
     assert!(done.facts.is_empty());
-    assert_eq!(done.app.stats.counter("halts", &[("why", "paused")]), 1);
+    assert_eq!(done.app.stats.counter("stops", &[("why", "paused")]), 1);
 }
 
 #[tokio::test]
@@ -232,10 +233,10 @@ async fn outside_of_the_window_an_order_waits_until_it_opens() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_told_to_stop_begins_no_other_port() {
+async fn a_program_that_is_told_to_stop_restarts_no_other_port() {
     let node = TestNode::start(2);
     node.publish(2);
-    let restarter = Restarter::new(&node, &SerpRestarterSettings::default());
+    let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
     restarter.app.shutdown.trigger();
     let done = restarter.process(restart(2, &name(&node.ports))).await;
     assert!(snoozed(&done.outcome).0.contains("told to stop"));
@@ -243,12 +244,12 @@ async fn a_program_that_is_told_to_stop_begins_no_other_port() {
 }
 
 #[tokio::test]
-async fn two_orders_for_one_node_are_not_carried_out_at_once() {
+async fn two_orders_for_one_node_are_not_processed_at_once() {
     let mut node = TestNode::start(2);
     node.settings.max_unavailable_nodes = 2;
     node.publish(3);
     let node_name = name(&node.ports);
-    let restarter = Restarter::new(&node, &SerpRestarterSettings::default());
+    let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
     let (first, second) = tokio::join!(
         restarter.process(restart(2, &node_name)),
         restarter.process(restart(3, &node_name)),
@@ -259,14 +260,14 @@ async fn two_orders_for_one_node_are_not_carried_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_dry_run_touches_nothing_and_tells_the_ledger_that_nothing_is_done() {
+async fn a_dry_run_changes_nothing_and_sends_a_receipt_that_nothing_is_done() {
     let node = TestNode::start(2);
     node.publish(2);
     let settings = SerpRestarterSettings {
         dry_run: true,
         ..SerpRestarterSettings::default()
     };
-    let restarter = Restarter::new(&node, &settings);
+    let restarter = TestRestarter::new(&node, &settings);
     let done = restarter.process(restart(2, &name(&node.ports))).await;
     assert!(matches!(done.outcome, Outcome::Discard { .. }));
     let given_up = Fact::OrderFailed {

@@ -8,7 +8,7 @@ use batch::{Command, Fact, Message, Order, Receipt};
 use pipeline::broker::{Broker, Publication, RabbitMq};
 use pipeline::{BrokerSettings, LoopOptions, Role, RoleKind, names, run_worker};
 use serde::{Deserialize, Serialize};
-use serp::SerpSettings;
+use serp::{Pause, SerpSettings};
 use serp_restarter::{SerpRestarter, SerpRestarterSettings};
 use testkit::VirtualHost;
 use testkit::serp::{Fault, Prober};
@@ -20,7 +20,7 @@ use crate::support::{READ, TestNode, name};
 /// Variable that makes this program a serp-restarter.
 const RESTARTER: &str = "TEST_SERP_RESTARTER";
 
-/// Whoever sends the orders.
+/// The program that sends the orders.
 const ORDERER: Role = Role {
     name: "orderer",
     kind: RoleKind::Producer,
@@ -106,7 +106,7 @@ impl Fleet {
         }
     }
 
-    fn start(&self) -> Restarter {
+    fn start(&self) -> RestarterProcess {
         let mut configuration = serde_json::to_value(&self.configuration).unwrap();
         // Secrets are not written out.
         configuration["broker"]["url"] = self.host.url().into();
@@ -114,14 +114,14 @@ impl Fleet {
         let child = Program::new(std::env::current_exe().unwrap())
             .args(["--exact", "processes::restarter_process", "--ignored"])
             .env(RESTARTER, configuration.to_string())
-            // Nothing listens there, and nobody is to ask.
+            // Nothing listens there: the restarter must not use a proxy.
             .env("http_proxy", "http://127.0.0.1:1")
             .env("all_proxy", "http://127.0.0.1:1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        Restarter(child.unwrap())
+        RestarterProcess(child.unwrap())
     }
 
     async fn order(&self, version: i64, node: &str) {
@@ -158,10 +158,10 @@ impl Fleet {
     }
 }
 
-/// A restarter at work. Killed on drop.
-struct Restarter(Child);
+/// A running restarter. Killed on drop.
+struct RestarterProcess(Child);
 
-impl Restarter {
+impl RestarterProcess {
     /// SIGKILL.
     fn kill(mut self) {
         self.0.kill().unwrap();
@@ -169,7 +169,7 @@ impl Restarter {
     }
 }
 
-impl Drop for Restarter {
+impl Drop for RestarterProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -242,12 +242,10 @@ async fn the_pause_switch_in_the_broker_stops_a_process_between_two_ports() {
         node.starts()[0] == 2
     })
     .await;
-    let pause = fleet
-        .management
-        .pause_serp("a test", "somebody")
-        .await
-        .unwrap();
-    assert_eq!(fleet.management.serp_pause().await.unwrap(), Some(pause));
+    let management = &fleet.management;
+    let pause = Pause::begin(management, "a test", "an operator").await;
+    let current = Pause::current(management).await;
+    assert_eq!(current.unwrap(), Some(pause.unwrap()));
     until("the first port is back", async || {
         node.versions().await[0] == Some(2)
     })
@@ -256,9 +254,9 @@ async fn the_pause_switch_in_the_broker_stops_a_process_between_two_ports() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(node.starts(), [2, 1, 1]);
     assert!(fleet.facts().await.is_empty());
-    let ended = fleet.management.resume_serp().await.unwrap();
+    let ended = Pause::end(management).await.unwrap();
     assert_eq!(ended.unwrap().reason, "a test");
-    assert_eq!(fleet.management.resume_serp().await.unwrap(), None);
+    assert_eq!(Pause::end(management).await.unwrap(), None);
     fleet
         .wait_for("the node is restarted", |fact| {
             matches!(
@@ -275,7 +273,7 @@ async fn the_pause_switch_in_the_broker_stops_a_process_between_two_ports() {
 }
 
 #[tokio::test]
-async fn a_node_that_never_returns_is_given_up_on_the_ledger_and_the_next_order_goes_on() {
+async fn a_node_that_never_returns_is_given_up_on_the_ledger_and_the_next_order_is_processed() {
     let (mut bad, good) = (TestNode::start(2), TestNode::start(1));
     let names = [name(&bad.ports), name(&good.ports)];
     bad.settings.back_timeout_seconds = 0.5;

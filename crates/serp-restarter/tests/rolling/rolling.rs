@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use serp_restarter::{Event, Goal, Halt, Rolled, Stopped};
+use serp_restarter::{RestartError, RestartEvent, RestartGoal, RestartSummary, StopReason};
 use testkit::serp::{Fault, Prober};
 
 use crate::support::{Log, READ, TestNode};
@@ -11,13 +11,13 @@ async fn a_rolling_restart_takes_one_port_down_at_a_time_and_no_read_fails() {
     node.publish(2);
     let prober = Prober::start(&node.ports, READ);
     let log = Log::new();
-    let rolled = node.roll(2, &log).await.unwrap();
+    let summary = node.restart(2, &log).await.unwrap();
     let probed = prober.stop();
-    let expected = Rolled {
+    let expected = RestartSummary {
         restarted: 4,
         already: 0,
     };
-    assert_eq!(rolled, expected);
+    assert_eq!(summary, expected);
     assert_eq!(node.versions().await, [Some(2); 4]);
     assert_eq!(log.exited(), node.ports);
     assert!(probed.asked > 20 && probed.unknown == 0, "{probed:?}");
@@ -33,9 +33,9 @@ async fn as_many_ports_are_down_at_once_as_are_allowed() {
     }
     node.publish(2);
     let prober = Prober::start(&node.ports, READ);
-    let rolled = node.roll(2, &Log::new()).await.unwrap();
+    let summary = node.restart(2, &Log::new()).await.unwrap();
     let probed = prober.stop();
-    assert_eq!(rolled.restarted, 4);
+    assert_eq!(summary.restarted, 4);
     assert_eq!(node.starts(), [2; 4]);
     assert_eq!((probed.failed, probed.most_down), (0, 2), "{probed:?}");
 }
@@ -49,11 +49,11 @@ async fn ports_that_serve_the_version_already_are_left_alone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let log = Log::new();
-    let expected = Rolled {
+    let expected = RestartSummary {
         restarted: 2,
         already: 1,
     };
-    assert_eq!(node.roll(2, &log).await.unwrap(), expected);
+    assert_eq!(node.restart(2, &log).await.unwrap(), expected);
     assert_eq!(log.exited(), [node.ports[0], node.ports[2]]);
     assert_eq!(node.starts(), [2, 2, 2]);
 }
@@ -62,11 +62,11 @@ async fn ports_that_serve_the_version_already_are_left_alone() {
 async fn an_order_of_an_older_version_restarts_nothing() {
     let node = TestNode::start(2);
     let log = Log::allowing(0);
-    let expected = Rolled {
+    let expected = RestartSummary {
         restarted: 0,
         already: 2,
     };
-    assert_eq!(node.roll(0, &log).await.unwrap(), expected);
+    assert_eq!(node.restart(0, &log).await.unwrap(), expected);
     assert_eq!(node.starts(), [1, 1]);
 }
 
@@ -82,10 +82,10 @@ async fn a_port_that_is_down_already_is_waited_for_before_another_is_taken_down(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let log = Log::new();
-    let rolled = node.roll(2, &log).await.unwrap();
-    assert_eq!((rolled.restarted, rolled.already), (2, 1));
+    let summary = node.restart(2, &log).await.unwrap();
+    assert_eq!((summary.restarted, summary.already), (2, 1));
     assert!(
-        matches!(log.events()[0], Event::Waiting { port, .. } if port == crashed),
+        matches!(log.events()[0], RestartEvent::WaitingForDownPort { port, .. } if port == crashed),
         "{:?}",
         log.events()
     );
@@ -93,33 +93,36 @@ async fn a_port_that_is_down_already_is_waited_for_before_another_is_taken_down(
 }
 
 #[tokio::test]
-async fn a_pause_between_two_ports_stops_the_roll_after_the_port_in_work() {
+async fn a_pause_between_two_ports_stops_the_restart_after_the_port_in_progress() {
     let node = TestNode::start(3);
     node.publish(2);
     let log = Log::allowing(1);
-    let ended = node.roll(2, &log).await;
-    assert_eq!(ended, Err(Stopped::Halted(Halt::Paused)));
-    // The port that was told to exit was seen up again.
+    let ended = node.restart(2, &log).await;
+    assert_eq!(ended, Err(RestartError::Stopped(StopReason::Paused)));
+    // The port that was told to exit was waited for.
     assert_eq!(node.versions().await, [Some(2), Some(1), Some(1)]);
-    let rolled = node.roll(2, &Log::new()).await.unwrap();
-    assert_eq!((rolled.restarted, rolled.already), (2, 1));
+    let summary = node.restart(2, &Log::new()).await.unwrap();
+    assert_eq!((summary.restarted, summary.already), (2, 1));
     assert_eq!(node.starts(), [2; 3]);
 }
 
 #[tokio::test]
 async fn without_a_version_every_port_is_restarted_once() {
     let node = TestNode::start(2);
-    let roller = node.roller();
+    let restarter = node.restarter();
     let log = Log::new();
-    let rolled = roller.roll(&node.node(), Goal::Once, &log).await.unwrap();
-    assert_eq!((rolled.restarted, rolled.already), (2, 0));
+    let summary = restarter
+        .restart_node(&node.node(), RestartGoal::Once, &log)
+        .await
+        .unwrap();
+    assert_eq!((summary.restarted, summary.already), (2, 0));
     assert_eq!(log.exited(), node.ports);
     assert_eq!(node.starts(), [2, 2]);
     assert_eq!(node.versions().await, [Some(1), Some(1)]);
 }
 
 #[tokio::test]
-async fn a_look_at_the_ports_touches_nothing() {
+async fn a_check_of_the_ports_changes_nothing() {
     let node = TestNode::start(2);
     node.publish(2);
     assert_eq!(node.versions().await, [Some(1), Some(1)]);

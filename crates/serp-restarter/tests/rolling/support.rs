@@ -3,12 +3,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serp::{Node, SerpSettings};
-use serp_restarter::{Event, Goal, Halt, RollError, Rolled, Roller, Stopped, Watch};
+use serp::{SerpNode, SerpSettings};
+use serp_restarter::{
+    Observer, PortRestartError, RestartError, RestartEvent, RestartGoal, RestartSummary, Restarter,
+    StopReason,
+};
 use testkit::serp::{Supervisor, free_ports};
 use testkit::{repository, unique};
 
-/// A read that every version answers.
+/// A read that a process of every version answers.
 pub const READ: &str = "/keyword?country=us&keyword=running%20shoes";
 
 /// A node of the SERP service with processes of its own, and the settings for it.
@@ -51,25 +54,30 @@ impl TestNode {
         publish(&self.dictionary, version);
     }
 
-    pub fn node(&self) -> Node {
+    pub fn node(&self) -> SerpNode {
         self.settings.node(&name(&self.ports)).unwrap()
     }
 
-    pub fn roller(&self) -> Roller {
-        Roller::new(&self.settings).unwrap()
+    pub fn restarter(&self) -> Restarter {
+        Restarter::new(&self.settings).unwrap()
     }
 
-    pub async fn roll(&self, version: i64, watch: &impl Watch) -> Result<Rolled, Stopped> {
-        let goal = Goal::Version(version);
-        self.roller().roll(&self.node(), goal, watch).await
+    pub async fn restart(
+        &self,
+        version: i64,
+        observer: &impl Observer,
+    ) -> Result<RestartSummary, RestartError> {
+        let goal = RestartGoal::Version(version);
+        self.restarter()
+            .restart_node(&self.node(), goal, observer)
+            .await
     }
 
     /// What each port serves; `None` for one that is down or names no version.
     pub async fn versions(&self) -> Vec<Option<i64>> {
-        let seen = self.roller().survey(&self.node()).await;
-        seen.into_iter()
-            .map(|(_, look)| look.ok().and_then(|serving| serving.version))
-            .collect()
+        let checks = self.restarter().check_ports(&self.node()).await;
+        let versions = checks.into_iter().map(|check| check.served.ok()?.version);
+        versions.collect()
     }
 
     /// How often each process was started.
@@ -101,20 +109,20 @@ fn publish(dictionary: &std::path::Path, version: i64) {
     std::fs::rename(&new, dictionary).unwrap();
 }
 
-pub fn failed(ended: Result<Rolled, Stopped>) -> RollError {
+pub fn failed(ended: Result<RestartSummary, RestartError>) -> PortRestartError {
     match ended {
-        Err(Stopped::Failed(error)) => error,
+        Err(RestartError::Failed(error)) => error,
         other => panic!("{other:?}"),
     }
 }
 
-/// Keeps what it is told, allows some restarts and no more, and can stop everything at an event.
+/// Keeps the events, allows some restarts and no more, and can stop everything at an event.
 pub struct Log {
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<RestartEvent>>,
     allowed: usize,
     asked: AtomicUsize,
-    stands_at: usize,
-    standing: tokio::sync::Notify,
+    stopped_at: usize,
+    stopped_now: tokio::sync::Notify,
 }
 
 impl Log {
@@ -128,54 +136,54 @@ impl Log {
             events: Mutex::default(),
             allowed: restarts,
             asked: AtomicUsize::new(0),
-            stands_at: usize::MAX,
-            standing: tokio::sync::Notify::new(),
+            stopped_at: usize::MAX,
+            stopped_now: tokio::sync::Notify::new(),
         }
     }
 
-    /// Never returns from being told its `event`-th event, from 0.
-    pub fn standing_at(event: usize) -> Self {
+    /// Never returns from its `event`-th event, from 0.
+    pub fn stopping_at(event: usize) -> Self {
         Self {
-            stands_at: event,
+            stopped_at: event,
             ..Self::new()
         }
     }
 
-    /// Resolves when the event has come that it stands at.
-    pub async fn stands(&self) {
-        self.standing.notified().await;
+    /// Resolves when that event has come.
+    pub async fn stopped(&self) {
+        self.stopped_now.notified().await;
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub fn events(&self) -> Vec<RestartEvent> {
         self.events.lock().unwrap().clone()
     }
 
     /// Ports that were told to exit, in their order.
     pub fn exited(&self) -> Vec<u16> {
-        let port = |event: Event| match event {
-            Event::Exited { port } => Some(port),
+        let port = |event: RestartEvent| match event {
+            RestartEvent::ExitAccepted { port } => Some(port),
             _ => None,
         };
         self.events().into_iter().filter_map(port).collect()
     }
 }
 
-impl Watch for Log {
-    async fn may_restart(&self) -> Result<(), Halt> {
-        match self.asked.fetch_add(1, Ordering::SeqCst) < self.allowed {
-            true => Ok(()),
-            false => Err(Halt::Paused),
+impl Observer for Log {
+    async fn may_restart(&self) -> Result<(), StopReason> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) >= self.allowed {
+            return Err(StopReason::Paused);
         }
+        Ok(())
     }
 
-    async fn tell(&self, event: Event) {
+    async fn on_event(&self, event: RestartEvent) {
         let number = {
             let mut events = self.events.lock().unwrap();
             events.push(event);
             events.len() - 1
         };
-        if number == self.stands_at {
-            self.standing.notify_one();
+        if number == self.stopped_at {
+            self.stopped_now.notify_one();
             std::future::pending::<()>().await;
         }
     }

@@ -8,8 +8,8 @@ mod apply;
 mod client;
 mod error;
 mod live;
+mod marker;
 mod objects;
-mod pause;
 mod plan;
 mod removal;
 
@@ -17,7 +17,6 @@ pub use apply::{Change, Object};
 pub use client::Management;
 pub use error::ManagementError;
 pub use live::QueueFigures;
-pub use pause::Pause;
 pub use plan::{Action, Discards, parse_discard};
 
 #[cfg(test)]

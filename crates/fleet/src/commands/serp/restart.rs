@@ -3,90 +3,77 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use serde_json::json;
-use serp::{Node, Serving};
-use serp_restarter::{Event, Goal, Halt, Rolled, Roller, Watch};
+use serp::{SerpNode, ServedVersion};
+use serp_restarter::{
+    Observer, PortCheck, RestartEvent, RestartGoal, RestartSummary, Restarter, StopReason,
+};
 use settings::InvalidSettings;
 
+use crate::commands::confirmation::{ConfirmationFlags, ConfirmationToken};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{Output, duration};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct RestartArguments {
     /// The node, as serp.nodes or serp.node_template name it
     node: String,
     /// Leave ports alone that serve this version or a newer one, and see that the others come back with it; without it
     /// every port is restarted once
     #[arg(long, value_name = "VERSION")]
     version: Option<i64>,
-    /// Do it
-    #[arg(long)]
-    yes: bool,
-    /// Only say what would be done, which is the default; exit code 6 if anything
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    #[command(flatten)]
+    confirmation: ConfirmationFlags,
 }
 
-/// That the operator has said so: nothing else makes one.
-struct Confirmed(());
-
-impl Arguments {
-    fn confirmed(&self) -> Option<Confirmed> {
-        (self.yes && !self.dry_run).then_some(Confirmed(()))
-    }
-
-    fn goal(&self) -> Goal {
-        self.version.map_or(Goal::Once, Goal::Version)
+impl RestartArguments {
+    fn goal(&self) -> RestartGoal {
+        self.version.map_or(RestartGoal::Once, RestartGoal::Version)
     }
 }
 
 pub async fn restart(
-    arguments: &Arguments,
+    arguments: &RestartArguments,
     config: &Config,
     output: Output,
 ) -> anyhow::Result<Exit> {
     let node = config.serp.node(&arguments.node);
     let node = node.map_err(|refusal| InvalidSettings::one("serp", refusal))?;
-    let roller = Roller::new(&config.serp)?;
-    match arguments.confirmed() {
-        Some(confirmed) => roll(confirmed, &roller, &node, arguments.goal(), output).await,
-        None => only_say(&roller, &node, arguments.goal(), output).await,
+    let (restarter, goal) = (Restarter::new(&config.serp)?, arguments.goal());
+    match arguments.confirmation.confirmed() {
+        Some(token) => restart_node(token, &restarter, &node, goal, output).await,
+        None => show_plan(&restarter, &node, goal, output).await,
     }
 }
 
-async fn only_say(
-    roller: &Roller,
-    node: &Node,
-    goal: Goal,
+async fn show_plan(
+    restarter: &Restarter,
+    node: &SerpNode,
+    goal: RestartGoal,
     output: Output,
 ) -> anyhow::Result<Exit> {
     let (mut ports, mut any) = (Vec::new(), false);
-    for (port, look) in roller.survey(node).await {
-        let restart = match (&look, goal) {
-            (Ok(serving), Goal::Version(version)) => serving.version < Some(version),
-            (Ok(_), Goal::Once) => true,
-            (Err(_), _) => false,
-        };
+    for PortCheck { port, served } in restarter.check_ports(node).await {
+        let is_behind = |served: &ServedVersion| !goal.is_reached(served, false);
+        let restart = served.as_ref().is_ok_and(is_behind);
         any |= restart;
         let address = node.address(port);
         if output.is_json() {
             ports.push(json!({
                 "port": port,
-                "version": look.as_ref().ok().and_then(|serving| serving.version),
-                "trouble": look.as_ref().err().map(ToString::to_string),
+                "version": served.as_ref().ok().and_then(|served| served.version),
+                "failure": served.as_ref().err().map(ToString::to_string),
                 "restart": restart,
             }));
             continue;
         }
-        output.line(match look {
-            Ok(serving) if restart => {
-                format!(
-                    "{address} serves {} and would be restarted",
-                    version(&serving)
-                )
+        output.line(match served {
+            Ok(served) if restart => {
+                let version = version(&served);
+                format!("{address} serves {version} and would be restarted")
             }
-            Ok(serving) => format!("{address} serves {} already", version(&serving)),
-            Err(trouble) => format!("{address} is down and would be waited for: {trouble}"),
+            Ok(served) => format!("{address} serves {} already", version(&served)),
+            Err(failure) => format!("{address} is down and would be waited for: {failure}"),
         })?;
     }
     if output.is_json() {
@@ -97,11 +84,11 @@ async fn only_say(
     Ok(if any { Exit::Differs } else { Exit::Ok })
 }
 
-async fn roll(
-    _: Confirmed,
-    roller: &Roller,
-    node: &Node,
-    goal: Goal,
+async fn restart_node(
+    _: ConfirmationToken,
+    restarter: &Restarter,
+    node: &SerpNode,
+    goal: RestartGoal,
     output: Output,
 ) -> anyhow::Result<Exit> {
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -109,81 +96,78 @@ async fn roll(
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
             if seen.swap(true, Ordering::SeqCst) {
-                // A second one does not want to wait.
+                // The second interrupt ends the command at once.
                 std::process::exit(130);
             }
         }
     });
-    let operator = Operator {
+    let observer = TerminalObserver {
         node,
         output,
         interrupted,
     };
-    let rolled = roller.roll(node, goal, &operator).await;
-    let Rolled { restarted, already } =
-        rolled.with_context(|| format!("{} is not restarted to its end", node.name))?;
-    match output.is_json() {
-        true => output.json(&json!({
+    let summary = restarter.restart_node(node, goal, &observer).await;
+    let RestartSummary { restarted, already } =
+        summary.with_context(|| format!("{} is not restarted to its end", node.name))?;
+    if output.is_json() {
+        output.json(&json!({
             "node": node.name,
             "dry_run": false,
             "restarted": restarted,
             "already": already,
-        }))?,
-        false => output.line(format!(
+        }))?;
+    } else {
+        output.line(format!(
             "{}: {restarted} restarted, {already} left as they were",
             node.name
-        ))?,
+        ))?;
     }
     Ok(Exit::Ok)
 }
 
-fn version(serving: &Serving) -> String {
-    let version = serving.version.map(|version| version.to_string());
+fn version(served: &ServedVersion) -> String {
+    let version = served.version.map(|version| version.to_string());
     version.unwrap_or_else(|| "no version".to_owned())
 }
 
-/// Watches from a terminal.
-struct Operator<'a> {
-    node: &'a Node,
+/// Prints what happens, and stops when the operator interrupts.
+struct TerminalObserver<'a> {
+    node: &'a SerpNode,
     output: Output,
     interrupted: Arc<AtomicBool>,
 }
 
-impl Watch for Operator<'_> {
-    async fn may_restart(&self) -> Result<(), Halt> {
-        match self.interrupted.load(Ordering::SeqCst) {
-            true => Err(Halt::Stopping),
-            false => Ok(()),
+impl Observer for TerminalObserver<'_> {
+    async fn may_restart(&self) -> Result<(), StopReason> {
+        if self.interrupted.load(Ordering::SeqCst) {
+            return Err(StopReason::ShuttingDown);
         }
+        Ok(())
     }
 
-    async fn tell(&self, event: Event) {
+    async fn on_event(&self, event: RestartEvent) {
         let address = |port| self.node.address(port);
         let line = match event {
-            Event::Waiting { port, trouble } => {
-                format!("{} is down; waiting for it ({trouble})", address(port))
+            RestartEvent::WaitingForDownPort { port, failure } => {
+                format!("{} is down; waiting for it ({failure})", address(port))
             }
-            Event::Exiting { port, serving } => {
+            RestartEvent::Exiting { port, served } => {
                 format!(
                     "{} serves {}; restarting it",
                     address(port),
-                    version(&serving)
+                    version(&served)
                 )
             }
-            Event::Exited { .. } | Event::Gone { .. } => return,
-            Event::Back {
-                port,
-                serving,
-                took,
-            } => format!(
+            RestartEvent::ExitAccepted { .. } | RestartEvent::ProcessEnded { .. } => return,
+            RestartEvent::Back { port, served, took } => format!(
                 "{} is back after {} and serves {}",
                 address(port),
                 duration(took),
-                version(&serving)
+                version(&served)
             ),
         };
         if !self.output.is_json() {
-            // A roll does not end in the middle for a line that cannot be written.
+            // A line that cannot be written does not end the restart in the middle.
             let _ = self.output.line(line);
         }
     }

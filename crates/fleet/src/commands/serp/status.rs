@@ -3,9 +3,9 @@ use std::time::SystemTime;
 use comfy_table::Cell;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use serp::{Serving, Trouble};
-use serp_restarter::Roller;
-use topology::management::{Management, ManagementError, Pause};
+use serp::{Pause, PortFailure, ServedVersion};
+use serp_restarter::{PortCheck, Restarter};
+use topology::management::{Management, ManagementError};
 
 use super::{nodes, paused};
 use crate::config::Config;
@@ -13,48 +13,48 @@ use crate::exit::Exit;
 use crate::output::{Output, Tone, duration, table};
 
 /// A port, and what it serves.
-struct Port {
+struct PortStatus {
     shard: u32,
     node: String,
     port: u16,
-    look: Result<Serving, Trouble>,
+    served: Result<ServedVersion, PortFailure>,
 }
 
 pub async fn status(config: &Config, output: Output) -> anyhow::Result<Exit> {
     let ports = ports(config).await?;
     let pause = pause(config).await;
-    match output.is_json() {
-        true => output.json(&as_json(config, &pause, &ports))?,
-        false => describe(config, &pause, &ports, output)?,
+    if output.is_json() {
+        output.json(&as_json(config, &pause, &ports))?;
+    } else {
+        describe(config, &pause, &ports, output)?;
     }
-    let all_up = ports.iter().all(|port| port.look.is_ok());
-    Ok(match all_up && pause.is_ok() {
-        true => Exit::Ok,
-        false => Exit::Differs,
+    let all_up = ports.iter().all(|port| port.served.is_ok());
+    Ok(if all_up && pause.is_ok() {
+        Exit::Ok
+    } else {
+        Exit::Differs
     })
 }
 
-/// What is served is of interest without a broker too.
+/// An error is part of the status: what is served is of interest without a broker too.
 async fn pause(config: &Config) -> Result<Option<Pause>, ManagementError> {
-    Management::from_settings(&config.broker)?
-        .serp_pause()
-        .await
+    Pause::current(&Management::from_settings(&config.broker)?).await
 }
 
-async fn ports(config: &Config) -> anyhow::Result<Vec<Port>> {
-    let roller = Roller::new(&config.serp)?;
-    let of_node = async |(shard, name): (u32, String)| {
+async fn ports(config: &Config) -> anyhow::Result<Vec<PortStatus>> {
+    let restarter = Restarter::new(&config.serp)?;
+    let check = async |(shard, name): (u32, String)| {
         let node = config.serp.node(&name).map_err(anyhow::Error::msg)?;
-        let seen = roller.survey(&node).await;
-        let port = |(port, look)| Port {
+        let checks = restarter.check_ports(&node).await;
+        let port = |PortCheck { port, served }| PortStatus {
             shard,
             node: node.name.clone(),
             port,
-            look,
+            served,
         };
-        anyhow::Ok(seen.into_iter().map(port).collect::<Vec<_>>())
+        anyhow::Ok(checks.into_iter().map(port).collect::<Vec<_>>())
     };
-    let all = join_all(nodes(config)?.into_iter().map(of_node)).await;
+    let all = join_all(nodes(config)?.into_iter().map(check)).await;
     let all: Result<Vec<_>, _> = all.into_iter().collect();
     Ok(all?.into_iter().flatten().collect())
 }
@@ -62,7 +62,7 @@ async fn ports(config: &Config) -> anyhow::Result<Vec<Port>> {
 fn describe(
     config: &Config,
     pause: &Result<Option<Pause>, ManagementError>,
-    ports: &[Port],
+    ports: &[PortStatus],
     output: Output,
 ) -> anyhow::Result<()> {
     let restarts = match pause {
@@ -86,14 +86,14 @@ fn describe(
     let headers = ["shard", "node", "port", "state", "version", "run"];
     let rows = ports.iter().map(|port| {
         let none = || output.cell(Tone::Faint, "–");
-        let (state, version, run) = match &port.look {
-            Ok(serving) => (
+        let (state, version, run) = match &port.served {
+            Ok(served) => (
                 output.cell(Tone::Good, "up"),
-                serving.version.map_or_else(none, Cell::new),
-                serving.run.as_ref().map_or_else(none, Cell::new),
+                served.version.map_or_else(none, Cell::new),
+                served.run.as_ref().map_or_else(none, Cell::new),
             ),
-            Err(trouble) => (
-                output.cell(Tone::Bad, format!("down: {trouble}")),
+            Err(failure) => (
+                output.cell(Tone::Bad, format!("down: {failure}")),
                 none(),
                 none(),
             ),
@@ -108,21 +108,18 @@ fn describe(
 fn as_json(
     config: &Config,
     pause: &Result<Option<Pause>, ManagementError>,
-    ports: &[Port],
+    ports: &[PortStatus],
 ) -> Value {
-    let of_port = |port: &Port| {
-        let (serving, trouble) = match &port.look {
-            Ok(serving) => (Some(serving), None),
-            Err(trouble) => (None, Some(trouble.to_string())),
-        };
+    let port = |port: &PortStatus| {
+        let served = port.served.as_ref().ok();
         json!({
             "shard": port.shard,
             "node": port.node,
             "port": port.port,
-            "up": serving.is_some(),
-            "version": serving.and_then(|serving| serving.version),
-            "run": serving.and_then(|serving| serving.run.as_ref()),
-            "trouble": trouble,
+            "up": served.is_some(),
+            "version": served.and_then(|served| served.version),
+            "run": served.and_then(|served| served.run.as_ref()),
+            "failure": port.served.as_ref().err().map(ToString::to_string),
         })
     };
     let window = config.serp.window();
@@ -132,6 +129,6 @@ fn as_json(
         "pause_unknown": pause.as_ref().err().map(ToString::to_string),
         "window": config.serp.window,
         "window_opens_in_seconds": opens_in.map(|wait| wait.as_secs()),
-        "ports": ports.iter().map(of_port).collect::<Vec<_>>(),
+        "ports": ports.iter().map(port).collect::<Vec<_>>(),
     })
 }

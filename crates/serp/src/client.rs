@@ -1,4 +1,4 @@
-//! One port of a node, as it is asked and told.
+//! The HTTP client of a port of a node.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::{Node, SerpSettings};
+use crate::{SerpNode, SerpSettings};
 
-/// Bytes of an answer, at most: a version takes a hundred.
-const MOST_BYTES: usize = 64 << 10;
+/// Longest answer that is read, in bytes: a version takes a hundred.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// What a port that is up has loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Serving {
+pub struct ServedVersion {
     /// Version of its dictionary: that of the run whose rows it has; `None` when it names none.
     pub version: Option<i64>,
-    /// The run, where the port tells it.
+    /// The run, where the port names it.
     pub run: Option<String>,
 }
 
-/// Why a port does not count as up, or did not do as it was told.
+/// Why a port does not count as up, or did not exit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum PortFailure {
     #[error("no connection: {0}")]
     Connection(String),
     #[error("no answer to {path} within {} s", .within.as_secs_f64())]
@@ -36,7 +36,7 @@ pub enum Trouble {
     Status { path: String, status: u16 },
     #[error("{path} is answered with a redirect (status {status}), which is not followed")]
     Redirect { path: String, status: u16 },
-    #[error("{path} is answered with more than {MOST_BYTES} bytes")]
+    #[error("{path} is answered with more than {MAX_ANSWER_BYTES} bytes")]
     TooLong { path: String },
 }
 
@@ -45,10 +45,10 @@ pub enum Trouble {
 #[error("cannot build the client for the SERP service: {0}")]
 pub struct ClientError(#[from] reqwest::Error);
 
-/// Asks and tells ports. Follows no redirects and takes no proxy from the environment: it talks to nobody but
-/// the hosts of the settings.
+/// Calls ports. Follows no redirects and takes no proxy from the environment: it connects to the hosts of the settings
+/// alone.
 #[derive(Debug, Clone)]
-pub struct Ports {
+pub struct PortClient {
     http: Client,
     scheme: String,
     exit_path: String,
@@ -58,7 +58,7 @@ pub struct Ports {
     request_timeout: Duration,
 }
 
-impl Ports {
+impl PortClient {
     /// Connects to nothing yet.
     pub fn new(settings: &SerpSettings) -> Result<Self, ClientError> {
         let http = Client::builder()
@@ -80,105 +80,110 @@ impl Ports {
         })
     }
 
-    /// What the port serves, if it is up: that its health path says alone. One that names no version may be of a
-    /// release that cannot, or have loaded nothing yet, and is no more down for that.
-    pub async fn look(&self, node: &Node, port: u16) -> Result<Serving, Trouble> {
+    /// What the port serves, if it is up, which its health path alone decides. A port that names no version is up too:
+    /// its release may have no versions, or it has loaded nothing yet.
+    pub async fn check(&self, node: &SerpNode, port: u16) -> Result<ServedVersion, PortFailure> {
         self.call(Method::GET, node, port, &self.health_path)
             .await?;
         let path = &self.version_path;
         match self.call(Method::GET, node, port, path).await {
-            Ok(answer) => Ok(serving(&self.text(answer, path).await?)),
-            Err(Trouble::Status { status: 404, .. }) => Ok(Serving::default()),
-            Err(trouble) => Err(trouble),
+            Ok(answer) => Ok(parse_version(&self.text(answer, path).await?)),
+            Err(PortFailure::Status { status: 404, .. }) => Ok(ServedVersion::default()),
+            Err(failure) => Err(failure),
         }
     }
 
-    /// Holds a connection to the process that serves the port now: it ends with the process.
-    pub async fn hold(&self, node: &Node, port: u16) -> Result<Held, Trouble> {
+    /// Connects to the process that serves the port now: the connection ends with the process.
+    pub async fn connect(
+        &self,
+        node: &SerpNode,
+        port: u16,
+    ) -> Result<ProcessConnection, PortFailure> {
         let connecting = TcpStream::connect(node.address(port));
         match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => Ok(Held(stream)),
-            Ok(Err(error)) => Err(Trouble::Connection(error.to_string())),
-            Err(_) => Err(Trouble::Connection("no answer".to_owned())),
+            Ok(Ok(stream)) => Ok(ProcessConnection(stream)),
+            Ok(Err(error)) => Err(PortFailure::Connection(error.to_string())),
+            Err(_) => Err(PortFailure::Connection("no answer".to_owned())),
         }
     }
 
-    /// Tells the process of the port to end. One that ends before it has answered did as it was told.
-    pub async fn exit(&self, node: &Node, port: u16) -> Result<(), Trouble> {
+    /// Asks the process of the port to exit. It may end before it has answered.
+    pub async fn exit(&self, node: &SerpNode, port: u16) -> Result<(), PortFailure> {
         match self.call(Method::POST, node, port, &self.exit_path).await {
-            Ok(_) | Err(Trouble::Broken { .. }) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Ok(_) | Err(PortFailure::Broken { .. }) => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
 
     async fn call(
         &self,
         method: Method,
-        node: &Node,
+        node: &SerpNode,
         port: u16,
         path: &str,
-    ) -> Result<Response, Trouble> {
+    ) -> Result<Response, PortFailure> {
         let url = format!("{}://{}{path}", self.scheme, node.address(port));
         let answer = self.http.request(method, url).send().await;
-        let answer = answer.map_err(|error| self.trouble(&error, path))?;
+        let answer = answer.map_err(|error| self.failure(&error, path))?;
         let (path, status) = (path.to_owned(), answer.status());
         if status.is_success() {
             return Ok(answer);
         }
         let is_redirect = status.is_redirection();
         let status = status.as_u16();
-        Err(match is_redirect {
-            true => Trouble::Redirect { path, status },
-            false => Trouble::Status { path, status },
+        Err(if is_redirect {
+            PortFailure::Redirect { path, status }
+        } else {
+            PortFailure::Status { path, status }
         })
     }
 
-    async fn text(&self, mut answer: Response, path: &str) -> Result<String, Trouble> {
+    async fn text(&self, mut answer: Response, path: &str) -> Result<String, PortFailure> {
         let mut bytes = Vec::new();
         loop {
             let chunk = answer.chunk().await;
-            let Some(chunk) = chunk.map_err(|error| self.trouble(&error, path))? else {
+            let Some(chunk) = chunk.map_err(|error| self.failure(&error, path))? else {
                 return Ok(String::from_utf8_lossy(&bytes).into_owned());
             };
-            if bytes.len() + chunk.len() > MOST_BYTES {
+            if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
                 let path = path.to_owned();
-                return Err(Trouble::TooLong { path });
+                return Err(PortFailure::TooLong { path });
             }
             bytes.extend_from_slice(&chunk);
         }
     }
 
-    fn trouble(&self, error: &reqwest::Error, path: &str) -> Trouble {
+    fn failure(&self, error: &reqwest::Error, path: &str) -> PortFailure {
         let (path, detail) = (path.to_owned(), root_cause(error));
         if error.is_connect() {
-            Trouble::Connection(detail)
+            PortFailure::Connection(detail)
         } else if error.is_timeout() {
             let within = self.request_timeout;
-            Trouble::Timeout { path, within }
+            PortFailure::Timeout { path, within }
         } else {
-            Trouble::Broken { path, detail }
+            PortFailure::Broken { path, detail }
         }
     }
 }
 
-/// A connection to a process that is to end.
+/// A connection to a process that is to exit.
 #[derive(Debug)]
-pub struct Held(TcpStream);
+pub struct ProcessConnection(TcpStream);
 
-impl Held {
-    /// Resolves when the other side has closed. Safe to be dropped and called again.
+impl ProcessConnection {
+    /// Resolves when the process has closed it. Cancel-safe.
     pub async fn closed(&mut self) {
         let mut ignored = [0; 256];
-        // A server may say something to a silent client before it hangs up.
+        // A server may send something to a silent client before it closes the connection.
         while matches!(self.0.read(&mut ignored).await, Ok(read) if read > 0) {}
     }
 }
 
 /// JSON with a number `version`, or the number alone; anything else names no version.
-fn serving(text: &str) -> Serving {
+fn parse_version(text: &str) -> ServedVersion {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Answer {
+    enum VersionAnswer {
         Number(i64),
         Object {
             version: i64,
@@ -187,12 +192,12 @@ fn serving(text: &str) -> Serving {
         },
     }
     let (version, run) = match serde_json::from_str(text.trim()) {
-        Ok(Answer::Number(version)) => (Some(version), None),
-        Ok(Answer::Object { version, run }) => (Some(version), run),
+        Ok(VersionAnswer::Number(version)) => (Some(version), None),
+        Ok(VersionAnswer::Object { version, run }) => (Some(version), run),
         Err(_) => (None, None),
     };
     let run = run.filter(|run| !run.is_empty());
-    Serving { version, run }
+    ServedVersion { version, run }
 }
 
 #[cfg(test)]
@@ -201,15 +206,18 @@ mod tests {
 
     #[test]
     fn a_version_is_json_or_a_number_alone() {
-        let of = |text| {
-            let Serving { version, run } = serving(text);
+        let parsed = |text| {
+            let ServedVersion { version, run } = parse_version(text);
             version.map(|version| (version, run))
         };
         let with_run = Some((7, Some("r-1".to_owned())));
-        assert_eq!(of(r#"{"version": 7, "run": "r-1", "since": 1}"#), with_run);
-        assert_eq!(of(r#"{"version": 7}"#), Some((7, None)));
-        assert_eq!(of(r#"{"version": 7, "run": null}"#), Some((7, None)));
-        assert_eq!(of(" 1767323045678\n"), Some((1_767_323_045_678, None)));
+        assert_eq!(
+            parsed(r#"{"version": 7, "run": "r-1", "since": 1}"#),
+            with_run
+        );
+        assert_eq!(parsed(r#"{"version": 7}"#), Some((7, None)));
+        assert_eq!(parsed(r#"{"version": 7, "run": null}"#), Some((7, None)));
+        assert_eq!(parsed(" 1767323045678\n"), Some((1_767_323_045_678, None)));
         let null = r#"{"version": null}"#;
         for text in [
             "",
@@ -221,7 +229,7 @@ mod tests {
             "7.5",
             "<html>",
         ] {
-            assert_eq!(of(text), None, "{text}");
+            assert_eq!(parsed(text), None, "{text}");
         }
     }
 }
