@@ -1,4 +1,4 @@
-//! ClickHouse as the tests see it.
+//! ClickHouse for tests.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -34,7 +34,7 @@ impl Database {
         &self.name
     }
 
-    /// Addresses, one a shard: where it has replicas, that of the first.
+    /// Addresses, one a shard: that of its first replica.
     pub fn shards(&self) -> &[String] {
         &self.shards
     }
@@ -50,13 +50,13 @@ impl Database {
         shards.join(",")
     }
 
-    /// Runs a statement on a shard, where it has replicas on the first, and answers with what it printed; panics on
-    /// failure. `{db}` in it stands for the database's name.
+    /// Runs a statement on the first replica of a shard and returns what it printed; panics on failure. `{db}` in it stands
+    /// for the database's name.
     pub fn run(&self, shard: usize, sql: &str) -> String {
         self.run_on(&self.shards[shard], sql)
     }
 
-    /// Runs a statement on every replica of a shard; answers with what each printed.
+    /// Runs a statement on every replica of a shard; returns what each printed.
     pub fn on_replicas(&self, shard: usize, sql: &str) -> Vec<String> {
         let replicas = self.replicas[shard].iter();
         replicas.map(|replica| self.run_on(replica, sql)).collect()
@@ -71,14 +71,14 @@ impl Database {
     }
 }
 
-/// The addresses in a cluster string, by shard.
+/// Addresses of the replicas in a cluster string, by shard.
 pub(crate) fn replicas(cluster: &str) -> Vec<Vec<String>> {
-    let of_shard = |shard: &str| shard.split('|').map(str::to_owned).collect();
-    cluster.split(',').map(of_shard).collect()
+    let addresses = |shard: &str| shard.split('|').map(str::to_owned).collect();
+    cluster.split(',').map(addresses).collect()
 }
 
-/// Runs a statement; answers with whether it succeeded and what was printed. By curl, because drop and plain tests
-/// have no async runtime to call from.
+/// Runs a statement; returns whether it succeeded, and what it printed. It runs curl, because drop and plain tests have
+/// no async runtime.
 pub fn query(address: &str, sql: &str) -> (bool, String) {
     let mut curl = Command::new("curl")
         .args(["-sS", "--fail-with-body", "--data-binary", "@-", address])

@@ -1,6 +1,6 @@
 use std::process::Command;
 
-use crate::services::Private;
+use crate::services::PrivateService;
 use crate::{Services, unique};
 
 /// Index names that begin with a prefix of their own; deleted on drop, with the templates that guard them.
@@ -27,7 +27,7 @@ impl IndexPrefix {
         &self.url
     }
 
-    /// Calls Elasticsearch and answers with the body as JSON; panics on failure.
+    /// Calls Elasticsearch and returns the body as JSON; panics on failure.
     pub fn api(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
         let (ok, answer) = self.call(method, path, body);
         assert!(ok, "{method} /{path}: {answer}");
@@ -39,8 +39,8 @@ impl IndexPrefix {
     }
 }
 
-/// One HTTP request with a JSON body (none if empty); answers with whether it succeeded and what came. By
-/// curl, because drop and plain tests have no async runtime to call from.
+/// Sends one HTTP request with a JSON body (none if empty); returns whether it succeeded, and the answer. It runs curl,
+/// because drop and plain tests have no async runtime.
 pub fn http(method: &str, url: &str, body: &str) -> (bool, String) {
     let mut curl = Command::new("curl");
     curl.args([
@@ -73,7 +73,7 @@ impl Drop for IndexPrefix {
         );
         let templates = format!("_index_template/fleet-{}-*", self.prefix);
         self.call("DELETE", &templates, "");
-        // Elasticsearch deletes by name alone (`action.destructive_requires_name`).
+        // Elasticsearch deletes by full names alone (`action.destructive_requires_name`).
         let (ok, names) = self.call("GET", &list, "");
         for name in names.lines().filter(|_| ok) {
             self.call("DELETE", name.trim(), "");
@@ -82,7 +82,7 @@ impl Drop for IndexPrefix {
 }
 
 /// A node of its own, with settings of its own. Stopped and removed on drop.
-pub struct PrivateElasticsearch(Private);
+pub struct PrivateElasticsearch(PrivateService);
 
 impl PrivateElasticsearch {
     /// `port_base` as for [`crate::PrivateBroker`]; `settings` are lines of elasticsearch.yml.
@@ -91,7 +91,7 @@ impl PrivateElasticsearch {
             ("FLEET_ELASTICSEARCH_SETTINGS", settings),
             ("FLEET_ELASTICSEARCH_HEAP", "512m"),
         ];
-        Self(Private::start("elasticsearch", port_base, &more))
+        Self(PrivateService::start("elasticsearch", port_base, &more))
     }
 
     pub fn url(&self) -> &str {

@@ -9,7 +9,7 @@ pub struct Fleet {
     binary: PathBuf,
     config: PathBuf,
     environment: Vec<(String, String)>,
-    /// Whether the settings in this process's environment are kept from it.
+    /// Whether the settings in this process's environment are removed.
     apart: bool,
     /// Folder of the programs' logs, one file a process name.
     logs: PathBuf,
@@ -34,7 +34,7 @@ impl Fleet {
     }
 
     /// The same without the settings (`FLEET__…`) of this process's environment, such as the addresses of external
-    /// services, which would prevail over those in the configuration file.
+    /// services, which would override those in the configuration file.
     #[must_use]
     pub fn apart(self) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Fleet {
         }
     }
 
-    /// The same with some more variables, which prevail over the configuration file.
+    /// The same with more variables, which override the configuration file.
     #[must_use]
     pub fn with_variables(&self, variables: &[(&str, &str)]) -> Self {
         let mut fleet = self.clone();
@@ -77,7 +77,7 @@ impl Fleet {
         output.unwrap_or_else(|error| panic!("cannot run {}: {error}", self.binary.display()))
     }
 
-    /// Runs a command and answers with what it printed; panics when it fails.
+    /// Runs a command and returns what it printed; panics when it fails.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert!(
@@ -98,12 +98,12 @@ impl Fleet {
     }
 
     /// Starts `fleet run ROLE` as a process of its own.
-    pub fn start(&self, role: &str) -> Process {
+    pub fn start(&self, role: &str) -> FleetProcess {
         self.start_as(role, role)
     }
 
     /// Starts a role under another process name, or a second time with another log.
-    pub fn start_as(&self, role: &str, name: &str) -> Process {
+    pub fn start_as(&self, role: &str, name: &str) -> FleetProcess {
         let log = self.logs.join(format!("{name}.log"));
         let open = || File::options().create(true).append(true).open(&log);
         let (out, err) = (
@@ -112,7 +112,7 @@ impl Fleet {
         );
         let mut command = self.command(&["run", role, "--name", name]);
         let child = command.stdout(out).stderr(err).spawn();
-        Process {
+        FleetProcess {
             child: child
                 .unwrap_or_else(|error| panic!("cannot run {}: {error}", self.binary.display())),
             log,
@@ -120,19 +120,19 @@ impl Fleet {
     }
 }
 
-/// A program at work. Killed on drop.
+/// A running program. Killed on drop.
 #[derive(Debug)]
-pub struct Process {
+pub struct FleetProcess {
     child: Child,
     log: PathBuf,
 }
 
-impl Process {
+impl FleetProcess {
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far, together with earlier processes of its name.
+    /// Its log so far, together with that of earlier processes of its name.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -152,12 +152,12 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and how it ends within `patience`.
-    pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
+    /// Sends SIGTERM; returns how it ends within `timeout`.
+    pub fn terminate(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let _ = Command::new("kill")
             .args(["-TERM", &self.id().to_string()])
             .status();
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
             if let Some(status) = self.ended() {
                 return Some(status);
@@ -184,7 +184,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for FleetProcess {
     fn drop(&mut self) {
         self.kill();
     }

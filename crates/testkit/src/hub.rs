@@ -3,7 +3,7 @@ use crate::clickhouse::query;
 /// A hub table of deterministic, realistic rows over all shards, as the demonstration, the end-to-end tests and
 /// the benchmarks use it.
 ///
-/// Row `n` has a keyword of its own, whatever the number of rows. The first ones are hard ones: spaces, quotes,
+/// Row `n` has a keyword of its own, whatever the number of rows. The first ones are difficult: spaces, quotes,
 /// tabs, newlines, emoji, right-to-left text and 600 bytes. [`Hub::REFUSED`] rows have a volume that
 /// Elasticsearch's `long` cannot hold. One key has three rows: it changed twice.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub struct Hub {
     pub rows: u64,
 }
 
-/// Keywords that break what is not careful, as SQL expressions; row `n` has the `n`-th.
-const HARD: [&str; 14] = [
+/// Keywords that break careless quoting and encoding, as SQL expressions; row `n` has the `n`-th.
+const DIFFICULT: [&str; 14] = [
     r"'two  spaces'",
     "concat('single ', char(39), ' and double ', char(34), ' quotes')",
     r"'a\ttab'",
@@ -37,7 +37,7 @@ const HARD: [&str; 14] = [
 impl Hub {
     /// Rows whose volume Elasticsearch must refuse; ClickHouse takes them.
     pub const REFUSED: u64 = 25;
-    /// Rows that are older versions of a key that is there again.
+    /// Rows that are older versions of a key that has a later row.
     pub const SUPERSEDED: u64 = 2;
 
     /// Whether the table holds as many rows as it should.
@@ -91,13 +91,12 @@ impl Hub {
         }
     }
 
-    /// Plain on a shard of one server; replicas copy from one another, under the macros of their servers.
+    /// Plain on a shard of one server; replicated, by the macros of the servers, on one with replicas.
     fn engine(shard: &str) -> &'static str {
-        match shard.contains('|') {
-            true => {
-                "ReplicatedMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
-            }
-            false => "MergeTree",
+        if shard.contains('|') {
+            "ReplicatedMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
+        } else {
+            "MergeTree"
         }
     }
 
@@ -155,7 +154,7 @@ impl Hub {
              repair parts manual size_chart colours comparison alternatives brands rental wholesale",
         );
         let countries = list("us us us us gb de fr es br in jp it");
-        let hard = HARD.join(", ");
+        let hard = DIFFICULT.join(", ");
         format!(
             "INSERT INTO {db}.{table}
              WITH

@@ -1,7 +1,7 @@
 //! Real services for tests, and ways to make them fail. Development only.
 //!
-//! Every function here starts what it needs (`deploy/local/services up NAME`) and fails, saying what is
-//! missing, when it cannot: no test passes because a service was not there.
+//! Every function here starts the services that it needs (`deploy/local/services up NAME`), and panics with what is
+//! missing when it cannot: no test passes because a service is missing.
 
 pub mod clickhouse;
 mod elasticsearch;
@@ -15,7 +15,7 @@ mod stack;
 
 pub use clickhouse::Database;
 pub use elasticsearch::{IndexPrefix, PrivateElasticsearch, http};
-pub use fleet::{Fleet, Process};
+pub use fleet::{Fleet, FleetProcess};
 pub use hub::Hub;
 pub use proxy::Proxy;
 pub use rabbitmq::{PrivateBroker, VirtualHost};

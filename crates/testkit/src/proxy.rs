@@ -6,14 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// A TCP proxy between a program and a service, that can fail on demand.
+/// A TCP proxy between a program and a service that fails on demand.
 pub struct Proxy {
     address: SocketAddr,
-    faults: Arc<Faults>,
+    faults: Arc<ProxyFaults>,
 }
 
 #[derive(Default)]
-struct Faults {
+struct ProxyFaults {
     refuse: AtomicBool,
     /// Bytes of an answer after which the connection is cut; 0 means never.
     cut_after: AtomicU64,
@@ -25,7 +25,7 @@ impl Proxy {
     pub async fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let faults = Arc::new(Faults::default());
+        let faults = Arc::new(ProxyFaults::default());
         let (shared, target) = (faults.clone(), target.to_owned());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -43,7 +43,7 @@ impl Proxy {
         self.address
     }
 
-    /// From now on closes new connections at once; those that exist go on.
+    /// From now on closes new connections at once; existing ones stay.
     pub fn refuse(&self, refuse: bool) {
         self.faults.refuse.store(refuse, Ordering::SeqCst);
     }
@@ -59,7 +59,7 @@ impl Proxy {
     }
 }
 
-async fn forward(client: TcpStream, target: String, faults: Arc<Faults>) {
+async fn forward(client: TcpStream, target: String, faults: Arc<ProxyFaults>) {
     let Ok(service) = TcpStream::connect(&target).await else {
         return;
     };

@@ -1,6 +1,6 @@
 use url::Url;
 
-use crate::services::Private;
+use crate::services::PrivateService;
 use crate::{Services, http, unique};
 
 /// A virtual host of its own on the shared broker; deleted, with all its queues, on drop.
@@ -68,7 +68,7 @@ impl VirtualHost {
         }
     }
 
-    /// Calls the management API and answers with the body; panics on failure.
+    /// Calls the management API and returns the body; panics on failure.
     pub fn api(&self, method: &str, path: &str, body: &str) -> String {
         let (ok, answer) = self.call(method, path, body);
         assert!(ok, "{method} /api/{path}: {answer}");
@@ -87,19 +87,19 @@ impl Drop for VirtualHost {
 }
 
 /// A broker of its own, for tests that stop, restart or kill it. Stopped and removed on drop.
-pub struct PrivateBroker(Private);
+pub struct PrivateBroker(PrivateService);
 
 impl PrivateBroker {
     /// `port_base`: first of some ports that no other test uses, below 32768.
     pub fn start(port_base: u16) -> Self {
-        Self(Private::start("rabbitmq", port_base, &[]))
+        Self(PrivateService::start("rabbitmq", port_base, &[]))
     }
 
     pub fn services(&self) -> &Services {
         self.0.services()
     }
 
-    /// Runs RabbitMQ's own tool on this node and answers with what it printed.
+    /// Runs RabbitMQ's own tool on this node and returns what it printed.
     pub fn rabbitmqctl(&self, arguments: &[&str]) -> String {
         self.0.script(&[&["rabbitmqctl"], arguments].concat())
     }

@@ -65,7 +65,7 @@ impl Services {
         }
     }
 
-    /// All variables, to be handed to a process.
+    /// All variables, for the environment of a process.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.variables
             .iter()
@@ -73,7 +73,7 @@ impl Services {
     }
 }
 
-/// Runs `deploy/local/services` and answers with what it printed.
+/// Runs `deploy/local/services` and returns what it printed.
 pub(crate) fn script(environment: &[(&str, String)], arguments: &[&str]) -> String {
     let path: PathBuf = repository().join("deploy/local/services");
     let output = Command::new(&path)
@@ -92,15 +92,15 @@ pub(crate) fn script(environment: &[(&str, String)], arguments: &[&str]) -> Stri
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A service of its own beside the shared ones, in a folder of its own. Stopped and removed on drop.
-pub(crate) struct Private {
+/// A service apart from the shared ones, in a folder of its own. Stopped and removed on drop.
+pub(crate) struct PrivateService {
     service: &'static str,
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
     services: Services,
 }
 
-impl Private {
+impl PrivateService {
     /// `port_base`: first of some ports that no other test uses, below 32768. `more`: variables for the script.
     pub fn start(service: &'static str, port_base: u16, more: &[(&'static str, &str)]) -> Self {
         let folder = repository().join(".services").join(unique("private"));
@@ -131,7 +131,7 @@ impl Private {
     }
 }
 
-impl Drop for Private {
+impl Drop for PrivateService {
     fn drop(&mut self) {
         self.script(&["down", self.service]);
         let _ = std::fs::remove_dir_all(&self.folder);

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use crate::services::repository;
 use crate::{Database, Fleet, Hub, IndexPrefix, Services, VirtualHost, unique};
 
-/// Everything that one end-to-end test needs, apart from all others: a virtual host, a database with a filled
+/// Everything that one end-to-end test needs, separate from all others: a virtual host, a database with a filled
 /// hub table, names of indices, and the `fleet` binary configured for them. Removed on drop.
 pub struct Stack {
     pub host: VirtualHost,
@@ -54,7 +54,7 @@ impl Stack {
 
     /// On a replicated cluster the target is replicated, as the hub's table is.
     ///
-    /// In small tables the rows that Elasticsearch refuses are more than the share that is allowed by default.
+    /// In small tables the rows that Elasticsearch refuses exceed the default of `max_rejected_row_ratio`.
     fn configuration(host: &VirtualHost, database: &Database, indices: &IndexPrefix) -> String {
         let clickhouse = format!(
             "cluster = \"{}\"\ndatabase = \"{}\"",
@@ -91,7 +91,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // What a failed test leaves behind says why it failed.
+        // The logs of a failed test say why it failed.
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.folder);
         }

@@ -47,10 +47,10 @@ fn a_process_serves_the_dictionary_that_was_there_when_it_started() {
         let row: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         row["volume"].as_u64()
     };
-    let exit = |wanted: Option<u64>| {
+    let exit = |expected: Option<u64>| {
         assert!(http("POST", &format!("{address}/exit"), "").0);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while volume() != wanted {
+        while volume() != expected {
             assert!(Instant::now() < deadline, "the process does not come back");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -6,7 +6,7 @@ use batch::Receipt;
 use ledger::Progress;
 use pipeline::broker::{Broker, RabbitMq};
 use pipeline::history;
-use testkit::{Process, Stack};
+use testkit::{FleetProcess, Stack};
 
 use crate::figure::{Figure, median};
 
@@ -80,7 +80,7 @@ impl Line {
 
     /// One full run, by workers started for it.
     pub fn cycle(&self) -> Cycle {
-        let mut workers: Vec<Process> = self.workers.iter().map(|w| self.start(w)).collect();
+        let mut workers: Vec<FleetProcess> = self.workers.iter().map(|w| self.start(w)).collect();
         let before: Vec<f64> = workers.iter().map(|w| usage(w).0).collect();
         let reaped = reaped_cpu();
         self.stack.fleet.run(&["run", "queuer", "--full"]);
@@ -118,8 +118,8 @@ impl Line {
     }
 
     /// Starts a worker and waits until it takes messages.
-    fn start(&self, role: &str) -> Process {
-        let consuming = |worker: &Process| worker.log().matches(": consuming").count();
+    fn start(&self, role: &str) -> FleetProcess {
+        let consuming = |worker: &FleetProcess| worker.log().matches(": consuming").count();
         let worker = self.stack.fleet.start(role);
         // The log goes on after that of an earlier process.
         let earlier = consuming(&worker);
@@ -169,7 +169,7 @@ pub fn cpu_figures(path: &str, cycles: &[Cycle]) -> Vec<Figure> {
     programs.enumerate().map(of_program).collect()
 }
 
-fn usage(worker: &Process) -> (f64, u64) {
+fn usage(worker: &FleetProcess) -> (f64, u64) {
     let usage = worker.usage();
     usage.unwrap_or_else(|| panic!("a worker has ended: {}", worker.log()))
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fleet::output::number;
 use serde_json::Value;
-use testkit::{Fleet, Hub, Process, repository};
+use testkit::{Fleet, FleetProcess, Hub, repository};
 
 use serp::Service;
 
@@ -114,7 +114,8 @@ impl Demo {
     /// Publishes a run and sees it to its end; answers with what the ledger says of it.
     fn cycle(&self) -> Value {
         say(&format!("Starting {}.", WORKERS.join(", ")));
-        let mut workers: Vec<Process> = WORKERS.iter().map(|role| self.fleet.start(role)).collect();
+        let mut workers: Vec<FleetProcess> =
+            WORKERS.iter().map(|role| self.fleet.start(role)).collect();
         let mut publish = vec!["run", "queuer"];
         let before = self.latest();
         if let Some(run) = before.as_ref().filter(|run| is_unfinished(run)) {

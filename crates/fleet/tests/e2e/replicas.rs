@@ -2,7 +2,7 @@
 //! other tests has no such tables.
 
 use serde_json::Value;
-use testkit::{Fleet, Process, Stack, clickhouse};
+use testkit::{Fleet, FleetProcess, Stack, clickhouse};
 
 use crate::support::*;
 
@@ -115,7 +115,7 @@ fn configured_on_replicas(more: &str) -> Stack {
 
 /// Starts all workers: a ch-writer that writes to the first replica of each shard alone, and a dict-refresher of this
 /// configuration.
-fn start(stack: &Stack, refresher: &Fleet) -> Vec<Process> {
+fn start(stack: &Stack, refresher: &Fleet) -> Vec<FleetProcess> {
     let first = stack.database.shards().join(",");
     let writer = stack
         .fleet

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use batch::Message;
 use pipeline::broker::{Broker, Confirm, Publication, RabbitMq, Session};
 use serde_json::Value;
-use testkit::{Process, Stack};
+use testkit::{FleetProcess, Stack};
 
 /// A cycle of some ten thousand rows takes seconds; a loaded machine may take minutes.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -47,7 +47,7 @@ pub fn configure_as(stack: &Stack, pipeline: &str) {
         .run(&["pipeline", "configure", "--type", pipeline]);
 }
 
-pub fn start_workers(stack: &Stack) -> Vec<Process> {
+pub fn start_workers(stack: &Stack) -> Vec<FleetProcess> {
     WORKERS.iter().map(|role| stack.fleet.start(role)).collect()
 }
 

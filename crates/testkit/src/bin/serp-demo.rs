@@ -1,5 +1,6 @@
-//! `serp-demo PORT SOURCE [ADDRESS]`: one process of the demo's SERP service, for whoever keeps it running
-//! (docker/compose.serp.yml, systemd, a shell loop). It listens on this machine alone, or on ADDRESS. SOURCE is `http://host:8123/DATABASE.DICTIONARY`, or a file; see `testkit::serp::serve`.
+//! `serp-demo PORT SOURCE [ADDRESS]`: one process of the demo's SERP service, which docker/compose.serp.yml, systemd or a
+//! shell loop keeps running. It listens on the loopback interface, or on ADDRESS. SOURCE is
+//! `http://host:8123/DATABASE.DICTIONARY`, or a file; see `testkit::serp::serve`.
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,5 +16,5 @@ fn main() {
         eprintln!("{port:?} is no port");
         std::process::exit(2);
     });
-    testkit::serp::serve((address, port), source, None);
+    testkit::serp::serve(address, port, source, None);
 }

@@ -1,23 +1,23 @@
 use std::path::Path;
 
-/// What a SERP process is told to do wrong: the content of a file with the name of its port.
+/// How a SERP process fails: the content of a file with the name of its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Ends at once when it starts.
     Fail,
-    /// Takes connections and never answers.
+    /// Accepts connections and never answers.
     Hang,
-    /// Says that it serves this version, whatever it has loaded.
+    /// Names this version, whatever it has loaded.
     Old(i64),
-    /// Has no path that names a version, as a release that cannot.
+    /// Has no path that names a version, as a release without versions.
     Unversioned,
-    /// Is up only so many milliseconds after its start.
+    /// Is up only this many milliseconds after its start.
     Slow(u64),
     /// Ends at `/exit` without an answer.
     Drop,
-    /// Answers `/exit` and goes on.
+    /// Answers `/exit` and does not exit.
     Deaf,
-    /// Takes `/exit`, and neither answers nor ends.
+    /// Accepts `/exit`, and neither answers nor exits.
     Silent,
     /// Answers everything with a redirect to this port of the same host.
     Redirect(u16),

@@ -1,5 +1,5 @@
 //! A SERP service: processes that load a dictionary when they start, one for each port, kept running by a supervisor,
-//! and a prober that asks them as a load balancer would.
+//! and a prober that reads from them as a load balancer would.
 
 mod fault;
 mod prober;

@@ -6,22 +6,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Pause between two reads.
-const PAUSE: Duration = Duration::from_millis(2);
-/// A port that takes longer is left for the next one, as a load balancer would.
-const CONNECT: Duration = Duration::from_millis(500);
-const ANSWER: Duration = Duration::from_secs(2);
+const READ_PAUSE: Duration = Duration::from_millis(2);
+/// After these a port is given up and the next one is asked, as a load balancer would.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: u16 = 200;
 const NOT_FOUND: u16 = 404;
 
-/// Reads from one node again and again while something is done to it, the ports in turn: a port that fails is
-/// replaced by the next one, and a read has failed when all of them have.
+/// Reads from one node without end while something is done to it, the ports in turn: after a port that fails the next
+/// one is asked, and a read has failed when all of them have.
 pub struct Prober {
-    counts: Arc<Counts>,
+    counts: Arc<ProbeCounts>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct ProbeCounts {
     stop: AtomicBool,
     asked: AtomicU64,
     failed: AtomicU64,
@@ -48,12 +48,12 @@ pub struct Probed {
 impl Prober {
     /// Reads `path` (with its query) of ports on this machine. Only the statuses 200 and 404 are answers.
     pub fn start(ports: &[u16], path: &str) -> Self {
-        Self::paced(ports, path, PAUSE)
+        Self::paced(ports, path, READ_PAUSE)
     }
 
-    /// The same with another pause between two reads, where they are not to be the work of the machine.
+    /// The same with another pause between two reads, where they must not load the machine.
     pub fn paced(ports: &[u16], path: &str, pause: Duration) -> Self {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(ProbeCounts::default());
         let (shared, ports, path) = (counts.clone(), ports.to_vec(), path.to_owned());
         let thread = std::thread::spawn(move || shared.probe(&ports, &path, pause));
         Self {
@@ -62,19 +62,19 @@ impl Prober {
         }
     }
 
-    /// What it has seen so far.
+    /// The counts so far.
     pub fn probed(&self) -> Probed {
-        let of = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        let load = |count: &AtomicU64| count.load(Ordering::SeqCst);
         Probed {
-            asked: of(&self.counts.asked),
-            failed: of(&self.counts.failed),
-            unknown: of(&self.counts.unknown),
-            retried: of(&self.counts.retried),
-            most_down: of(&self.counts.most_down),
+            asked: load(&self.counts.asked),
+            failed: load(&self.counts.failed),
+            unknown: load(&self.counts.unknown),
+            retried: load(&self.counts.retried),
+            most_down: load(&self.counts.most_down),
         }
     }
 
-    /// Ends the reads, and says what it has seen.
+    /// Ends the reads and returns the counts.
     pub fn stop(mut self) -> Probed {
         self.end();
         self.probed()
@@ -94,7 +94,7 @@ impl Drop for Prober {
     }
 }
 
-impl Counts {
+impl ProbeCounts {
     fn probe(&self, ports: &[u16], path: &str, pause: Duration) {
         let mut turn = 0;
         while !self.stop.load(Ordering::SeqCst) {
@@ -122,10 +122,10 @@ impl Counts {
 }
 
 fn connect(port: u16) -> Option<TcpStream> {
-    TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT).ok()
+    TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT_TIMEOUT).ok()
 }
 
-/// The status of a whole answer; `None` for one that would be asked of the next port.
+/// The status of a complete answer; `None` when the next port is to be asked.
 fn status(port: u16, path: &str) -> Option<u16> {
     let answer = read(port, path)?;
     let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
@@ -134,7 +134,7 @@ fn status(port: u16, path: &str) -> Option<u16> {
 
 fn read(port: u16, path: &str) -> Option<String> {
     let mut stream = connect(port)?;
-    stream.set_read_timeout(Some(ANSWER)).ok()?;
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();

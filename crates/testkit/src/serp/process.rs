@@ -17,51 +17,51 @@ use tokio::net::TcpListener;
 use super::Fault;
 use crate::clickhouse::query;
 
-/// Variables that make a program a SERP process.
+/// Environment variables that make a program a SERP process.
 pub(super) const PORT: &str = "SERP_DEMO_PORT";
 pub(super) const SOURCE: &str = "SERP_DEMO_SOURCE";
 pub(super) const FAULTS: &str = "SERP_DEMO_FAULTS";
 
-/// Time for the answer to `/exit` to be sent.
-const FAREWELL: Duration = Duration::from_millis(30);
+/// Delay of the exit, in which the answer to `/exit` is sent.
+const EXIT_DELAY: Duration = Duration::from_millis(30);
 
-/// Whether the environment says that this program is a SERP process: then it has to call [`main`] and nothing else.
+/// Whether the environment makes this program a SERP process: then it has to call [`main`] and nothing else.
 pub fn is_process() -> bool {
     std::env::var_os(PORT).is_some()
 }
 
-/// Runs the process that the supervisor asked for in the environment; does nothing in a program that is none.
-/// It ends when the supervisor does.
+/// Runs the SERP process that the environment names; does nothing without one. It ends when the supervisor does.
 pub fn main() {
     let Ok(port) = std::env::var(PORT) else {
         return;
     };
     std::thread::spawn(|| {
-        // The other end is the supervisor's, and is closed when it dies.
+        // The supervisor has the other end, which is closed when it dies.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
     let port = port.parse().expect("the supervisor names a port");
     let source = std::env::var(SOURCE).expect("the supervisor names a source");
     let faults = std::env::var_os(FAULTS).map(PathBuf::from);
-    serve(("127.0.0.1", port), &source, faults);
+    serve("127.0.0.1", port, &source, faults);
 }
 
-/// Loads the dictionary and serves it at an address and port until it is told to exit. `source`: `http://host:8123/DATABASE.DICTIONARY`, or a
-/// file of JSON, `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does
-/// not exist yet is one of version 0 without rows. Ends the process with an error when it cannot be loaded.
-pub fn serve((address, port): (&str, u16), source: &str, faults: Option<PathBuf>) {
-    let service = Service {
+/// Loads the dictionary and serves it at an address and port until it is told to exit. `source`:
+/// `http://host:8123/DATABASE.DICTIONARY`, or a file of JSON,
+/// `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does not exist yet is
+/// one of version 0 without rows. Ends the process with an error when it cannot be loaded.
+pub fn serve(address: &str, port: u16, source: &str, faults: Option<PathBuf>) {
+    let service = SerpProcess {
         port,
         faults,
-        loaded: Loaded::default(),
+        loaded: LoadedDictionary::default(),
     };
     let fault = service.fault();
     if fault == Some(Fault::Fail) {
-        eprintln!("port {port} is told to fail");
+        eprintln!("port {port} fails, as its fault demands");
         std::process::exit(1);
     }
-    let mut loaded = Loaded::from_source(source).unwrap_or_else(|error| {
+    let mut loaded = LoadedDictionary::from_source(source).unwrap_or_else(|error| {
         eprintln!("port {port} cannot load {source}: {error}");
         std::process::exit(1);
     });
@@ -70,7 +70,7 @@ pub fn serve((address, port): (&str, u16), source: &str, faults: Option<PathBuf>
         Some(Fault::Slow(ms)) => std::thread::sleep(Duration::from_millis(ms)),
         _ => {}
     }
-    let service = Service { loaded, ..service };
+    let service = SerpProcess { loaded, ..service };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -90,25 +90,25 @@ pub fn serve((address, port): (&str, u16), source: &str, faults: Option<PathBuf>
 }
 
 async fn hang(listener: &TcpListener) {
-    let mut taken = Vec::<(_, SocketAddr)>::new();
+    let mut accepted = Vec::<(_, SocketAddr)>::new();
     while let Ok(connection) = listener.accept().await {
-        taken.push(connection);
+        accepted.push(connection);
     }
 }
 
-struct Service {
+struct SerpProcess {
     port: u16,
     faults: Option<PathBuf>,
-    loaded: Loaded,
+    loaded: LoadedDictionary,
 }
 
-impl Service {
+impl SerpProcess {
     fn fault(&self) -> Option<Fault> {
         Fault::read(self.faults.as_ref()?, self.port)
     }
 }
 
-fn router(service: Arc<Service>) -> Router {
+fn router(service: Arc<SerpProcess>) -> Router {
     Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/version", get(version))
@@ -118,7 +118,11 @@ fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-async fn redirect(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+async fn redirect(
+    State(service): State<Arc<SerpProcess>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(Fault::Redirect(port)) = service.fault() else {
         return next.run(request).await;
     };
@@ -126,26 +130,26 @@ async fn redirect(State(service): State<Arc<Service>>, request: Request, next: N
     (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response()
 }
 
-async fn version(State(service): State<Arc<Service>>) -> Response {
+async fn version(State(service): State<Arc<SerpProcess>>) -> Response {
     if service.fault() == Some(Fault::Unversioned) {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let Loaded { version, run, .. } = &service.loaded;
+    let LoadedDictionary { version, run, .. } = &service.loaded;
     as_json(json!({ "version": version, "run": run }).to_string())
 }
 
 async fn keyword(
-    State(service): State<Arc<Service>>,
-    Query(asked): Query<HashMap<String, String>>,
+    State(service): State<Arc<SerpProcess>>,
+    Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    let word = |name: &str| asked.get(name).cloned().unwrap_or_default();
+    let word = |name: &str| query.get(name).cloned().unwrap_or_default();
     match service.loaded.rows.get(&(word("country"), word("keyword"))) {
         Some(row) => as_json(row.clone()),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn exit(State(service): State<Arc<Service>>) -> &'static str {
+async fn exit(State(service): State<Arc<SerpProcess>>) -> &'static str {
     match service.fault() {
         Some(Fault::Drop) => std::process::exit(0),
         Some(Fault::Deaf) => return "not now\n",
@@ -153,7 +157,7 @@ async fn exit(State(service): State<Arc<Service>>) -> &'static str {
         _ => {}
     }
     tokio::spawn(async {
-        tokio::time::sleep(FAREWELL).await;
+        tokio::time::sleep(EXIT_DELAY).await;
         std::process::exit(0);
     });
     "bye\n"
@@ -164,25 +168,26 @@ fn as_json(text: String) -> Response {
 }
 
 #[derive(Default)]
-struct Loaded {
+struct LoadedDictionary {
     version: i64,
     run: String,
     /// Rows as JSON, by country and keyword.
     rows: HashMap<(String, String), String>,
 }
 
-impl Loaded {
+impl LoadedDictionary {
     fn from_source(source: &str) -> Result<Self, String> {
-        match source.starts_with("http") {
-            true => Self::from_clickhouse(source),
-            false => Self::from_file(source),
+        if source.starts_with("http") {
+            Self::from_clickhouse(source)
+        } else {
+            Self::from_file(source)
         }
     }
 
     fn from_file(path: &str) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let content: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let mut loaded = Self::marked(&content);
+        let mut loaded = Self::with_tag(&content);
         for row in content["rows"].as_array().into_iter().flatten() {
             loaded.add(row, row.to_string());
         }
@@ -192,12 +197,12 @@ impl Loaded {
     fn from_clickhouse(source: &str) -> Result<Self, String> {
         let (address, dictionary) = source.rsplit_once('/').ok_or("it names no dictionary")?;
         let (database, name) = dictionary.split_once('.').ok_or("it names no database")?;
-        let ask = |sql: &str| match query(address, sql) {
+        let run = |sql: &str| match query(address, sql) {
             (true, answer) => Ok(answer),
             (false, answer) => Err(answer),
         };
         let comment = || {
-            ask(&format!(
+            run(&format!(
                 "SELECT comment FROM system.dictionaries WHERE database = '{database}' AND name = '{name}' \
                  FORMAT TSVRaw"
             ))
@@ -206,14 +211,14 @@ impl Loaded {
         if before.is_empty() {
             return Ok(Self::default());
         }
-        let rows = ask(&format!(
+        let rows = run(&format!(
             "SELECT * FROM {database}.{name} FORMAT JSONEachRow"
         ))?;
         if comment()? != before {
-            return Err("it was exchanged meanwhile".to_owned());
+            return Err("it was exchanged while it was read".to_owned());
         }
-        let mark = serde_json::from_str(before.trim()).unwrap_or_default();
-        let mut loaded = Self::marked(&mark);
+        let tag = serde_json::from_str(before.trim()).unwrap_or_default();
+        let mut loaded = Self::with_tag(&tag);
         for line in rows.lines() {
             let row = serde_json::from_str(line).map_err(|error| format!("{error} in {line}"))?;
             loaded.add(&row, line.to_owned());
@@ -221,10 +226,10 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn marked(mark: &Value) -> Self {
+    fn with_tag(tag: &Value) -> Self {
         Self {
-            version: mark["version"].as_i64().unwrap_or(0),
-            run: mark["run"].as_str().unwrap_or_default().to_owned(),
+            version: tag["version"].as_i64().unwrap_or(0),
+            run: tag["run"].as_str().unwrap_or_default().to_owned(),
             rows: HashMap::new(),
         }
     }

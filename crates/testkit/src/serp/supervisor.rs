@@ -11,19 +11,19 @@ use super::process::{FAULTS, PORT, SOURCE};
 use crate::services::repository;
 use crate::unique;
 
-/// How often a process is looked at.
-const LOOK: Duration = Duration::from_millis(10);
-/// Pause before a process that has ended is started again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How often a process is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Delay before a process that has ended is started again.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
 
 /// Keeps one SERP process a port running, as `restart: always` does. Ends them on drop.
 pub struct Supervisor {
-    ports: Vec<Arc<Port>>,
+    ports: Vec<Arc<SupervisedPort>>,
     threads: Vec<JoinHandle<()>>,
     folder: PathBuf,
 }
 
-struct Port {
+struct SupervisedPort {
     number: u16,
     /// How often its process was started.
     starts: AtomicU32,
@@ -32,7 +32,7 @@ struct Port {
 }
 
 impl Supervisor {
-    /// Starts a process for each port and returns at once. `source` as for [`super::serve`]. The processes are this very
+    /// Starts a process for each port and returns at once. `source` as for [`super::serve`]. The processes are this
     /// program with `arguments`: its `main`, or the test that the arguments name, has to call [`super::main`].
     pub fn start(arguments: &[&str], ports: &[u16], source: &str) -> Self {
         let folder = repository().join("target").join(unique("serp"));
@@ -44,7 +44,7 @@ impl Supervisor {
         };
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
         for &number in ports {
-            let port = Arc::new(Port {
+            let port = Arc::new(SupervisedPort {
                 number,
                 starts: AtomicU32::new(0),
                 stop: AtomicBool::new(false),
@@ -60,12 +60,12 @@ impl Supervisor {
     }
 
     /// Waits until every port listens; panics if one does not in time.
-    pub fn wait_until_up(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    pub fn wait_until_up(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         for port in &self.ports {
             while std::net::TcpStream::connect(("127.0.0.1", port.number)).is_err() {
                 assert!(Instant::now() < deadline, "port {} is not up", port.number);
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
     }
@@ -79,12 +79,12 @@ impl Supervisor {
         self.port(port).starts.load(Ordering::SeqCst)
     }
 
-    /// Tells the port what to do wrong: from its next start, or its next `/exit`, on.
+    /// Makes the port fail in this way from its next start, or its next `/exit`, on.
     pub fn fault(&self, port: u16, fault: Fault) {
         fault.write(&self.folder, port);
     }
 
-    /// From its next start on the port does all right again.
+    /// The port works again from its next start on.
     pub fn repair(&self, port: u16) {
         Fault::clear(&self.folder, port);
     }
@@ -94,7 +94,7 @@ impl Supervisor {
         self.port(port).kill();
     }
 
-    fn port(&self, number: u16) -> &Port {
+    fn port(&self, number: u16) -> &SupervisedPort {
         let port = self.ports.iter().find(|port| port.number == number);
         port.expect("it is one of the supervisor's ports")
     }
@@ -113,7 +113,7 @@ impl Drop for Supervisor {
     }
 }
 
-impl Port {
+impl SupervisedPort {
     fn keep_running(&self, arguments: &[String], source: &str, folder: &Path) {
         while !self.stop.load(Ordering::SeqCst) {
             let program = std::env::current_exe().expect("this program has a path");
@@ -126,16 +126,16 @@ impl Port {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .expect("this program can be started once more");
+                .expect("this program can be started again");
             self.starts.fetch_add(1, Ordering::SeqCst);
             *self.lock() = Some(child);
             while self.is_running() {
                 if self.stop.load(Ordering::SeqCst) {
                     self.kill();
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RESTART_DELAY);
         }
     }
 
@@ -157,13 +157,13 @@ impl Port {
     }
 }
 
-/// Ports that nobody listens on, and that no other caller in this process has been given: of a range that nothing else
+/// Ports that no program listens on, and that no other caller in this process has got: of a range that nothing else
 /// here uses, below those that the kernel gives to clients.
 pub fn free_ports(count: usize) -> Vec<u16> {
     const FIRST: u16 = 26_000;
     const LAST: u16 = 31_999;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run side by side begin in different places.
+    // Test programs that run at the same time begin at different ports.
     let start = (std::process::id() * 97 % u32::from(LAST - FIRST)) as u16;
     let mut ports = Vec::new();
     for _ in FIRST..LAST {
