@@ -64,7 +64,7 @@ impl PortClient {
         let http = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
-            // A connection that is kept is one to a process that was told to exit.
+            // A kept connection could be one to a process that exits.
             .pool_max_idle_per_host(0)
             .connect_timeout(settings.connect_timeout())
             .timeout(settings.request_timeout())

@@ -22,8 +22,8 @@ pub struct SerpSettings {
     /// may have ports of its own: `127.0.0.1:21100-21103`. With neither this nor `node_template` there is no SERP
     /// service, and nothing is restarted.
     pub nodes: Vec<Vec<String>>,
-    /// Name of the node beside each replica of a ClickHouse shard, where `nodes` is empty: the first digits in the
-    /// replica's host name stand for `{NNN}`. With `hotdog{NNN}.int.example` the node of replica `laksa017` is
+    /// Name of the node of each replica of a ClickHouse shard, where `nodes` is empty: the first digits in the
+    /// replica's host name replace `{NNN}`. With `hotdog{NNN}.int.example` the node of replica `laksa017` is
     /// `hotdog017.int.example`. Fewer digits than there are N get zeros before them.
     pub node_template: String,
     /// Ports of a node, each a process of its own: `8093-8100`, or several separated by commas.
@@ -39,8 +39,8 @@ pub struct SerpSettings {
     /// restarted, and has to name one then.
     pub version_path: String,
     /// Hosts that may be restarted; `*` stands for anything. An order for another host goes to quarantine. Without
-    /// any, they are those of `nodes` or of `node_template`. Ports other than `ports` are asked only of a node that
-    /// `nodes` has with them.
+    /// any, they are those of `nodes` or of `node_template`. A node may have other ports than `ports` only if
+    /// `nodes` lists it with them.
     pub allowed_hosts: Vec<String>,
     /// Longest wait for a connection to a port, in seconds.
     pub connect_timeout_seconds: f64,

@@ -15,7 +15,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// `binary`: path of `fleet`, which Cargo tells its tests in `CARGO_BIN_EXE_fleet`. `more` is added to
+    /// `binary`: path of `fleet`, which Cargo passes to its tests in `CARGO_BIN_EXE_fleet`. `more` is added to
     /// the configuration file.
     pub fn create(binary: &str, rows: u64, more: &str) -> Self {
         Self::on(VirtualHost::create(), binary, rows, more)

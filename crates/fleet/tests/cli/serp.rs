@@ -65,7 +65,7 @@ impl Serp {
         format!("127.0.0.1:{},{}", self.ports[0], self.ports[1])
     }
 
-    /// The answer, with the ports and the time as they are in no two tests.
+    /// The answer, with the ports and the time replaced, which differ between tests.
     fn fleet(&self, arguments: &[&str]) -> Answer {
         let mut answer = self.folder.fleet(arguments, &[]);
         answer.stdout = self.tidy(&answer.stdout);
@@ -122,7 +122,7 @@ fn without_a_service_status_says_so_and_without_a_broker_it_says_that() {
 }
 
 #[test]
-fn a_pause_has_a_reason_and_stays_until_it_is_ended_whatever_is_done_to_the_pipeline() {
+fn a_pause_has_a_reason_and_stays_until_it_is_ended_also_when_the_pipeline_changes() {
     let serp = Serp::start();
     serp.folder.write(
         "pipelines.toml",
@@ -153,7 +153,7 @@ fn a_pause_has_a_reason_and_stays_until_it_is_ended_whatever_is_done_to_the_pipe
 }
 
 #[test]
-fn a_restart_by_hand_wants_a_yes_and_touches_nothing_without_it() {
+fn a_restart_by_hand_needs_yes_and_changes_nothing_without_it() {
     let serp = Serp::start();
     let node = serp.node();
     let restart = |more: &[&str]| serp.fleet(&[&["serp", "restart", node.as_str()], more].concat());
@@ -165,7 +165,7 @@ fn a_restart_by_hand_wants_a_yes_and_touches_nothing_without_it() {
     tidy(restart(&["--dry-run", "--version", "1"])).must_be("serp-restart-dry-version.txt");
     tidy(restart(&["--json"])).must_be("serp-restart-dry-json.txt");
     assert_eq!(serp.starts(), [1, 1]);
-    // Its pause is for serp-restarter alone.
+    // The pause is for serp-restarter alone.
     serp.fleet(&["serp", "pause", "--reason", "by hand"]);
     let answer = restart(&["--yes"]);
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);

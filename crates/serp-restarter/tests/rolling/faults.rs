@@ -130,8 +130,8 @@ async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_proce
     const DOWN_FOR: Duration = Duration::from_millis(600);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let told = Arc::new(Mutex::new(None::<Instant>));
-    let since = told.clone();
+    let told_at = Arc::new(Mutex::new(None::<Instant>));
+    let since = told_at.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, since) = (stream.unwrap(), since.clone());
@@ -141,13 +141,13 @@ async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_proce
                 stream.set_read_timeout(silence).unwrap();
                 let mut request = [0; 1024];
                 let read = stream.read(&mut request).unwrap_or(0);
-                let mut told = since.lock().unwrap();
+                let mut told_at = since.lock().unwrap();
                 let down = ENDS_AFTER..ENDS_AFTER + DOWN_FOR;
-                if read == 0 || told.is_some_and(|told| down.contains(&told.elapsed())) {
+                if read == 0 || told_at.is_some_and(|told_at| down.contains(&told_at.elapsed())) {
                     return;
                 }
                 if request.starts_with(b"POST /exit") {
-                    told.get_or_insert_with(Instant::now);
+                    told_at.get_or_insert_with(Instant::now);
                 }
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7");
             });
@@ -162,8 +162,8 @@ async fn a_connection_that_is_closed_early_is_not_taken_for_the_end_of_the_proce
         .restart_node(&early, RestartGoal::Once, &Log::new())
         .await;
     assert_eq!(summary.unwrap().restarted, 1);
-    let told = told.lock().unwrap().unwrap();
-    assert!(told.elapsed() >= ENDS_AFTER + DOWN_FOR);
+    let told_at = told_at.lock().unwrap().unwrap();
+    assert!(told_at.elapsed() >= ENDS_AFTER + DOWN_FOR);
 }
 
 #[tokio::test]
