@@ -4,6 +4,10 @@ SERVICES := deploy/local/services
 FLEET    := target/release/fleet
 ONLY     ?=
 
+CARGO_MACHETE := 0.9.2
+CARGO_DENY    := 0.20.2
+TOOLS         := target/tools/machete-$(CARGO_MACHETE)-deny-$(CARGO_DENY)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-cluster check bench docs image
 
@@ -30,9 +34,15 @@ test-cluster: ## Run the tests that prove a run on a replicated cluster, in cont
 		cargo test --package fleet --test e2e --locked --no-fail-fast -- proof:: replicas:: --include-ignored
 	@deploy/local/cluster down
 
-check: ## Check formatting and lints
+check: $(TOOLS) ## Check formatting, lints and dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
+	$(TOOLS)/bin/cargo-machete
+	$(TOOLS)/bin/cargo-deny check licenses bans sources
+
+$(TOOLS):
+	cargo install --quiet --locked --root $@ cargo-machete@$(CARGO_MACHETE)
+	cargo install --quiet --locked --root $@ cargo-deny@$(CARGO_DENY)
 
 bench: up ## Measure; ONLY=relay measures one (release build; results in target/bench/results.json)
 	cargo bench --locked --package fleet --bench speed -- $(ONLY)
