@@ -1,8 +1,10 @@
-"""The engine and its pool of connections.
+"""The engine and its connections.
 
 A connection runs one statement at a time and carries its own settings and
-database, so every request borrows one: statements of different requests run in
-parallel, and no setting leaks into the next request.
+database, so every request has one of its own, which takes less than a
+millisecond: statements of different requests run in parallel, and nothing that
+a request sets is left for the next one. A setting cannot be taken back either:
+`compatibility` changes hundreds of others, which stay when it is reset.
 """
 
 import contextlib
@@ -70,82 +72,45 @@ class Engine:
         self._path = path
         # The engine lives as long as any connection does; this one outlives all.
         self._anchor = connect(path)
-        self._idle: list[Session] = []
-        self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(max_connections)
         self.version = ""
-        first = Session(self)
-        row = first.query(b"SELECT version(), timezone(), hostName()", "TSV", {})[0]
+        with self.session(DEFAULT_DATABASE, {}) as session:
+            row = session.query(b"SELECT version(), timezone(), hostName()", "TSV", {})[0]
         self.version, self.timezone, self.host = row.decode().strip().split("\t")
-        self._idle.append(first)
 
     @contextlib.contextmanager
     def session(self, database: str, settings: dict[str, str]):
-        """Lends a connection with exactly these settings."""
-        settings = SERVER_SETTINGS | settings
+        """A connection with these settings, for one request."""
         with self._slots:
-            session = self._take(database, settings)
+            session = Session(self)
             try:
-                session.configure(database, settings)
+                session.configure(database, SERVER_SETTINGS | settings)
                 yield session
             finally:
-                if session.reusable:
-                    with self._lock:
-                        self._idle.append(session)
-                else:
-                    session.close()
+                session.close()
 
     def open_connection(self):
         return connect(self._path)
 
     def close(self):
-        with self._lock:
-            sessions, self._idle = self._idle, []
-        for session in sessions:
-            session.close()
         self._anchor.close()
-
-    def _take(self, database, settings) -> "Session":
-        with self._lock:
-            for index in range(len(self._idle) - 1, -1, -1):
-                if self._idle[index].matches(database, settings):
-                    return self._idle.pop(index)
-            if self._idle:
-                return self._idle.pop()
-        return Session(self)
 
 
 class Session:
-    """One connection while a request has it."""
+    """The connection of one request."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
         self._owner = engine.open_connection()
         # The object below the public class: it takes bytes and returns counters.
         self._connection = self._owner._conn
-        self._database = DEFAULT_DATABASE
-        self._settings: dict[str, str] = {}
-        self.reusable = True
-
-    def matches(self, database, settings) -> bool:
-        return self._database == database and self._settings == settings
 
     def configure(self, database: str, settings: dict[str, str]):
-        changes = [
-            f"{name} = {_quote(value)}"
-            for name, value in settings.items()
-            if self._settings.get(name) != value
-        ]
-        changes += [f"{name} = DEFAULT" for name in self._settings if name not in settings]
-        self.reusable = False
-        if changes:
-            self._run(self._connection.query, ("SET " + ", ".join(changes)).encode(), "Null", {})
-            self._settings = dict(settings)
-        if database != self._database:
+        changes = ", ".join(f"{name} = {_quote(value)}" for name, value in settings.items())
+        self._run(self._connection.query, b"SET " + changes.encode(), "Null", {})
+        if database != DEFAULT_DATABASE:
             use = b"USE `" + database.replace("\\", "\\\\").replace("`", "\\`").encode() + b"`"
             self._run(self._connection.query, use, "Null", {})
-            self._database = database
-        self.reusable = True
 
     def is_read_only(self, sql: bytes) -> bool:
         return self._connection.classify_query(sql)["query_class"].name == "READ_ONLY"
@@ -180,8 +145,6 @@ class Session:
                     return
         except EngineError:
             finished = True
-            # What the statement had produced by then would precede the next result of the connection.
-            self.reusable = False
             raise
         finally:
             if not finished:
@@ -204,10 +167,8 @@ class Session:
             raise EngineError(str(error), self._engine.version) from None
 
     def _cancel(self, handle):
-        try:
+        with contextlib.suppress(RuntimeError):
             self._connection.streaming_cancel_query(handle)
-        except RuntimeError:
-            self.reusable = False
 
 
 def _quote(value: str) -> str:

@@ -183,8 +183,6 @@ class Exchange:
             output_format = statement.format or default_format or "TabSeparated"
         database = request.text("database", "x-clickhouse-database") or DEFAULT_DATABASE
         with self._engine.session(database, self._settings()) as session:
-            if statement.kind == "session":
-                session.reusable = False
             self._check_read_only(session, statement.sql[: statement.data_start])
             parameters = self._query_parameters()
             join = joiner(output_format) if self._may_stream(statement) else None

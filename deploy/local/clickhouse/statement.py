@@ -24,7 +24,6 @@ _TOKEN = re.compile(
 )
 
 _READS = {b"SELECT", b"WITH", b"FROM", b"("}
-_SESSION = {b"SET", b"USE"}
 # After these, VALUES or FORMAT is the name of a table and no keyword.
 _NAME_FOLLOWS = {b"INTO", b"TABLE", b"FUNCTION", b"."}
 
@@ -42,7 +41,7 @@ class Statement:
     """What the HTTP layer has to know about one statement."""
 
     sql: bytes
-    kind: str  # "read", "insert", "insert_select", "session" or "other"
+    kind: str  # "read", "insert", "insert_select" or "other"
     format: str | None = None
     # INSERT: where SETTINGS or FORMAT starts, where FORMAT starts, where data starts.
     head_end: int = 0
@@ -83,7 +82,7 @@ def parse(sql: bytes) -> Statement:
     keyword = first.upper if first else b""
     if keyword == b"INSERT":
         return _parse_insert(sql, tokens)
-    kind = "read" if keyword in _READS else "session" if keyword in _SESSION else "other"
+    kind = "read" if keyword in _READS else "other"
     return Statement(sql, kind, _closing_format(sql, tokens))
 
 

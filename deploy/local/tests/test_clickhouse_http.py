@@ -118,6 +118,17 @@ class Queries(unittest.TestCase):
         post("SET max_block_size = 78")
         self.assertEqual({post(ask) for _ in range(5)}, {usual})
 
+    def test_settings_that_change_others_last_for_one_request_too(self):
+        ask = "SELECT name, value FROM system.settings WHERE changed ORDER BY name"
+        usual = post(ask)
+        self.assertNotEqual(post(ask, compatibility="25.8"), usual)
+        post("SET compatibility = '25.8'")
+        self.assertEqual({post(ask) for _ in range(5)}, {usual})
+
+    def test_temporary_tables_last_for_one_request(self):
+        post("CREATE TEMPORARY TABLE of_one_request (a Int8)")
+        self.assertEqual(post("EXISTS TEMPORARY TABLE of_one_request"), "0\n")
+
     def test_the_database_lasts_for_one_request(self):
         self.assertEqual(post("SELECT currentDatabase()", database="t"), "t\n")
         self.assertEqual(post("SELECT currentDatabase()"), "default\n")

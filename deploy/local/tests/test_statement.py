@@ -23,7 +23,7 @@ class Reads(unittest.TestCase):
             b"select 1": "read",
             b" /* why */ WITH 1 AS a SELECT a": "read",
             b"(SELECT 1) UNION ALL SELECT 2": "read",
-            b"SET a = 1": "session",
+            b"SET a = 1": "other",
             b"CREATE TABLE t (a Int8) ENGINE = Memory": "other",
             b"INSERT INTO t VALUES (1)": "insert",
             b"INSERT INTO t SELECT 1": "insert_select",
