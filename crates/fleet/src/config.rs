@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serp::SerpSettings;
 use serp_restarter::SerpRestarterSettings;
-use settings::{InvalidSettings, Process, Secret};
+use settings::{InvalidSettings, ProcessSettings, Secret};
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
 use stores::elasticsearch::{self, ElasticsearchSettings};
 use topology::{Catalog, PipelineSettings};
@@ -42,7 +42,7 @@ pub struct Config {
     pub serp: SerpSettings,
     pub serp_restarter: SerpRestarterSettings,
     /// Processes that run a role under another name, or with settings of their own.
-    pub processes: BTreeMap<String, Process>,
+    pub processes: BTreeMap<String, ProcessSettings>,
 }
 
 impl Config {

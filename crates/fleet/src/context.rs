@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use settings::{InvalidSettings, Loaded, Loader, default_files};
+use settings::{InvalidSettings, LoadedSettings, Loader, default_files};
 
 use crate::cli::Globals;
 use crate::config::Config;
@@ -51,7 +51,7 @@ impl Context {
     }
 
     /// The settings of one process, or the general ones, with their origins.
-    pub fn load(&self, process: Option<&str>) -> Result<Loaded<Config>, InvalidSettings> {
+    pub fn load(&self, process: Option<&str>) -> Result<LoadedSettings<Config>, InvalidSettings> {
         let loader = self.loader.clone();
         let loader = match process {
             Some(name) => loader.process(name),

@@ -2,7 +2,7 @@
 
 use batch::{RunPlan, Stage};
 use pipeline::{RoleKind, names};
-use topology::{Edge, Program, Topology};
+use topology::{Edge, ProgramSpec, Topology};
 
 use crate::admission::AdmissionError;
 use crate::{RECEIPTS, TASKS};
@@ -99,7 +99,7 @@ fn batch_readers<'a>(topology: &'a Topology, fetchers: &[&'a str]) -> Vec<&'a st
 fn run_plan<'a>(
     topology: &'a Topology,
     controller: &str,
-    mut stores: impl Iterator<Item = &'a Program>,
+    mut stores: impl Iterator<Item = &'a ProgramSpec>,
 ) -> RunPlan {
     let refreshers: Vec<&str> = topology.readers(controller, ORDERS).collect();
     let store = stores.find(|store| store.role.name == CH_WRITER);

@@ -6,13 +6,13 @@ use pipeline::now_ms;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-use topology::Arguments;
+use topology::ObjectArguments;
 use topology::management::{Management, ManagementError};
 
 /// Exchange that exists while the SERP service is not to be restarted.
 pub const SERP_PAUSED: &str = "fleet-serp-paused";
 
-/// Arguments of the exchange. Only operators read them.
+/// ObjectArguments of the exchange. Only operators read them.
 const REASON: &str = "fleet-reason";
 const WHO: &str = "fleet-who";
 const SINCE: &str = "fleet-since-ms";
@@ -60,7 +60,7 @@ impl Pause {
         Ok(pause)
     }
 
-    fn to_arguments(&self) -> Arguments {
+    fn to_arguments(&self) -> ObjectArguments {
         let Self {
             reason,
             who,
@@ -74,7 +74,7 @@ impl Pause {
         entries.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
-    fn from_arguments(arguments: &Arguments) -> Self {
+    fn from_arguments(arguments: &ObjectArguments) -> Self {
         let argument = |name: &str| arguments.get(name);
         let text = |name| argument(name).and_then(Value::as_str).unwrap_or_default();
         Self {

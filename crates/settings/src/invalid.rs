@@ -26,8 +26,20 @@ impl fmt::Display for InvalidSetting {
     }
 }
 
+impl InvalidSetting {
+    /// About a source as a whole, or a line of it.
+    pub(crate) fn in_source(origin: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            origin: Some(origin.into()),
+            path: String::new(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Everything that is wrong with a configuration: all of it, so that it can be mended at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(.0))]
 pub struct InvalidSettings(pub Vec<InvalidSetting>);
 
 impl InvalidSettings {
@@ -72,35 +84,33 @@ impl InvalidSettings {
     }
 }
 
-impl fmt::Display for InvalidSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [one] => write!(f, "the configuration has a problem\n  {one}"),
-            all => {
-                write!(f, "the configuration has {} problems", all.len())?;
-                all.iter()
-                    .try_for_each(|problem| write!(f, "\n  {problem}"))
-            }
-        }
-    }
+fn lines(problems: &[InvalidSetting]) -> String {
+    let head = match problems.len() {
+        1 => "the configuration has a problem".to_owned(),
+        n => format!("the configuration has {n} problems"),
+    };
+    let lines = problems.iter().map(|problem| format!("\n  {problem}"));
+    head + &lines.collect::<String>()
 }
-
-impl std::error::Error for InvalidSettings {}
 
 /// Where the value at `path` was set; for one that is missing, where that around it was.
 fn origin(set: &Value, path: &str) -> Option<String> {
     let mut value = set;
     let parts = path.split(['.', '[', ']']).filter(|part| !part.is_empty());
     for part in parts {
-        let inner = match &value.kind {
-            ValueKind::Table(entries) => entries.get(part),
-            ValueKind::Array(items) => part.parse().ok().and_then(|n: usize| items.get(n)),
-            _ => None,
-        };
-        match inner {
+        match child(value, part) {
             Some(inner) => value = inner,
             None => break,
         }
     }
     value.origin().map(str::to_owned)
+}
+
+/// The entry of a table with this name, or the item of a list with this number.
+pub(crate) fn child<'v>(value: &'v Value, part: &str) -> Option<&'v Value> {
+    match &value.kind {
+        ValueKind::Table(entries) => entries.get(part),
+        ValueKind::Array(items) => items.get(part.parse::<usize>().ok()?),
+        _ => None,
+    }
 }

@@ -16,7 +16,7 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
-use config::{Map, Source, Value, ValueKind};
+use config::{Map, Value, ValueKind};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,14 +25,15 @@ pub use invalid::{InvalidSetting, InvalidSettings};
 pub use pattern::matches_pattern;
 pub use reference::reference;
 pub use secret::{Secret, SecretError};
+pub use validate::nearest;
 
 use model::{Key, PROCESSES, Shape};
 use validate::Validator;
 
-/// Beside its role it may hold any other section.
+/// Besides its role it may hold any other section.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Process {
+pub struct ProcessSettings {
     /// The role that the process runs; its own name if that is the name of a role.
     pub role: Option<String>,
 }
@@ -48,7 +49,7 @@ pub struct Loader {
 
 /// Settings that were read and checked.
 #[derive(Debug, Clone)]
-pub struct Loaded<C> {
+pub struct LoadedSettings<C> {
     pub settings: C,
     /// The values that were set, with their origins.
     tree: Value,
@@ -84,95 +85,64 @@ impl Loader {
     }
 
     /// Reads and checks everything; fails with all the problems there are.
-    pub fn load<C>(&self) -> Result<Loaded<C>, InvalidSettings>
+    pub fn load<C>(&self) -> Result<LoadedSettings<C>, InvalidSettings>
     where
         C: Default + Serialize + DeserializeOwned + JsonSchema,
     {
         let root = Key::root::<C>();
         let mut problems = Vec::new();
-        let kinds = [
-            self.read_files(&root, &mut problems),
-            validate_all(
-                &root,
-                source::read_environment(self.environment.clone()),
-                &mut problems,
-            ),
-            self.read_overrides(&root, &mut problems),
-        ];
+        let mut files = Vec::new();
+        for path in &self.files {
+            match source::read_file(path) {
+                Ok(value) => files.extend(validate(&root, Some(path), vec![value], &mut problems)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let environment = source::read_environment(&self.environment);
+        let environment = validate(&root, None, environment, &mut problems);
+        let mut overrides = Vec::new();
+        for option in &self.overrides {
+            match source::read_override(option) {
+                Ok(value) => overrides.push(value),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let overrides = validate(&root, None, overrides, &mut problems);
         if !problems.is_empty() {
             return Err(InvalidSettings(problems));
         }
-        // The defaults are a layer as well: where one struct is flattened into several others, it is
-        // those that say what its defaults are there.
-        let mut builder =
-            config::Config::builder().add_source(Layer(defaults(&root, &C::default())));
-        let mut set = config::Config::builder();
-        for layer in kinds
-            .into_iter()
-            .flat_map(|kind| self.split_processes(kind))
-        {
-            builder = builder.add_source(layer.clone());
-            set = set.add_source(layer);
-        }
-        let tree = set
-            .build()
+        let kinds = [files, environment, overrides].into_iter();
+        let tree = merge(kinds.flat_map(|kind| self.split_processes(kind)))
             .map_err(|error| InvalidSettings::from_config(error, None))?
             .cache;
-        let settings = builder.build().and_then(|merged| merged.try_deserialize());
-        Ok(Loaded {
-            settings: settings.map_err(|error| InvalidSettings::from_config(error, Some(&tree)))?,
-            tree,
-        })
-    }
-
-    fn read_files(&self, root: &Key, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
-        let mut layers = Vec::new();
-        for path in &self.files {
-            match source::read_file(path) {
-                Ok(value) => {
-                    let mut validator = Validator::for_file(root, path);
-                    layers.push(Layer(validator.validate(value)));
-                    problems.extend(validator.into_problems());
-                }
-                Err(problem) => problems.push(problem),
-            }
-        }
-        layers
-    }
-
-    fn read_overrides(&self, root: &Key, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
-        let mut values = Vec::new();
-        for option in &self.overrides {
-            match source::read_override(option) {
-                Ok(value) => values.push(value),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        validate_all(root, values, problems)
+        // The defaults are a layer as well: where one struct is flattened into several others, it is
+        // those that say what its defaults are there.
+        let set = tree.clone().into_table().unwrap_or_default();
+        let settings = merge([defaults(&root, &C::default()), set])
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| InvalidSettings::from_config(error, Some(&tree)))?;
+        Ok(LoadedSettings { settings, tree })
     }
 
     /// The layers of one kind of source: all that is general, then what is this process's own.
     fn split_processes(&self, layers: Vec<Layer>) -> Vec<Layer> {
         let mut general = Vec::new();
         let mut own = Vec::new();
-        for Layer(mut entries) in layers {
-            if let Some(value) = entries.remove(PROCESSES)
-                && let ValueKind::Table(processes) = value.kind
-            {
-                let mut roles = Map::new();
-                for (name, value) in processes {
-                    let ValueKind::Table(mut sections) = value.kind else {
-                        continue;
-                    };
-                    let role: Map<_, _> = sections.remove_entry("role").into_iter().collect();
+        for mut layer in layers {
+            let processes = layer.remove(PROCESSES).map(Value::into_table);
+            if let Some(Ok(processes)) = processes {
+                let mut roles = Layer::new();
+                for (name, process) in processes {
+                    let mut sections = process.into_table().unwrap_or_default();
+                    let role: Layer = sections.remove_entry("role").into_iter().collect();
                     if Some(&name) == self.process.as_ref() {
-                        own.push(Layer(sections));
+                        own.push(sections);
                     }
                     roles.insert(name, Value::new(None, role));
                 }
-                entries.insert(PROCESSES.to_owned(), Value::new(None, roles));
+                layer.insert(PROCESSES.to_owned(), Value::new(None, roles));
             }
-            general.push(Layer(entries));
+            general.push(layer);
         }
         general.extend(own);
         general
@@ -185,45 +155,46 @@ pub fn default_files(fleet_config: Option<&str>) -> Vec<PathBuf> {
     match fleet_config.filter(|files| !files.is_empty()) {
         Some(files) => files.split(':').map(PathBuf::from).collect(),
         None => ["fleet.toml", "/etc/keyword-fleet/fleet.toml"]
-            .into_iter()
             .map(PathBuf::from)
-            .find(|path| Path::exists(path))
+            .into_iter()
+            .find(|path| path.exists())
             .into_iter()
             .collect(),
     }
 }
 
-fn validate_all(root: &Key, values: Vec<Value>, problems: &mut Vec<InvalidSetting>) -> Vec<Layer> {
-    let mut validator = Validator::for_text(root);
-    let layers = values
-        .into_iter()
-        .map(|value| Layer(validator.validate(value)));
-    let layers = layers.collect();
+/// Values of one source, checked.
+type Layer = Map<String, Value>;
+
+fn validate(
+    root: &Key,
+    file: Option<&Path>,
+    values: Vec<Value>,
+    problems: &mut Vec<InvalidSetting>,
+) -> Vec<Layer> {
+    let mut validator = Validator::new(root, file);
+    let values = values.into_iter();
+    let layers = values.map(|value| validator.validate(value)).collect();
     problems.extend(validator.into_problems());
     layers
 }
 
-/// Values of one source, checked, as the `config` crate merges them.
-#[derive(Debug, Clone)]
-struct Layer(Map<String, Value>);
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
+/// Puts later layers on top of earlier ones.
+fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<config::Config, config::ConfigError> {
+    let mut builder = config::Config::builder();
+    for layer in layers {
+        let mut source = config::Config::default();
+        source.cache = Value::new(None, layer);
+        builder = builder.add_source(source);
     }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(self.0.clone())
-    }
+    builder.build()
 }
 
 /// The default settings as a layer, without secrets, which cannot be written.
-fn defaults<C: Serialize>(root: &Key, settings: &C) -> Map<String, Value> {
+fn defaults<C: Serialize>(root: &Key, settings: &C) -> Layer {
     let json = serde_json::to_value(settings).unwrap_or_default();
-    match default_value(root, json) {
-        Some(ValueKind::Table(entries)) => entries,
-        _ => Map::new(),
-    }
+    let value = default_value(root, json).map(|kind| Value::new(None, kind).into_table());
+    value.and_then(Result::ok).unwrap_or_default()
 }
 
 fn default_value(key: &Key, json: serde_json::Value) -> Option<ValueKind> {

@@ -3,7 +3,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
@@ -15,13 +15,17 @@ const HIDDEN: &str = "***";
 /// with no field for the second. The file is read by [`Secret::reveal`], each time, so that a
 /// program needs only the files of the sections it uses and a rotated secret counts on the next
 /// connection.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Source);
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretSource);
 
-#[derive(Clone, PartialEq, Eq)]
-enum Source {
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum SecretSource {
     Value(String),
+    /// How the loader hands over `NAME_file`.
     File {
+        #[serde(rename = "file")]
         path: PathBuf,
         /// The configuration key that named the file, for errors.
         key: String,
@@ -43,34 +47,19 @@ pub enum SecretError {
 
 impl Secret {
     pub fn new(value: impl Into<String>) -> Self {
-        Self(Source::Value(value.into()))
-    }
-
-    /// A secret in a file; `key` is the configuration key that errors shall name.
-    pub fn in_file(path: impl Into<PathBuf>, key: impl Into<String>) -> Self {
-        Self(Source::File {
-            path: path.into(),
-            key: key.into(),
-        })
+        Self(SecretSource::Value(value.into()))
     }
 
     /// The secret itself, without the white space around it if it is in a file. Reads a small file.
     pub fn reveal(&self) -> Result<Cow<'_, str>, SecretError> {
         let (path, key) = match &self.0 {
-            Source::Value(value) => return Ok(Cow::Borrowed(value)),
-            Source::File { path, key } => (path, key),
+            SecretSource::Value(value) => return Ok(Cow::Borrowed(value)),
+            SecretSource::File { path, key } => (path.clone(), key.clone()),
         };
-        let content = std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable {
-            key: key.clone(),
-            path: path.clone(),
-            error,
-        })?;
-        match content.trim() {
-            "" => Err(SecretError::Empty {
-                key: key.clone(),
-                path: path.clone(),
-            }),
-            secret => Ok(Cow::Owned(secret.to_owned())),
+        match std::fs::read_to_string(&path) {
+            Err(error) => Err(SecretError::Unreadable { key, path, error }),
+            Ok(content) if content.trim().is_empty() => Err(SecretError::Empty { key, path }),
+            Ok(content) => Ok(Cow::Owned(content.trim().to_owned())),
         }
     }
 }
@@ -99,25 +88,6 @@ impl Serialize for Secret {
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Value(String),
-            /// How the loader hands over `NAME_file`.
-            File {
-                file: PathBuf,
-                key: String,
-            },
-        }
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Value(value) => Self::new(value),
-            Form::File { file, key } => Self::in_file(file, key),
-        })
-    }
-}
-
 impl JsonSchema for Secret {
     fn schema_name() -> Cow<'static, str> {
         "Secret".into()
@@ -137,6 +107,13 @@ impl JsonSchema for Secret {
 mod tests {
     use super::*;
 
+    fn in_file(path: &std::path::Path) -> Secret {
+        Secret(SecretSource::File {
+            path: path.to_owned(),
+            key: "broker.password_file".to_owned(),
+        })
+    }
+
     #[test]
     fn it_is_never_shown() {
         let secret = Secret::new("hunter2");
@@ -149,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, " hunter 2\n").unwrap();
-        let secret = Secret::in_file(&path, "broker.password_file");
+        let secret = in_file(&path);
         assert_eq!(secret.reveal().unwrap(), "hunter 2");
         std::fs::write(&path, "rotated\n").unwrap();
         assert_eq!(secret.reveal().unwrap(), "rotated");
@@ -159,7 +136,7 @@ mod tests {
     fn a_missing_or_empty_file_is_named_with_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
-        let secret = Secret::in_file(&path, "broker.password_file");
+        let secret = in_file(&path);
         let missing = secret.reveal().unwrap_err().to_string();
         assert!(missing.starts_with(&format!(
             "broker.password_file: cannot read the file {}",

@@ -4,11 +4,12 @@ use config::{Value, ValueKind};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::Loaded;
+use crate::LoadedSettings;
+use crate::invalid::child;
 use crate::reference::literal;
 use crate::validate::{FILE_SUFFIX, join};
 
-impl<C: Serialize> Loaded<C> {
+impl<C: Serialize> LoadedSettings<C> {
     /// The settings in effect as TOML; what is not a default says where it comes from. Secrets are
     /// hidden, settings without a value left out.
     pub fn to_toml(&self) -> String {
@@ -26,7 +27,7 @@ fn table(page: &mut String, header: Option<String>, json: &Json, path: &str, set
         .partition(|(_, json)| is_table(json) || is_list_of_tables(json));
     let lines: Vec<_> = plain
         .into_iter()
-        .filter_map(|(name, json)| line(name, json, child(set, name)))
+        .filter_map(|(name, json)| line(name, json, set.and_then(|set| child(set, name))))
         .collect();
     if let Some(header) = header.filter(|_| !lines.is_empty()) {
         let _ = writeln!(page, "\n{header}");
@@ -34,11 +35,12 @@ fn table(page: &mut String, header: Option<String>, json: &Json, path: &str, set
     page.extend(lines);
     for (name, json) in tables {
         let path = join(path, name);
-        let set = child(set, name);
+        let set = set.and_then(|set| child(set, name));
         match json {
             Json::Array(items) => {
                 for (n, item) in items.iter().enumerate() {
-                    table(page, Some(format!("[[{path}]]")), item, &path, nth(set, n));
+                    let set = set.and_then(|set| child(set, &n.to_string()));
+                    table(page, Some(format!("[[{path}]]")), item, &path, set);
                 }
             }
             json => table(page, Some(format!("[{path}]")), json, &path, set),
@@ -49,10 +51,14 @@ fn table(page: &mut String, header: Option<String>, json: &Json, path: &str, set
 /// `name = value  # origin`; none for a setting without a value.
 fn line(name: &str, json: &Json, set: Option<&Value>) -> Option<String> {
     // Of a secret in a file, merging keeps the origin of the path, not of the table around it.
-    let file = child(set, "file");
-    let (name, value, set) = match file.and_then(text) {
-        Some(path) => (format!("{name}{FILE_SUFFIX}"), Json::from(path), file),
-        None => (name.to_owned(), json.clone(), set),
+    let file = set.and_then(|set| child(set, "file"));
+    let (name, value, set) = match file.map(|file| &file.kind) {
+        Some(ValueKind::String(path)) => (
+            format!("{name}{FILE_SUFFIX}"),
+            Json::from(path.as_str()),
+            file,
+        ),
+        _ => (name.to_owned(), json.clone(), set),
     };
     let value = literal(&value)?;
     let origin = set.and_then(Value::origin);
@@ -70,25 +76,4 @@ fn is_table(json: &Json) -> bool {
 fn is_list_of_tables(json: &Json) -> bool {
     json.as_array()
         .is_some_and(|items| !items.is_empty() && items.iter().all(is_table))
-}
-
-fn child<'v>(value: Option<&'v Value>, name: &str) -> Option<&'v Value> {
-    match &value?.kind {
-        ValueKind::Table(entries) => entries.get(name),
-        _ => None,
-    }
-}
-
-fn nth(value: Option<&Value>, n: usize) -> Option<&Value> {
-    match &value?.kind {
-        ValueKind::Array(items) => items.get(n),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match &value.kind {
-        ValueKind::String(text) => Some(text),
-        _ => None,
-    }
 }

@@ -32,21 +32,15 @@ pub(crate) struct Validator<'m> {
 }
 
 impl<'m> Validator<'m> {
-    pub(crate) fn for_file(root: &'m Key, path: &Path) -> Self {
+    /// For a file, or else for values that are text.
+    pub(crate) fn new(root: &'m Key, file: Option<&Path>) -> Self {
         Self {
             root,
-            raw: false,
-            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
-            secrets: BTreeMap::new(),
-            problems: Vec::new(),
-        }
-    }
-
-    pub(crate) fn for_text(root: &'m Key) -> Self {
-        Self {
-            root,
-            raw: true,
-            folder: PathBuf::new(),
+            raw: file.is_none(),
+            folder: file
+                .and_then(Path::parent)
+                .unwrap_or(Path::new(""))
+                .to_owned(),
             secrets: BTreeMap::new(),
             problems: Vec::new(),
         }
@@ -85,8 +79,7 @@ impl<'m> Validator<'m> {
             }
             (Shape::Map(item), ValueKind::Table(entries)) => {
                 let valid = entries.into_iter().filter_map(|(name, value)| {
-                    let value = self.value(value, item, &join(path, &name))?;
-                    Some((name, value))
+                    Some((name.clone(), self.value(value, item, &join(path, &name))?))
                 });
                 ValueKind::Table(valid.collect())
             }
@@ -152,14 +145,9 @@ impl<'m> Validator<'m> {
             return None;
         };
         let file = self.folder.join(file).display().to_string();
-        let entry = |text: String| Value::new(origin.as_ref(), text);
-        let entries: Map<String, Value> = [
-            ("file".to_owned(), entry(file)),
-            ("key".to_owned(), entry(path.to_owned())),
-        ]
-        .into_iter()
-        .collect();
-        Some(Value::new(origin.as_ref(), entries))
+        let entries = [("file", file), ("key", path.to_owned())]
+            .map(|(name, text)| (name.to_owned(), Value::new(origin.as_ref(), text)));
+        Some(Value::new(origin.as_ref(), Map::from(entries)))
     }
 
     /// One source sets a secret either by value or by file: which of the two would win is a guess.
@@ -204,16 +192,19 @@ impl<'m> Validator<'m> {
             "" => "at the top".to_owned(),
             path => format!("in [{path}]"),
         };
-        let hint = match (nearest(name, keys.keys()), self.elsewhere(name)) {
+        let hint = match (
+            nearest(name, keys.keys().map(String::as_str)),
+            self.elsewhere(name),
+        ) {
             (Some(near), _) => format!("; did you mean {near}?"),
             (None, Some(other)) => format!("; there is one in [{other}]."),
             (None, None) => ".".to_owned(),
         };
-        let names: Vec<_> = keys
-            .iter()
-            .flat_map(|(name, key)| spellings(name, key))
-            .collect();
-        let names = names.join(", ");
+        let names = keys.iter().map(|(name, key)| {
+            let file = is_secret(key).then(|| format!(", {name}{FILE_SUFFIX}"));
+            format!("{name}{}", file.unwrap_or_default())
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
         format!("there is no such key {section}{hint} Valid keys {section}: {names}")
     }
 
@@ -240,45 +231,39 @@ fn typed(shape: &Shape, kind: ValueKind, raw: bool) -> Result<ValueKind, String>
         ValueKind::String(text) if raw => parse(shape, text),
         kind => kind,
     };
-    let number = match &kind {
-        ValueKind::I64(number) => Some(i128::from(*number)),
-        ValueKind::U64(number) => Some(i128::from(*number)),
-        ValueKind::I128(number) => Some(*number),
+    let whole = match kind {
+        ValueKind::I64(number) => Some(i128::from(number)),
+        ValueKind::U64(number) => Some(i128::from(number)),
+        ValueKind::I128(number) => Some(number),
         _ => None,
     };
-    let fits = match (shape, &kind, number) {
-        (Shape::Any, ..) => true,
-        (Shape::Text | Shape::Secret, ValueKind::String(_), _) => true,
-        (Shape::Boolean, ValueKind::Boolean(_), _) => true,
-        (Shape::Choice(words), ValueKind::String(text), _) => {
+    let kind = match (shape, whole) {
+        (Shape::Number { .. }, Some(whole)) => ValueKind::Float(whole as f64),
+        _ => kind,
+    };
+    let fits = match (shape, &kind) {
+        (Shape::Any, _)
+        | (Shape::Text | Shape::Secret, ValueKind::String(_))
+        | (Shape::Boolean, ValueKind::Boolean(_)) => true,
+        (Shape::Choice(words), ValueKind::String(text)) => {
             words.iter().any(|(word, _)| word == text)
         }
-        (Shape::Integer { min, max }, _, Some(number)) => (*min..=*max).contains(&number),
-        (Shape::Number { .. }, _, Some(number)) => {
-            return typed(shape, ValueKind::Float(number as f64), false);
-        }
-        (Shape::Number { min, max }, ValueKind::Float(number), _) => {
+        (Shape::Integer { min, max }, _) => whole.is_some_and(|n| (*min..=*max).contains(&n)),
+        (Shape::Number { min, max }, ValueKind::Float(number)) => {
             number.is_finite()
                 && min.is_none_or(|min| *number >= min)
                 && max.is_none_or(|max| *number <= max)
         }
         _ => false,
     };
-    match (fits, number) {
-        (false, _) => Err(describe(&kind)),
-        (true, Some(number)) => Ok(i64::try_from(number)
-            .map(ValueKind::I64)
-            .or_else(|_| u64::try_from(number).map(ValueKind::U64))
-            .unwrap_or(kind)),
-        (true, None) => Ok(kind),
-    }
+    if fits { Ok(kind) } else { Err(describe(&kind)) }
 }
 
 /// Text as what the shape wants, where it can be read so.
 fn parse(shape: &Shape, text: String) -> ValueKind {
     let trimmed = text.trim();
     let parsed = match shape {
-        Shape::Integer { .. } => trimmed.parse().ok().map(ValueKind::I128),
+        Shape::Integer { .. } => trimmed.parse().ok().map(source::whole_number),
         Shape::Number { .. } => trimmed.parse().ok().map(ValueKind::Float),
         Shape::Boolean => match trimmed.to_lowercase().as_str() {
             "true" | "1" => Some(ValueKind::Boolean(true)),
@@ -301,15 +286,10 @@ fn split(text: &str, origin: Option<&String>) -> Vec<Value> {
 fn describe(kind: &ValueKind) -> String {
     match kind {
         ValueKind::Nil => "nothing".to_owned(),
-        ValueKind::Boolean(value) => value.to_string(),
-        ValueKind::I64(number) => number.to_string(),
-        ValueKind::U64(number) => number.to_string(),
-        ValueKind::I128(number) => number.to_string(),
-        ValueKind::U128(number) => number.to_string(),
-        ValueKind::Float(number) => number.to_string(),
         ValueKind::String(text) => format!("{text:?}"),
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(_) => "a list".to_owned(),
+        plain => plain.to_string(),
     }
 }
 
@@ -317,20 +297,9 @@ fn is_secret(key: &Key) -> bool {
     matches!(key.shape, Shape::Secret)
 }
 
-/// The names under which a key can be set.
-pub(crate) fn spellings(name: &str, key: &Key) -> Vec<String> {
-    match key.shape {
-        Shape::Secret => vec![name.to_owned(), format!("{name}{FILE_SUFFIX}")],
-        _ => vec![name.to_owned()],
-    }
-}
-
 /// The name most like `name`, if any is alike. One that begins with the other is: `give_up` is meant as
 /// `give_up_seconds`.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    names: impl IntoIterator<Item = &'a String>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |other: &str| {
         let (short, long) = if name.len() < other.len() {
             (name, other)
@@ -346,7 +315,7 @@ pub(crate) fn nearest<'a>(
         .map(|other| (likeness(other), other))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, other)| other.as_str())
+        .map(|(_, other)| other)
 }
 
 pub(crate) fn join(path: &str, name: &str) -> String {

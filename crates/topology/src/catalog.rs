@@ -4,7 +4,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::error::nearest;
+use super::error::did_you_mean;
 use super::{QueueSettings, Topology, TopologyError, resolve};
 use pipeline::Role;
 
@@ -21,18 +21,18 @@ pub struct Catalog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeEntry {
     pub name: String,
-    pub about: String,
+    pub(super) about: String,
     /// The file, and the line in it, where the type begins.
-    pub file: String,
-    pub line: usize,
-    pub flow: Vec<FlowLine>,
+    pub(super) file: String,
+    pub(super) line: usize,
+    pub(super) flow: Vec<FlowLine>,
     pub(super) programs: Vec<Named<String>>,
     pub(super) queues: Vec<Named<QueueSettings>>,
 }
 
 /// One edge of a flow, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlowLine {
+pub(super) struct FlowLine {
     pub text: String,
     pub line: usize,
 }
@@ -71,7 +71,12 @@ impl Catalog {
                     path: path.to_owned(),
                     source,
                 })?;
-            catalog.lay_over(Self::parse(&path.display().to_string(), &text)?);
+            for entry in Self::parse(&path.display().to_string(), &text)?.types {
+                match catalog.types.iter_mut().find(|own| own.name == entry.name) {
+                    Some(own) => *own = entry,
+                    None => catalog.types.push(entry),
+                }
+            }
         }
         Ok(catalog)
     }
@@ -84,6 +89,10 @@ impl Catalog {
                 detail: error.to_string().trim_end().to_owned(),
             })?;
         let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
+        let flow_line = |edge: Spanned<String>| FlowLine {
+            line: line_of(edge.span().start),
+            text: edge.into_inner(),
+        };
         let mut types: Vec<TypeEntry> = raw
             .into_iter()
             .map(|(name, raw)| TypeEntry {
@@ -91,29 +100,13 @@ impl Catalog {
                 name: name.into_inner(),
                 about: raw.about,
                 file: file.to_owned(),
-                flow: raw
-                    .flow
-                    .into_iter()
-                    .map(|edge| FlowLine {
-                        line: line_of(edge.span().start),
-                        text: edge.into_inner(),
-                    })
-                    .collect(),
+                flow: raw.flow.into_iter().map(flow_line).collect(),
                 programs: in_file_order(raw.programs, line_of),
                 queues: in_file_order(raw.queues, line_of),
             })
             .collect();
         types.sort_by_key(|entry| entry.line);
         Ok(Self { types })
-    }
-
-    fn lay_over(&mut self, upper: Self) {
-        for entry in upper.types {
-            match self.types.iter_mut().find(|lower| lower.name == entry.name) {
-                Some(lower) => *lower = entry,
-                None => self.types.push(entry),
-            }
-        }
     }
 
     pub fn types(&self) -> &[TypeEntry] {
@@ -123,14 +116,17 @@ impl Catalog {
     /// The type called `name`, resolved against the roles that there are. The error holds all its
     /// problems; whether the type is complete is answered by [`Topology::check`].
     pub fn topology(&self, name: &str, roles: &[Role]) -> Result<Topology, TopologyError> {
-        let known = || self.types.iter().map(|entry| entry.name.as_str());
-        let entry = self.types.iter().find(|entry| entry.name == name);
-        let entry = entry.ok_or_else(|| TopologyError::UnknownType {
-            name: name.to_owned(),
-            nearest: nearest(name, known()),
-            known: known().map(str::to_owned).collect(),
-        })?;
-        resolve::resolve(entry, roles).map_err(TopologyError::Invalid)
+        match self.types.iter().find(|entry| entry.name == name) {
+            Some(entry) => resolve::resolve(entry, roles).map_err(TopologyError::Invalid),
+            None => {
+                let known: Vec<&str> = self.types.iter().map(|entry| &*entry.name).collect();
+                Err(TopologyError::UnknownType {
+                    name: name.to_owned(),
+                    hint: did_you_mean(name, known.iter().copied()),
+                    known: known.join(", "),
+                })
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{Problem, ProblemKind, Topology};
+use super::{Problem, Topology};
 use pipeline::RoleKind;
 
 impl Topology {
@@ -6,45 +6,43 @@ impl Topology {
     /// declared but not in the flow. Empty when the type is complete.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut refuse = |line, kind| {
+        let mut refuse = |line, message| {
             problems.push(Problem {
                 file: self.file.clone(),
                 line,
                 pipeline: self.name.clone(),
-                kind,
+                message,
             });
         };
         for program in &self.programs {
-            for &output in program.role.outputs {
-                let optional = program.role.optional.contains(&output);
-                if !optional && self.readers(&program.name, output).next().is_none() {
+            let (name, role, line) = (&program.name, program.role, program.line);
+            for output in role.outputs {
+                let needed = !role.optional.contains(output);
+                if needed && self.readers(name, output).next().is_none() {
                     refuse(
-                        program.line,
-                        ProblemKind::Unread {
-                            program: program.name.clone(),
-                            output: output.to_owned(),
-                        },
+                        line,
+                        format!(
+                            "no program reads {name}.{output}: add an edge \"{name}.{output} -> READER\", \
+                             or its messages cannot be sent"
+                        ),
                     );
                 }
             }
-            let needs_input = matches!(program.role.kind, RoleKind::Worker | RoleKind::Stream);
-            if needs_input && !self.has_input(&program.name) {
-                refuse(
-                    program.line,
-                    ProblemKind::NoInput {
-                        program: program.name.clone(),
-                    },
-                );
+            let reads = matches!(role.kind, RoleKind::Worker | RoleKind::Stream);
+            if reads && !self.has_input(name) {
+                let message =
+                    format!("nothing is sent to {name}: add it to the readers of an edge");
+                refuse(line, message);
             }
         }
-        for orphan in &self.orphans {
-            refuse(
-                orphan.line,
-                ProblemKind::Orphan {
-                    program: orphan.name.clone(),
-                    pipeline: self.name.clone(),
-                },
-            );
+        for declared in &self.declared {
+            let (name, pipeline) = (&declared.name, &self.name);
+            if self.program(name).is_none() {
+                let message = format!(
+                    "program {name:?} is named in [{pipeline}.programs] but is in no edge of the flow"
+                );
+                refuse(declared.line, message);
+            }
         }
         problems
     }

@@ -3,19 +3,26 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::names::{POLICY_PRIORITY, policy_name, policy_pattern};
-use super::{PIPELINE_ARGUMENT, PROGRAM_ARGUMENT, PipelineSettings, Program, QueueClass, Topology};
+use super::{PipelineSettings, ProgramSpec, QueueClass, Topology};
 use pipeline::{RetrySchedule, RoleKind, names};
 
-/// Arguments of a queue or an exchange, as the broker lists them.
-pub type Arguments = BTreeMap<String, Value>;
+/// Arguments of a queue or an exchange, or what a policy sets, as the broker lists them.
+pub type ObjectArguments = BTreeMap<String, Value>;
 
-/// Deliveries allowed to a message in quarantine. Each look of an operator counts as a delivery. Brokers since 4.0
-/// drop a message after 20 unless a limit is set, and those before have no way to say "never".
-const QUARANTINE_DELIVERIES: u32 = 1_000_000_000;
+/// Argument of the fleet's queues and exchanges that names their program: how `fleet pipeline` knows its own.
+pub(crate) const PROGRAM_ARGUMENT: &str = "fleet-program";
 
-/// Deliveries allowed to a batch that is held until the gate of its run is decided, for the same reason.
-const HELD_DELIVERIES: u32 = 1_000_000_000;
+/// Argument of the exchange [`names::CONFIGURED`] that names the pipeline type.
+pub(crate) const PIPELINE_ARGUMENT: &str = "fleet-pipeline";
+
+/// Priority of the fleet's policies. The broker applies to a queue only the matching policy of the highest
+/// priority: well above the 0 that a catch-all policy for a whole virtual host usually has.
+pub(crate) const POLICY_PRIORITY: i64 = 100;
+
+/// Deliveries allowed to a message in quarantine, where each look of an operator counts as one, and to a batch that
+/// is held, which is redelivered whenever a gate is decided. Brokers since 4.0 drop a message after 20 unless a limit
+/// is set, and those before have no way to say "never".
+const UNLIMITED_DELIVERIES: u32 = 1_000_000_000;
 
 /// Bytes in one file of a stream. The broker deletes old messages file by file: with its default of 500 MB a small
 /// ledger would never lose one.
@@ -27,7 +34,7 @@ pub struct Desired {
     /// The pipeline type.
     pub pipeline: String,
     pub policies: Vec<Policy>,
-    pub queues: Vec<Queue>,
+    pub queues: Vec<DesiredQueue>,
     pub exchanges: Vec<Exchange>,
     pub bindings: Vec<Binding>,
     /// Declared last: a program that finds it finds everything else in place.
@@ -36,13 +43,13 @@ pub struct Desired {
 
 /// A durable queue.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Queue {
+pub struct DesiredQueue {
     pub name: String,
     pub program: String,
     #[serde(skip)]
     pub class: QueueClass,
     /// The broker never changes them on a queue that exists, so everything that can be a policy is one.
-    pub arguments: Arguments,
+    pub arguments: ObjectArguments,
 }
 
 /// A durable exchange.
@@ -50,7 +57,7 @@ pub struct Queue {
 pub struct Exchange {
     pub name: String,
     pub kind: &'static str,
-    pub arguments: Arguments,
+    pub arguments: ObjectArguments,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -67,7 +74,7 @@ pub struct Policy {
     pub name: String,
     pub pattern: String,
     pub priority: i64,
-    pub definition: Arguments,
+    pub definition: ObjectArguments,
 }
 
 /// The objects of `topology`, with the delays of `schedule`.
@@ -95,13 +102,10 @@ pub fn desired(
         }
     }
     for edge in &topology.edges {
-        let reads_stream = topology
-            .program(&edge.reader)
-            .is_some_and(|reader| reader.role.kind == RoleKind::Stream);
-        let class = if reads_stream {
-            QueueClass::Stream
-        } else {
-            QueueClass::Input
+        let reader = topology.program(&edge.reader);
+        let class = match reader.map(|reader| reader.role.kind) {
+            Some(RoleKind::Stream) => QueueClass::Stream,
+            _ => QueueClass::Input,
         };
         desired.bindings.push(Binding {
             exchange: names::output_exchange(&edge.program),
@@ -135,29 +139,26 @@ impl Desired {
     }
 }
 
-fn classes(program: &Program, has_input: bool, schedule: &RetrySchedule) -> Vec<QueueClass> {
-    // Targets of dead letters come first, so that they exist when the first message is dead-lettered.
-    let work = || {
-        let delays = schedule.delays().iter().copied().map(QueueClass::Delay);
-        [QueueClass::Quarantine, QueueClass::Input]
-            .into_iter()
-            .chain(delays)
-    };
-    match program.role.kind {
+fn classes(program: &ProgramSpec, has_input: bool, schedule: &RetrySchedule) -> Vec<QueueClass> {
+    use QueueClass::{Delay, Input, Lease, Quarantine, Stream};
+    let mut classes = match program.role.kind {
         RoleKind::Producer => vec![],
-        RoleKind::Stream => vec![QueueClass::Stream],
-        RoleKind::Controller if has_input => {
-            [QueueClass::Lease].into_iter().chain(work()).collect()
-        }
-        RoleKind::Controller => vec![QueueClass::Lease],
-        RoleKind::Worker => work().collect(),
+        RoleKind::Stream => vec![Stream],
+        // Targets of dead letters come first, so that they exist when the first message is dead-lettered.
+        RoleKind::Controller if has_input => vec![Lease, Quarantine, Input],
+        RoleKind::Controller => vec![Lease],
+        RoleKind::Worker => vec![Quarantine, Input],
+    };
+    if classes.contains(&Input) {
+        classes.extend(schedule.delays().iter().copied().map(Delay));
     }
+    classes
 }
 
-fn queue(program: &Program, class: QueueClass) -> Queue {
-    let kind = match class {
-        QueueClass::Stream => "stream",
-        _ => "quorum",
+fn queue(program: &ProgramSpec, class: QueueClass) -> DesiredQueue {
+    let (kind, replicas_key) = match class {
+        QueueClass::Stream => ("stream", "x-initial-cluster-size"),
+        _ => ("quorum", "x-quorum-initial-group-size"),
     };
     let mut arguments = arguments([
         ("x-queue-type", json!(kind)),
@@ -171,13 +172,9 @@ fn queue(program: &Program, class: QueueClass) -> Queue {
         arguments.insert("x-single-active-consumer".to_owned(), json!(true));
     }
     if let Some(replicas) = program.queues.replicas {
-        let key = match class {
-            QueueClass::Stream => "x-initial-cluster-size",
-            _ => "x-quorum-initial-group-size",
-        };
-        arguments.insert(key.to_owned(), json!(replicas));
+        arguments.insert(replicas_key.to_owned(), json!(replicas));
     }
-    Queue {
+    DesiredQueue {
         name: class.queue(&program.name),
         program: program.name.clone(),
         class,
@@ -185,24 +182,20 @@ fn queue(program: &Program, class: QueueClass) -> Queue {
     }
 }
 
-fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> Policy {
+fn policy(program: &ProgramSpec, class: QueueClass, settings: &PipelineSettings) -> Policy {
     let own = &program.queues;
     let definition = match class {
         QueueClass::Input => {
             let default = match program.role.kind {
-                // It redelivers what it holds whenever a gate is decided.
-                RoleKind::Controller => HELD_DELIVERIES,
+                RoleKind::Controller => UNLIMITED_DELIVERIES,
                 _ => settings.delivery_limit,
             };
-            dead_letters_to(
-                &names::quarantine_queue(&program.name),
-                [(
-                    "delivery-limit",
-                    json!(own.delivery_limit.unwrap_or(default)),
-                )],
-            )
+            let limit = json!(own.delivery_limit.unwrap_or(default));
+            let mut definition = dead_letters_to(&names::quarantine_queue(&program.name));
+            definition.insert("delivery-limit".to_owned(), limit);
+            definition
         }
-        QueueClass::Delay(_) => dead_letters_to(&names::input_queue(&program.name), []),
+        QueueClass::Delay(_) => dead_letters_to(&names::input_queue(&program.name)),
         QueueClass::Quarantine => {
             // A rejected run goes into the quarantine as a whole: like the input that held it, it has no bound.
             let bounded = program.role.kind != RoleKind::Controller;
@@ -211,7 +204,7 @@ fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> 
             let mut definition = arguments([
                 // When it is full the publisher is refused: dropping the oldest would lose messages.
                 ("overflow", json!("reject-publish")),
-                ("delivery-limit", json!(QUARANTINE_DELIVERIES)),
+                ("delivery-limit", json!(UNLIMITED_DELIVERIES)),
             ]);
             let bounds = [
                 ("max-length", own.quarantine_max_messages.or(messages)),
@@ -229,19 +222,17 @@ fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> 
                 _ => settings.ledger_max_age_days,
             };
             let days = own.max_age_days.unwrap_or(days);
+            let bytes = own.max_bytes.unwrap_or(settings.ledger_max_bytes);
             arguments([
                 ("max-age", json!(format!("{days}D"))),
-                (
-                    "max-length-bytes",
-                    json!(own.max_bytes.unwrap_or(settings.ledger_max_bytes)),
-                ),
+                ("max-length-bytes", json!(bytes)),
                 ("stream-max-segment-size-bytes", json!(STREAM_FILE_BYTES)),
             ])
         }
     };
     Policy {
-        name: policy_name(&program.name, class),
-        pattern: policy_pattern(&program.name, class),
+        name: class.policy(&program.name),
+        pattern: class.pattern(&program.name),
         priority: POLICY_PRIORITY,
         definition,
     }
@@ -249,18 +240,16 @@ fn policy(program: &Program, class: QueueClass, settings: &PipelineSettings) -> 
 
 /// Dead letters go to `queue`, at least once. The broker supports this only for quorum queues that refuse messages
 /// when they are full.
-fn dead_letters_to<const N: usize>(queue: &str, more: [(&str, Value); N]) -> Arguments {
-    let mut definition = arguments([
+fn dead_letters_to(queue: &str) -> ObjectArguments {
+    arguments([
         ("dead-letter-exchange", json!("")),
         ("dead-letter-routing-key", json!(queue)),
         ("dead-letter-strategy", json!("at-least-once")),
         ("overflow", json!("reject-publish")),
-    ]);
-    definition.extend(arguments(more));
-    definition
+    ])
 }
 
-fn arguments<const N: usize>(entries: [(&str, Value); N]) -> Arguments {
+fn arguments<const N: usize>(entries: [(&str, Value); N]) -> ObjectArguments {
     entries
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))

@@ -1,18 +1,12 @@
-use super::names;
+use super::naming::refuse_word;
 
 /// One line of a flow, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EdgeText<'a> {
-    pub source: Source<'a>,
+    /// `None` for `*`: every program of the type that has the output.
+    pub program: Option<&'a str>,
     pub output: &'a str,
     pub readers: Vec<&'a str>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source<'a> {
-    /// `*`: every program of the type that has the output.
-    Every,
-    Program(&'a str),
 }
 
 /// Reads `PROGRAM.OUTPUT -> READER, READER`; the error says what is wrong with it.
@@ -21,13 +15,13 @@ pub(super) fn parse(text: &str) -> Result<EdgeText<'_>, String> {
     if to.contains("->") {
         return Err("it has more than one \"->\"; write one edge for each step".into());
     }
-    let (source, output) = from
-        .trim()
+    let from = from.trim();
+    let (program, output) = from
         .split_once('.')
-        .ok_or_else(|| format!("{:?} names no output", from.trim()))?;
-    let source = match source {
-        "*" => Source::Every,
-        program => Source::Program(name("program", program)?),
+        .ok_or_else(|| format!("{from:?} names no output"))?;
+    let program = match program {
+        "*" => None,
+        program => Some(name("program", program)?),
     };
     let readers = to
         .split(',')
@@ -40,14 +34,14 @@ pub(super) fn parse(text: &str) -> Result<EdgeText<'_>, String> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(EdgeText {
-        source,
+        program,
         output: name("output", output)?,
         readers,
     })
 }
 
 fn name<'a>(what: &str, text: &'a str) -> Result<&'a str, String> {
-    match names::refuse_word(text) {
+    match refuse_word(text) {
         None => Ok(text),
         Some(why) => Err(format!("the {what} {text:?} is no name: {why}")),
     }
@@ -60,7 +54,7 @@ mod tests {
     #[test]
     fn an_edge_names_a_program_its_output_and_the_readers() {
         let edge = parse("  fetcher.batches->ch-writer ,  es-writer ").unwrap();
-        assert_eq!(edge.source, Source::Program("fetcher"));
+        assert_eq!(edge.program, Some("fetcher"));
         assert_eq!(edge.output, "batches");
         assert_eq!(edge.readers, ["ch-writer", "es-writer"]);
     }
@@ -68,7 +62,7 @@ mod tests {
     #[test]
     fn a_star_is_every_program() {
         let edge = parse("*.receipts -> ledger").unwrap();
-        assert_eq!(edge.source, Source::Every);
+        assert_eq!(edge.program, None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::fmt::Write;
 
-use super::Topology;
+use super::{ProgramSpec, Topology};
 use pipeline::RoleKind;
 
 /// The type as a Graphviz graph: `fleet pipeline graph --type direct | dot -Tsvg`.
@@ -14,12 +14,8 @@ pub fn dot(topology: &Topology) -> String {
             RoleKind::Controller => "hexagon",
             RoleKind::Stream => "cylinder",
         };
-        let label = title(&program.name, program.role.name, "\\n");
-        let _ = writeln!(
-            text,
-            "  \"{}\" [shape={shape}, label=\"{label}\"];",
-            program.name
-        );
+        let (name, label) = (&program.name, title(program, "\\n"));
+        let _ = writeln!(text, "  \"{name}\" [shape={shape}, label=\"{label}\"];");
     }
     for edge in &topology.edges {
         let (from, to, output) = (&edge.program, &edge.reader, &edge.output);
@@ -33,7 +29,7 @@ pub fn dot(topology: &Topology) -> String {
 pub fn mermaid(topology: &Topology) -> String {
     let mut text = String::from("flowchart LR\n");
     for program in &topology.programs {
-        let label = title(&program.name, program.role.name, "<br>");
+        let label = title(program, "<br>");
         let (open, close) = match program.role.kind {
             RoleKind::Producer => ("([\"", "\"])"),
             RoleKind::Worker => ("[\"", "\"]"),
@@ -43,18 +39,17 @@ pub fn mermaid(topology: &Topology) -> String {
         let _ = writeln!(text, "  {}{open}{label}{close}", program.name);
     }
     for edge in &topology.edges {
-        let _ = writeln!(
-            text,
-            "  {} -- {} --> {}",
-            edge.program, edge.output, edge.reader
-        );
+        let (from, to, output) = (&edge.program, &edge.reader, &edge.output);
+        let _ = writeln!(text, "  {from} -- {output} --> {to}");
     }
     text
 }
 
-fn title(program: &str, role: &str, line_break: &str) -> String {
-    match program == role {
-        true => program.to_owned(),
-        false => format!("{program}{line_break}({role})"),
+fn title(program: &ProgramSpec, line_break: &str) -> String {
+    let (name, role) = (&program.name, program.role.name);
+    if name == role {
+        name.clone()
+    } else {
+        format!("{name}{line_break}({role})")
     }
 }

@@ -12,19 +12,17 @@ mod edge;
 mod error;
 mod graph;
 pub mod management;
-mod names;
+mod naming;
+mod queue_class;
 mod resolve;
 mod settings;
 
-pub use catalog::{Catalog, FlowLine, TypeEntry};
-pub use desired::{Arguments, Binding, Desired, Exchange, Policy, Queue, desired};
-pub use error::{Problem, ProblemKind, TopologyError};
+pub use catalog::{Catalog, TypeEntry};
+pub use desired::{Binding, Desired, DesiredQueue, Exchange, ObjectArguments, Policy, desired};
+pub use error::{Problem, TopologyError};
 pub use graph::{dot, mermaid};
-pub use names::{
-    PIPELINE_ARGUMENT, POLICY_PRIORITY, PROGRAM_ARGUMENT, QueueClass, class_of, policy_name,
-    policy_pattern,
-};
-pub use resolve::{Edge, Program, Topology};
+pub use queue_class::QueueClass;
+pub use resolve::{Edge, ProgramSpec, Topology};
 pub use settings::{PipelineSettings, QueueSettings};
 
 use pipeline::{Role, RoleKind};

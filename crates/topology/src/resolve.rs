@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 
-use super::catalog::{Named, TypeEntry};
-use super::edge::{self, EdgeText, Source};
-use super::error::nearest;
-use super::{FlowLine, Problem, ProblemKind, QueueSettings, names};
+use super::catalog::{FlowLine, Named, TypeEntry};
+use super::edge::{self, EdgeText};
+use super::error::did_you_mean;
+use super::naming::{refuse_program, refuse_word};
+use super::{Problem, QueueSettings};
 use pipeline::{Role, RoleKind};
 
 /// One pipeline type: its programs in the order of the flow, and every edge between them.
@@ -11,22 +12,21 @@ use pipeline::{Role, RoleKind};
 pub struct Topology {
     pub name: String,
     pub about: String,
-    pub programs: Vec<Program>,
+    pub programs: Vec<ProgramSpec>,
     pub edges: Vec<Edge>,
-    /// The flow as the file has it, to be shown to operators.
-    pub flow: Vec<FlowLine>,
     pub(super) file: String,
-    pub(super) orphans: Vec<Named<()>>,
+    /// The programs that the type names with their roles.
+    pub(super) declared: Vec<Named<String>>,
 }
 
 /// A process name and the role it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct ProgramSpec {
     pub name: String,
     pub role: Role,
-    pub queues: QueueSettings,
+    pub(super) queues: QueueSettings,
     /// Line of the file that mentions it first.
-    pub line: usize,
+    pub(super) line: usize,
 }
 
 /// What `program` sends to `output` is copied to the queue of `reader`.
@@ -35,12 +35,12 @@ pub struct Edge {
     pub program: String,
     pub output: String,
     pub reader: String,
-    pub line: usize,
+    line: usize,
 }
 
 impl Topology {
-    pub fn program(&self, name: &str) -> Option<&Program> {
-        self.programs.iter().find(|program| program.name == name)
+    pub fn program(&self, name: &str) -> Option<&ProgramSpec> {
+        find(&self.programs, name)
     }
 
     /// Whether an edge leads to the program.
@@ -66,295 +66,268 @@ pub(super) fn resolve(entry: &TypeEntry, roles: &[Role]) -> Result<Topology, Vec
         entry,
         roles,
         problems: Vec::new(),
-        programs: Vec::new(),
-        edges: Vec::new(),
     };
-    resolver.names();
-    let lines = resolver.lines();
-    resolver.programs(&lines);
-    for (line, edge) in &lines {
-        resolver.edge(*line, edge);
-    }
-    resolver.cycle();
-    resolver.queues();
+    resolver.check_names();
+    let flow = resolver.flow();
+    let programs = resolver.programs(&flow);
+    let edges = resolver.edges(&flow, &programs);
+    resolver.check_cycles(&programs, &edges);
+    resolver.check_queues(&programs);
     if !resolver.problems.is_empty() {
         resolver.problems.sort_by_key(|problem| problem.line);
         return Err(resolver.problems);
     }
-    let placed = |name: &str| resolver.programs.iter().any(|program| program.name == name);
-    let orphans = entry.programs.iter().filter(|named| !placed(&named.name));
     Ok(Topology {
         name: entry.name.clone(),
         about: entry.about.clone(),
-        flow: entry.flow.clone(),
+        programs,
+        edges,
         file: entry.file.clone(),
-        orphans: orphans
-            .map(|named| Named {
-                name: named.name.clone(),
-                line: named.line,
-                value: (),
-            })
-            .collect(),
-        programs: resolver.programs,
-        edges: resolver.edges,
+        declared: entry.programs.clone(),
     })
 }
 
+fn find<'a>(programs: &'a [ProgramSpec], name: &str) -> Option<&'a ProgramSpec> {
+    programs.iter().find(|program| program.name == name)
+}
+
+/// Reads a type step by step and gathers all that is wrong with it.
 struct Resolver<'a> {
     entry: &'a TypeEntry,
     roles: &'a [Role],
     problems: Vec<Problem>,
-    programs: Vec<Program>,
-    edges: Vec<Edge>,
 }
 
 impl<'a> Resolver<'a> {
-    fn refuse(&mut self, line: usize, kind: ProblemKind) {
+    fn refuse(&mut self, line: usize, message: String) {
         self.problems.push(Problem {
             file: self.entry.file.clone(),
             line,
             pipeline: self.entry.name.clone(),
-            kind,
+            message,
         });
     }
 
-    /// The names of the type and of the programs that it declares.
-    fn names(&mut self) {
-        let entry = self.entry;
-        let type_name = [(
-            "pipeline type",
-            entry.line,
-            &entry.name,
-            names::refuse_word(&entry.name),
-        )];
-        let declared = entry.programs.iter().map(|named| {
-            (
-                "program",
-                named.line,
-                &named.name,
-                names::refuse_program(&named.name),
-            )
-        });
-        for (what, line, name, why) in type_name.into_iter().chain(declared) {
-            if let Some(why) = why {
-                let name = name.clone();
-                self.refuse(line, ProblemKind::BadName { what, name, why });
-            }
+    /// The names of the type and of the programs that it declares, and the roles of these.
+    fn check_names(&mut self) {
+        let TypeEntry { name, line, .. } = self.entry;
+        if let Some(why) = refuse_word(name) {
+            let message = format!("{name:?} cannot be the name of a pipeline type: {why}");
+            self.refuse(*line, message);
         }
-        for named in &entry.programs {
-            if !self.roles.iter().any(|role| role.name == named.value) {
-                let known = self.roles.iter().map(|role| role.name);
-                let kind = ProblemKind::UnknownRole {
-                    program: named.name.clone(),
-                    role: named.value.clone(),
-                    nearest: nearest(&named.value, known.clone()),
-                    known: known.map(str::to_owned).collect(),
-                };
-                self.refuse(named.line, kind);
+        let known: Vec<&str> = self.roles.iter().map(|role| role.name).collect();
+        for Named { name, line, value } in &self.entry.programs {
+            if let Some(why) = refuse_program(name) {
+                let message = format!("{name:?} cannot be the name of a program: {why}");
+                self.refuse(*line, message);
+            }
+            if !known.contains(&value.as_str()) {
+                let hint = did_you_mean(value, known.iter().copied());
+                let known = known.join(", ");
+                self.refuse(
+                    *line,
+                    format!(
+                        "program {name:?} is to run the role {value:?}, which does not exist{hint}; there are: {known}"
+                    ),
+                );
             }
         }
     }
 
-    fn lines(&mut self) -> Vec<(usize, EdgeText<'a>)> {
+    /// The edges as they are written, each with its line.
+    fn flow(&mut self) -> Vec<(usize, EdgeText<'a>)> {
         let entry = self.entry;
         if entry.flow.is_empty() {
-            self.refuse(entry.line, ProblemKind::EmptyFlow);
+            let message = "the flow is empty: a type needs at least one edge";
+            self.refuse(entry.line, message.to_owned());
         }
-        let mut lines = Vec::new();
+        let mut flow = Vec::new();
         for FlowLine { text, line } in &entry.flow {
             match edge::parse(text) {
-                Ok(edge) => lines.push((*line, edge)),
-                Err(why) => {
-                    let text = text.clone();
-                    self.refuse(*line, ProblemKind::EdgeSyntax { text, why });
-                }
+                Ok(edge) => flow.push((*line, edge)),
+                Err(why) => self.refuse(
+                    *line,
+                    format!(
+                        "{text:?} is not an edge: {why}; write \"PROGRAM.OUTPUT -> READER\" or \"*.OUTPUT -> READER, READER\""
+                    ),
+                ),
             }
         }
-        lines
+        flow
     }
 
     /// Every program that the flow mentions, in the order of its first mention.
-    fn programs(&mut self, lines: &[(usize, EdgeText<'a>)]) {
-        let mut seen: Vec<&str> = Vec::new();
-        for (line, edge) in lines {
-            let source = match edge.source {
-                Source::Program(name) => Some(name),
-                Source::Every => None,
-            };
-            for name in source.into_iter().chain(edge.readers.iter().copied()) {
-                if !seen.contains(&name) {
-                    seen.push(name);
-                    self.program(*line, name);
+    fn programs(&mut self, flow: &[(usize, EdgeText<'a>)]) -> Vec<ProgramSpec> {
+        let mut seen = BTreeSet::new();
+        let mut programs = Vec::new();
+        for (line, edge) in flow {
+            let mentioned = edge.program.iter().chain(&edge.readers);
+            for name in mentioned.filter(|name| seen.insert(**name)) {
+                programs.extend(self.program(*line, name));
+            }
+        }
+        programs
+    }
+
+    fn program(&mut self, line: usize, name: &str) -> Option<ProgramSpec> {
+        let entry = self.entry;
+        let declared = entry.programs.iter().find(|named| named.name == name);
+        let role = declared.map_or(name, |named| &named.value);
+        let role = self.roles.iter().find(|known| known.name == role);
+        // An unknown role of a declared program is refused where it is declared.
+        if role.is_none() && declared.is_none() {
+            let known = self.roles.iter().map(|role| role.name);
+            let known = known.chain(entry.programs.iter().map(|named| &*named.name));
+            let (hint, pipeline) = (did_you_mean(name, known), &entry.name);
+            self.refuse(
+                line,
+                format!(
+                    "no role is called {name:?}{hint}; for a program of another name add {name} = \"ROLE\" to [{pipeline}.programs]"
+                ),
+            );
+        }
+        let queues = entry.queues.iter().find(|named| named.name == name);
+        Some(ProgramSpec {
+            name: name.to_owned(),
+            role: *role?,
+            queues: queues.map(|named| named.value.clone()).unwrap_or_default(),
+            line,
+        })
+    }
+
+    /// For each line one edge for each program that sends and each that reads.
+    fn edges(&mut self, flow: &[(usize, EdgeText<'a>)], programs: &[ProgramSpec]) -> Vec<Edge> {
+        let mut edges: Vec<Edge> = Vec::new();
+        for (line, text) in flow {
+            let senders = self.senders(*line, text, programs);
+            for reader in text.readers.iter().filter_map(|name| find(programs, name)) {
+                let reader_name = &reader.name;
+                if reader.role.kind == RoleKind::Producer {
+                    self.refuse(
+                        *line,
+                        format!(
+                            "{reader_name} reads nothing, so that nothing can be sent to it: its role only produces"
+                        ),
+                    );
+                    continue;
+                }
+                for sender in &senders {
+                    let edge = Edge {
+                        program: sender.name.clone(),
+                        output: text.output.to_owned(),
+                        reader: reader_name.clone(),
+                        line: *line,
+                    };
+                    let said = edge.to_string();
+                    match edges.iter().find(|first| first.to_string() == said) {
+                        Some(Edge { line: first, .. }) => {
+                            self.refuse(*line, format!("{said} is already said in line {first}"));
+                        }
+                        None => edges.push(edge),
+                    }
                 }
             }
         }
+        edges
     }
 
-    fn program(&mut self, line: usize, name: &str) {
-        let declared = self.entry.programs.iter().find(|named| named.name == name);
-        let role_name = declared.map_or(name, |named| named.value.as_str());
-        match self.roles.iter().find(|role| role.name == role_name) {
-            Some(role) => {
-                let queues = self.entry.queues.iter().find(|named| named.name == name);
-                self.programs.push(Program {
-                    name: name.to_owned(),
-                    role: *role,
-                    queues: queues.map(|named| named.value.clone()).unwrap_or_default(),
-                    line,
-                });
+    /// The programs that a line of the flow stands for.
+    fn senders<'p>(
+        &mut self,
+        line: usize,
+        text: &EdgeText<'a>,
+        programs: &'p [ProgramSpec],
+    ) -> Vec<&'p ProgramSpec> {
+        let output = text.output;
+        let Some(name) = text.program else {
+            let has_it = |program: &&ProgramSpec| program.role.outputs.contains(&output);
+            let senders: Vec<_> = programs.iter().filter(has_it).collect();
+            if senders.is_empty() {
+                let outputs = programs.iter().flat_map(|program| program.role.outputs);
+                let hint = did_you_mean(output, outputs.copied());
+                let message = format!("no program of this type has an output {output:?}{hint}");
+                self.refuse(line, message);
             }
-            // An unknown role of a declared program is refused where it is declared.
-            None if declared.is_some() => {}
-            None => {
-                let declared = self.entry.programs.iter().map(|named| named.name.as_str());
-                let kind = ProblemKind::UnknownProgram {
-                    name: name.to_owned(),
-                    pipeline: self.entry.name.clone(),
-                    nearest: nearest(
-                        name,
-                        self.roles.iter().map(|role| role.name).chain(declared),
-                    ),
-                };
-                self.refuse(line, kind);
-            }
-        }
-    }
-
-    /// Adds the edges of one line: one for each program that sends and each that reads.
-    fn edge(&mut self, line: usize, edge: &EdgeText<'a>) {
-        let known = |name: &str| {
-            self.programs
-                .iter()
-                .find(|program| program.name == name)
-                .cloned()
+            return senders;
         };
-        let senders: Vec<Program> = match edge.source {
-            Source::Program(name) => known(name).into_iter().collect(),
-            Source::Every => {
-                let having = |program: &&Program| program.role.outputs.contains(&edge.output);
-                self.programs.iter().filter(having).cloned().collect()
-            }
-        };
-        let readers: Vec<Program> = edge.readers.iter().filter_map(|name| known(name)).collect();
-        if senders.is_empty() && edge.source == Source::Every {
-            let outputs = self
-                .programs
-                .iter()
-                .flat_map(|program| program.role.outputs);
-            let kind = ProblemKind::EmptyWildcard {
-                output: edge.output.to_owned(),
-                nearest: nearest(edge.output, outputs.copied()),
+        let sender = find(programs, name);
+        if let Some(outputs) = sender.map(|sender| sender.role.outputs)
+            && !outputs.contains(&output)
+        {
+            let hint = did_you_mean(output, outputs.iter().copied());
+            let known = match outputs {
+                [] => "it has none".to_owned(),
+                known => format!("it has: {}", known.join(", ")),
             };
-            self.refuse(line, kind);
+            let message = format!("{name} has no output {output:?}{hint}; {known}");
+            self.refuse(line, message);
         }
-        for sender in &senders {
-            if !sender.role.outputs.contains(&edge.output) {
-                self.refuse(line, unknown_output(sender, edge.output));
-            }
-        }
-        for reader in readers {
-            if reader.role.kind == RoleKind::Producer {
-                let program = reader.name;
-                self.refuse(line, ProblemKind::ReadsNothing { program });
-                continue;
-            }
-            for sender in &senders {
-                self.add(line, &sender.name, edge.output, &reader.name);
-            }
-        }
-    }
-
-    fn add(&mut self, line: usize, program: &str, output: &str, reader: &str) {
-        let same = |edge: &&Edge| {
-            (&*edge.program, &*edge.output, &*edge.reader) == (program, output, reader)
-        };
-        let (program, output, reader) = (program.to_owned(), output.to_owned(), reader.to_owned());
-        match self.edges.iter().find(same).map(|edge| edge.line) {
-            Some(first) => {
-                let kind = ProblemKind::DuplicateEdge {
-                    program,
-                    output,
-                    reader,
-                    first,
-                };
-                self.refuse(line, kind);
-            }
-            None => self.edges.push(Edge {
-                program,
-                output,
-                reader,
-                line,
-            }),
-        }
+        sender.into_iter().collect()
     }
 
     /// Refuses the first cycle of the edges.
-    fn cycle(&mut self) {
+    fn check_cycles(&mut self, programs: &[ProgramSpec], edges: &[Edge]) {
         let mut finished = BTreeSet::new();
-        let names: Vec<String> = self
-            .programs
+        let closing = programs
             .iter()
-            .map(|program| program.name.clone())
-            .collect();
-        for name in names {
-            if let Some((line, path)) = walk(&self.edges, &name, &mut Vec::new(), &mut finished) {
-                return self.refuse(line, ProblemKind::Cycle { path });
-            }
+            .find_map(|program| closing_edge(edges, &program.name, &mut Vec::new(), &mut finished));
+        if let Some((edge, cycle)) = closing {
+            self.refuse(
+                edge.line,
+                format!("messages would go round for ever: {cycle}"),
+            );
         }
     }
 
-    fn queues(&mut self) {
-        let entry = self.entry;
-        for Named { name, line, value } in &entry.queues {
-            let program = self.programs.iter().find(|program| program.name == *name);
-            let refused = match program {
+    fn check_queues(&mut self, programs: &[ProgramSpec]) {
+        for Named { name, line, value } in &self.entry.queues {
+            let refusal = match find(programs, name) {
                 Some(program) => value.refuse(name, program.role.kind),
-                None => Some(ProblemKind::QueuesOfNoProgram {
-                    program: name.clone(),
-                    nearest: nearest(
-                        name,
-                        self.programs.iter().map(|program| program.name.as_str()),
-                    ),
-                }),
+                None => {
+                    let known = programs.iter().map(|program| program.name.as_str());
+                    let hint = did_you_mean(name, known);
+                    Some(format!(
+                        "settings for the queues of {name:?}, which is not in the flow of this type{hint}"
+                    ))
+                }
             };
-            if let Some(kind) = refused {
-                self.refuse(*line, kind);
+            if let Some(message) = refusal {
+                self.refuse(*line, message);
             }
         }
     }
 }
 
-fn unknown_output(program: &Program, output: &str) -> ProblemKind {
-    let known = program.role.outputs;
-    ProblemKind::UnknownOutput {
-        program: program.name.clone(),
-        output: output.to_owned(),
-        nearest: nearest(output, known.iter().copied()),
-        known: known.iter().map(|&name| name.to_owned()).collect(),
+/// As the flow of a type has it.
+impl std::fmt::Display for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{} -> {}", self.program, self.output, self.reader)
     }
 }
 
-/// Follows the edges from `name`, depth first. Returns the line of the edge that closes a cycle, and the cycle.
-fn walk<'e>(
+/// Follows the edges from `name`, depth first: the edge that closes a cycle, and the cycle as a text.
+fn closing_edge<'e>(
     edges: &'e [Edge],
     name: &'e str,
     path: &mut Vec<&'e str>,
-    finished: &mut BTreeSet<String>,
-) -> Option<(usize, Vec<String>)> {
+    finished: &mut BTreeSet<&'e str>,
+) -> Option<(&'e Edge, String)> {
     if finished.contains(name) {
         return None;
     }
     path.push(name);
     for edge in edges.iter().filter(|edge| edge.program == name) {
-        if let Some(start) = path.iter().position(|seen| *seen == edge.reader) {
-            let cycle = path[start..].iter().copied().chain([edge.reader.as_str()]);
-            return Some((edge.line, cycle.map(str::to_owned).collect()));
+        let reader = edge.reader.as_str();
+        if let Some(start) = path.iter().position(|seen| *seen == reader) {
+            let cycle = [&path[start..], &[reader]].concat();
+            return Some((edge, cycle.join(" -> ")));
         }
-        if let Some(found) = walk(edges, &edge.reader, path, finished) {
-            return Some(found);
+        let found = closing_edge(edges, reader, path, finished);
+        if found.is_some() {
+            return found;
         }
     }
     path.pop();
-    finished.insert(name.to_owned());
+    finished.insert(name);
     None
 }

@@ -3,7 +3,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ProblemKind;
 use pipeline::RoleKind;
 
 /// What the broker holds for the pipeline. Everything but `file` can be changed on a running pipeline, and
@@ -81,41 +80,45 @@ pub struct QueueSettings {
 }
 
 impl QueueSettings {
-    /// The first setting that is zero, or that a program of this kind has no use for.
-    pub(super) fn refuse(&self, program: &str, kind: RoleKind) -> Option<ProblemKind> {
-        let for_workers = [
-            ("delivery_limit", self.delivery_limit.map(u64::from)),
-            ("quarantine_max_messages", self.quarantine_max_messages),
-            ("quarantine_max_bytes", self.quarantine_max_bytes),
-        ];
-        let for_streams = [
-            ("max_age_days", self.max_age_days.map(u64::from)),
-            ("max_bytes", self.max_bytes),
-        ];
-        let for_both = [("replicas", self.replicas.map(u64::from))];
-        let set = |settings: &[(&'static str, Option<u64>)], wanted: fn(u64) -> bool| {
-            let mut settings = settings.iter();
-            settings.find_map(|(name, value)| value.filter(|v| wanted(*v)).map(|_| *name))
-        };
-        let all = [&for_workers[..], &for_streams[..], &for_both[..]].concat();
-        let unfit = match kind {
+    /// What is wrong with the first setting that is zero, or that a program of this kind has no use for.
+    pub(super) fn refuse(&self, program: &str, kind: RoleKind) -> Option<String> {
+        let (for_worker, for_stream, for_both) = match kind {
             RoleKind::Worker | RoleKind::Controller => {
-                set(&for_streams, |_| true).map(|name| (name, "its queues are no streams"))
+                (None, Some("its queues are no streams"), None)
             }
-            RoleKind::Stream => set(&for_workers, |_| true).map(|name| {
-                (
-                    name,
-                    "it is a stream, which has neither deliveries to count nor a quarantine",
-                )
-            }),
-            RoleKind::Producer => set(&all, |_| true).map(|name| (name, "it has no queue")),
+            RoleKind::Stream => {
+                let why = "it is a stream, which has neither deliveries to count nor a quarantine";
+                (Some(why), None, None)
+            }
+            RoleKind::Producer => {
+                let why = Some("it has no queue");
+                (why, why, why)
+            }
         };
-        let (setting, why) =
-            unfit.or_else(|| set(&all, |n| n == 0).map(|name| (name, "it must be at least 1")))?;
-        Some(ProblemKind::UnfitSetting {
-            program: program.to_owned(),
-            setting,
-            why,
+        let settings = [
+            (
+                "delivery_limit",
+                self.delivery_limit.map(u64::from),
+                for_worker,
+            ),
+            (
+                "quarantine_max_messages",
+                self.quarantine_max_messages,
+                for_worker,
+            ),
+            (
+                "quarantine_max_bytes",
+                self.quarantine_max_bytes,
+                for_worker,
+            ),
+            ("max_age_days", self.max_age_days.map(u64::from), for_stream),
+            ("max_bytes", self.max_bytes, for_stream),
+            ("replicas", self.replicas.map(u64::from), for_both),
+        ];
+        settings.into_iter().find_map(|(setting, value, unfit)| {
+            let zero = (value? == 0).then_some("it must be at least 1");
+            let why = unfit.or(zero)?;
+            Some(format!("{setting} means nothing for {program}: {why}"))
         })
     }
 }

@@ -1,5 +1,5 @@
 use serde_json::json;
-use settings::{InvalidSettings, Loaded, reference};
+use settings::{InvalidSettings, LoadedSettings, reference};
 
 use crate::config::Config;
 use crate::context::Context;
@@ -69,7 +69,7 @@ fn check_all(context: &Context) -> Result<(), InvalidSettings> {
 }
 
 fn show(context: &Context, process: Option<&str>) -> anyhow::Result<Exit> {
-    let loaded: Loaded<Config> = context.load(process)?;
+    let loaded: LoadedSettings<Config> = context.load(process)?;
     match context.output.is_json() {
         true => context.output.json(&loaded.settings)?,
         false => context.output.text(&loaded.to_toml())?,

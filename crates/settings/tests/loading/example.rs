@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use settings::Process;
+use settings::ProcessSettings;
 use settings::Secret;
 
 /// The whole configuration.
@@ -14,7 +14,7 @@ pub struct Root {
     pub broker: Broker,
     pub fetcher: Fetcher,
     pub writer: Writer,
-    pub processes: BTreeMap<String, Process>,
+    pub processes: BTreeMap<String, ProcessSettings>,
 }
 
 /// The way to the broker.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use settings::{InvalidSettings, Loaded, Loader};
+use settings::{InvalidSettings, LoadedSettings, Loader};
 use tempfile::TempDir;
 
 use crate::example::Root;
@@ -32,7 +32,7 @@ pub fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     owned.collect()
 }
 
-pub fn load(loader: &Loader) -> Loaded<Root> {
+pub fn load(loader: &Loader) -> LoadedSettings<Root> {
     loader
         .load()
         .unwrap_or_else(|problems| panic!("{problems}"))

@@ -1,8 +1,8 @@
 use serde::Deserialize;
 
-use crate::{
-    Arguments, Binding, PIPELINE_ARGUMENT, PROGRAM_ARGUMENT, QueueClass, class_of, policy_pattern,
-};
+use crate::desired::{PIPELINE_ARGUMENT, PROGRAM_ARGUMENT};
+use crate::queue_class::is_own_policy;
+use crate::{Binding, ObjectArguments, QueueClass};
 use pipeline::names;
 
 /// The objects of a virtual host: the fleet's and foreign ones.
@@ -19,7 +19,7 @@ pub(super) struct Actual {
 #[serde(default)]
 pub(super) struct ActualQueue {
     pub name: String,
-    pub arguments: Arguments,
+    pub arguments: ObjectArguments,
     /// The figures are missing during the first seconds of a queue's life.
     pub messages: Option<u64>,
     pub messages_ready: Option<u64>,
@@ -38,7 +38,7 @@ pub(super) struct ActualExchange {
     pub name: String,
     #[serde(rename = "type")]
     pub kind: String,
-    pub arguments: Arguments,
+    pub arguments: ObjectArguments,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -60,7 +60,7 @@ pub(super) struct ActualPolicy {
     #[serde(rename = "apply-to")]
     pub apply_to: String,
     pub priority: i64,
-    pub definition: Arguments,
+    pub definition: ObjectArguments,
 }
 
 impl Actual {
@@ -72,15 +72,18 @@ impl Actual {
         self.exchanges.iter().find(|exchange| exchange.name == name)
     }
 
+    pub fn policy(&self, name: &str) -> Option<&ActualPolicy> {
+        self.policies.iter().find(|policy| policy.name == name)
+    }
+
     /// Messages in `queue`; none when there is no such queue.
     pub fn held(&self, queue: &str) -> u64 {
         self.queue(queue).map_or(0, ActualQueue::held)
     }
 
     pub fn consumers(&self, queue: &str) -> u64 {
-        self.queue(queue)
-            .and_then(|queue| queue.consumers)
-            .unwrap_or(0)
+        let queue = self.queue(queue);
+        queue.and_then(|queue| queue.consumers).unwrap_or(0)
     }
 
     /// The pipeline type that is configured.
@@ -93,7 +96,7 @@ impl ActualQueue {
     /// Its program and its class; `None` for a foreign queue.
     pub fn owner(&self) -> Option<(&str, QueueClass)> {
         let program = self.arguments.get(PROGRAM_ARGUMENT)?.as_str()?;
-        Some((program, class_of(program, &self.name)?))
+        Some((program, QueueClass::from_queue(program, &self.name)?))
     }
 
     /// All messages in it, whatever their state.
@@ -135,23 +138,8 @@ impl ActualBinding {
 }
 
 impl ActualPolicy {
-    /// Whether it is the fleet's: its name and its pattern belong together.
+    /// Whether it is the fleet's.
     pub fn is_own(&self) -> bool {
-        let Some(rest) = self.name.strip_prefix("fleet-") else {
-            return false;
-        };
-        let pattern = if let Some(program) = rest.strip_suffix("-in") {
-            policy_pattern(program, QueueClass::Input)
-        } else if let Some(program) = rest.strip_suffix("-quar") {
-            policy_pattern(program, QueueClass::Quarantine)
-        } else if let Some(program) = rest.strip_suffix("-lease") {
-            policy_pattern(program, QueueClass::Lease)
-        } else if let Some(program) = rest.strip_suffix("-delay") {
-            // All delays have one pattern.
-            policy_pattern(program, QueueClass::Delay(std::time::Duration::ZERO))
-        } else {
-            policy_pattern(rest, QueueClass::Stream)
-        };
-        self.apply_to == "queues" && self.pattern == pattern
+        self.apply_to == "queues" && is_own_policy(&self.name, &self.pattern)
     }
 }

@@ -1,23 +1,33 @@
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
 use super::actual::Actual;
-use super::objects::Objects;
-use super::plan::{self, Plan};
-use super::removal::{Blocked, Removal};
-use super::{Action, Discards, Management, ManagementError};
+use super::objects::{Objects, Step};
+use super::plan::{plan, unused_policies};
+use super::removal::Removal;
+use super::{Discards, Management, ManagementError};
 use crate::{Desired, QueueClass};
 
 /// One difference between the broker and the pipeline, and what was, or would be, done about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
-    pub action: Action,
+pub struct BrokerChange {
+    pub action: ChangeAction,
     pub object: Object,
     pub name: String,
     /// What is changed, or why nothing is.
     pub detail: String,
+}
+
+/// What is done with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeAction {
+    Create,
+    Update,
+    Remove,
+    /// Not as it should be, and left alone for the reason given.
+    Blocked,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,8 +41,8 @@ pub enum Object {
     Pipeline,
 }
 
-impl Change {
-    pub(super) fn new(action: Action, object: Object, name: &str, detail: &str) -> Self {
+impl BrokerChange {
+    pub(super) fn new(action: ChangeAction, object: Object, name: &str, detail: &str) -> Self {
         Self {
             action,
             object,
@@ -42,11 +52,11 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for BrokerChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |value: &dyn fmt::Debug| format!("{value:?}").to_lowercase();
-        let (action, object) = (word(&self.action), word(&self.object));
-        write!(f, "{action} {object} {} ({})", self.name, self.detail)
+        let (action, object) = (self.action, self.object);
+        let words = format!("{action:?} {object:?}").to_lowercase();
+        write!(f, "{words} {} ({})", self.name, self.detail)
     }
 }
 
@@ -54,21 +64,20 @@ impl Management {
     /// Declares the pipeline and removes what another type had before it. Doing it again changes nothing.
     ///
     /// No queue that holds messages is removed unless `discards` names their current number; such a queue, and
-    /// what its messages still need, is in the answer with [`Action::Blocked`]. A removal takes half a minute at
-    /// most: the broker's counts have to be newer than the removal of the bindings. Fails without a change when a
+    /// what its messages still need, is in the answer with [`ChangeAction::Blocked`]. A removal takes half a minute
+    /// at most: the broker's counts have to be newer than the removal of the bindings. Fails without a change when a
     /// queue has other arguments than the pipeline's.
     pub async fn configure(
         &self,
         desired: &Desired,
         discards: &Discards,
-    ) -> Result<Vec<Change>, ManagementError> {
+    ) -> Result<Vec<BrokerChange>, ManagementError> {
         apply(self, desired, discards).await
     }
 
     /// What [`Management::configure`] would do, by the broker's current figures; changes nothing.
-    pub async fn diff(&self, desired: &Desired) -> Result<Vec<Change>, ManagementError> {
-        let actual = self.actual().await?;
-        forecast(desired, &actual, &Discards::none())
+    pub async fn diff(&self, desired: &Desired) -> Result<Vec<BrokerChange>, ManagementError> {
+        forecast(desired, &self.actual().await?, &Discards::new())
     }
 
     /// Removes the pipeline of this type, with the same care for messages as [`Management::configure`].
@@ -76,7 +85,7 @@ impl Management {
         &self,
         pipeline: &str,
         discards: &Discards,
-    ) -> Result<Vec<Change>, ManagementError> {
+    ) -> Result<Vec<BrokerChange>, ManagementError> {
         match self.actual().await?.pipeline() {
             Some(configured) if configured != pipeline => Err(ManagementError::OtherPipeline {
                 vhost: self.vhost().to_owned(),
@@ -93,27 +102,22 @@ pub(super) fn forecast(
     desired: &Desired,
     actual: &Actual,
     discards: &Discards,
-) -> Result<Vec<Change>, ManagementError> {
-    let plan = plan::plan(desired, actual, discards)?;
-    let mut changes: Vec<Change> = plan
-        .policies
-        .iter()
-        .map(|(_, change)| change.clone())
-        .collect();
-    changes.extend(plan.created());
-    changes.extend(plan.unbound());
-    let (mut blocked, mut removed) = (Blocked::default(), BTreeSet::new());
+) -> Result<Vec<BrokerChange>, ManagementError> {
+    let plan = plan(desired, actual, discards)?;
+    let steps = plan.steps.into_iter();
+    let mut changes: Vec<BrokerChange> = steps.map(|(_, change)| change).collect();
+    let (mut removed, mut blocked) = (Vec::new(), Vec::new());
     for removal in &plan.removals {
         let obstacles = removal.obstacles(actual, &blocked);
         if obstacles.is_empty() {
-            removed.extend(removal.queues.iter().map(|queue| queue.name.clone()));
             changes.extend(removal.removed(actual));
+            removed.push(removal);
         } else {
-            blocked.add(removal);
             changes.extend(obstacles);
+            blocked.push(removal);
         }
     }
-    changes.extend(plan::unused_policies(desired, actual, &removed));
+    changes.extend(unused_policies(desired, actual, &removed));
     changes.extend(plan.shadowed);
     changes.extend(plan.marker);
     Ok(changes)
@@ -125,142 +129,110 @@ pub(super) async fn apply<B: Objects>(
     broker: &B,
     desired: &Desired,
     discards: &Discards,
-) -> Result<Vec<Change>, ManagementError> {
+) -> Result<Vec<BrokerChange>, ManagementError> {
     let actual = broker.actual().await?;
-    let plan = plan::plan(desired, &actual, discards)?;
+    let plan = plan(desired, &actual, discards)?;
     let disturbs = plan.disturbs();
     if disturbs && actual.pipeline().is_some() {
-        broker.delete_exchange(&desired.marker.name).await?;
+        let marker = desired.marker.name.clone();
+        broker.carry_out(&Step::DeleteExchange(marker)).await?;
     }
-    let mut engine = Engine {
-        broker,
-        done: Vec::new(),
-        removed: BTreeSet::new(),
-    };
-    engine.declare(&plan).await?;
-    let figures = engine.wait_for_counts(&plan, &actual).await?;
-    let mut blocked = Blocked::default();
+    let mut changes = Vec::new();
+    for (step, change) in plan.steps {
+        broker.carry_out(&step).await?;
+        changes.push(change);
+    }
+    let counts = count_again(broker, &plan.removals, &actual).await?;
+    let (mut removed, mut blocked) = (Vec::new(), Vec::new());
     for removal in &plan.removals {
-        engine.remove(removal, &figures, &mut blocked).await?;
+        let obstacles = obstacles(broker, removal, &counts, &blocked).await?;
+        if obstacles.is_empty() {
+            remove(broker, removal).await?;
+            changes.extend(removal.removed(&counts[0]));
+            removed.push(removal);
+        } else {
+            changes.extend(obstacles);
+            blocked.push(removal);
+        }
     }
-    for change in plan::unused_policies(desired, &actual, &engine.removed) {
-        broker.delete_policy(&change.name).await?;
-        engine.done.push(change);
+    for change in unused_policies(desired, &actual, &removed) {
+        broker
+            .carry_out(&Step::DeletePolicy(change.name.clone()))
+            .await?;
+        changes.push(change);
     }
     if disturbs && !desired.is_nothing() {
-        broker.put_exchange(&desired.marker).await?;
+        broker
+            .carry_out(&Step::PutExchange(desired.marker.clone()))
+            .await?;
     }
-    engine.done.extend(plan.shadowed);
-    engine.done.extend(plan.marker);
-    Ok(engine.done)
+    changes.extend(plan.shadowed);
+    changes.extend(plan.marker);
+    Ok(changes)
 }
 
-struct Engine<'a, B> {
-    broker: &'a B,
-    done: Vec<Change>,
-    removed: BTreeSet<String>,
+/// The counts that decide on removals, the latest first. For queues that can perhaps go they are newer than the
+/// removal of the bindings. A queue with consumers is counted twice, because a message on its way from one queue to
+/// another may be in neither count.
+async fn count_again<B: Objects>(
+    broker: &B,
+    removals: &[Removal],
+    actual: &Actual,
+) -> Result<Vec<Actual>, ManagementError> {
+    let mut counts = vec![actual.clone()];
+    let going = removals
+        .iter()
+        .filter(|removal| removal.obstacles(actual, &[]).is_empty());
+    let queues: Vec<&str> = going
+        .flat_map(|removal| &removal.queues)
+        .map(|q| &*q.name)
+        .collect();
+    let is_consumed = |actual: &Actual| queues.iter().any(|queue| actual.consumers(queue) > 0);
+    while !queues.is_empty() && (counts.len() == 1 || counts.len() == 2 && is_consumed(&counts[0]))
+    {
+        let age = broker.figures_age();
+        tracing::info!("waiting {age:?} until the broker has counted the messages again");
+        tokio::time::sleep(age).await;
+        counts.insert(0, broker.actual().await?);
+    }
+    Ok(counts)
 }
 
-impl<B: Objects> Engine<'_, B> {
-    /// Everything that takes no message away: declares, binds, unbinds. Policies come first, so that a queue never
-    /// exists without its limit and the target of its dead letters.
-    async fn declare(&mut self, plan: &Plan) -> Result<(), ManagementError> {
-        for (policy, change) in &plan.policies {
-            self.broker.put_policy(policy).await?;
-            self.done.push(change.clone());
-        }
-        for queue in &plan.queues {
-            self.broker.put_queue(queue).await?;
-        }
-        for exchange in &plan.exchanges {
-            self.broker.put_exchange(exchange).await?;
-        }
-        for binding in &plan.bindings {
-            self.broker.bind(binding).await?;
-        }
-        self.done.extend(plan.created());
-        for binding in &plan.unbind {
-            self.broker.unbind(binding).await?;
-        }
-        self.done.extend(plan.unbound());
-        Ok(())
+/// Why objects cannot be removed: by any of the counts, or by one more look into each queue that all of them call
+/// empty, delays before the input they feed. The broker does not allow the look for a stream or a queue with a
+/// single active consumer.
+async fn obstacles<B: Objects>(
+    broker: &B,
+    removal: &Removal,
+    counts: &[Actual],
+    blocked: &[&Removal],
+) -> Result<Vec<BrokerChange>, ManagementError> {
+    let by_count = counts
+        .iter()
+        .map(|actual| removal.obstacles(actual, blocked));
+    if let Some(obstacles) = by_count.into_iter().find(|obstacles| !obstacles.is_empty()) {
+        return Ok(obstacles);
     }
+    for queue in &removal.queues {
+        let closed = matches!(queue.class, QueueClass::Stream | QueueClass::Lease);
+        let counted_only = closed || queue.discard > 0;
+        if !counted_only && broker.is_ready(&queue.name).await? {
+            return Ok(vec![removal.holds(&queue.name, 1)]);
+        }
+    }
+    Ok(Vec::new())
+}
 
-    /// Figures that decide on removals. For queues that can perhaps go they are newer than the removal of the
-    /// bindings. A queue with consumers is counted twice, because a message on its way from one queue to another
-    /// may be in neither count.
-    async fn wait_for_counts(
-        &self,
-        plan: &Plan,
-        actual: &Actual,
-    ) -> Result<Vec<Actual>, ManagementError> {
-        let mut figures = vec![actual.clone()];
-        let blocked = Blocked::default();
-        let going = plan.removals.iter();
-        let going = going.filter(|removal| removal.obstacles(actual, &blocked).is_empty());
-        let queues: Vec<&str> = going
-            .flat_map(|removal| removal.queues.iter().map(|queue| queue.name.as_str()))
-            .collect();
-        for round in 0..2 {
-            let read = |figures: &[Actual]| {
-                let latest = &figures[figures.len() - 1];
-                queues.iter().any(|queue| latest.consumers(queue) > 0)
-            };
-            if queues.is_empty() || (round > 0 && !read(&figures)) {
-                break;
-            }
-            let age = self.broker.figures_age();
-            tracing::info!("waiting {age:?} until the broker has counted the messages again");
-            tokio::time::sleep(age).await;
-            figures.push(self.broker.actual().await?);
-        }
-        Ok(figures)
+async fn remove<B: Objects>(broker: &B, removal: &Removal) -> Result<(), ManagementError> {
+    for queue in &removal.queues {
+        broker
+            .carry_out(&Step::DeleteQueue(queue.name.clone()))
+            .await?;
     }
-
-    async fn remove(
-        &mut self,
-        removal: &Removal,
-        figures: &[Actual],
-        blocked: &mut Blocked,
-    ) -> Result<(), ManagementError> {
-        let mut obstacles = Vec::new();
-        // The latest figures first: the answer names their numbers.
-        for actual in figures.iter().rev() {
-            obstacles = removal.obstacles(actual, blocked);
-            if !obstacles.is_empty() {
-                break;
-            }
-        }
-        if obstacles.is_empty() {
-            obstacles = self.inspect(removal).await?;
-        }
-        if !obstacles.is_empty() {
-            blocked.add(removal);
-            self.done.extend(obstacles);
-            return Ok(());
-        }
-        for queue in &removal.queues {
-            self.broker.delete_queue(&queue.name).await?;
-            self.removed.insert(queue.name.clone());
-        }
-        if let Some(exchange) = &removal.exchange {
-            self.broker.delete_exchange(exchange).await?;
-        }
-        let latest = &figures[figures.len() - 1];
-        self.done.extend(removal.removed(latest));
-        Ok(())
+    if let Some(exchange) = &removal.exchange {
+        broker
+            .carry_out(&Step::DeleteExchange(exchange.clone()))
+            .await?;
     }
-
-    /// Looks once more into each queue that the figures call empty, delays before the input they feed. The broker
-    /// does not allow it for a stream or a queue with a single active consumer.
-    async fn inspect(&self, removal: &Removal) -> Result<Vec<Change>, ManagementError> {
-        for queue in &removal.queues {
-            let closed = matches!(queue.class, QueueClass::Stream | QueueClass::Lease);
-            let counted_only = closed || queue.discard > 0;
-            if !counted_only && self.broker.is_ready(&queue.name).await? {
-                return Ok(vec![removal.holds(&queue.name, 1)]);
-            }
-        }
-        Ok(Vec::new())
-    }
+    Ok(())
 }

@@ -63,7 +63,7 @@ pub enum ManagementError {
         queues: Vec<String>,
     },
     #[error(
-        "--discard {queue}={named}: {queue} holds {held} messages now. Nothing was changed; look at them again"
+        "--discard {queue}={named}: {queue} holds {held} messages now. Nothing was changed; check them again"
     )]
     DiscardCount {
         queue: String,

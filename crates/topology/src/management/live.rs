@@ -9,9 +9,8 @@ use crate::QueueClass;
 pub struct QueueFigures {
     pub queue: String,
     pub program: String,
-    #[serde(serialize_with = "label")]
     pub class: QueueClass,
-    /// Messages that wait.
+    /// Messages that wait, dead letters on their way among them.
     pub ready: u64,
     /// Messages that a program has and has not acknowledged.
     pub unacked: u64,
@@ -21,14 +20,24 @@ pub struct QueueFigures {
 }
 
 impl QueueFigures {
+    fn new(queue: &ActualQueue) -> Option<Self> {
+        let (program, class) = queue.owner()?;
+        let unacked = queue.messages_unacknowledged.unwrap_or(0);
+        Some(Self {
+            queue: queue.name.clone(),
+            program: program.to_owned(),
+            class,
+            ready: queue.held() - unacked,
+            unacked,
+            bytes: queue.message_bytes.unwrap_or(0),
+            consumers: queue.consumers.unwrap_or(0),
+        })
+    }
+
     /// Whether it is a queue of a worker: its messages are work to do.
     pub fn is_work(&self) -> bool {
         matches!(self.class, QueueClass::Input | QueueClass::Delay(_))
     }
-}
-
-fn label<S: serde::Serializer>(class: &QueueClass, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(class.label())
 }
 
 impl Management {
@@ -42,23 +51,8 @@ impl Management {
     /// Figures of the fleet's queues, by program, inputs first.
     pub async fn figures(&self) -> Result<Vec<QueueFigures>, ManagementError> {
         let queues: Vec<ActualQueue> = self.list("queues").await?;
-        let mut figures: Vec<QueueFigures> = queues.iter().filter_map(figures_of).collect();
+        let mut figures: Vec<_> = queues.iter().filter_map(QueueFigures::new).collect();
         figures.sort_by(|a, b| (&a.program, a.class).cmp(&(&b.program, b.class)));
         Ok(figures)
     }
-}
-
-fn figures_of(queue: &ActualQueue) -> Option<QueueFigures> {
-    let (program, class) = queue.owner()?;
-    let unacked = queue.messages_unacknowledged.unwrap_or(0);
-    Some(QueueFigures {
-        queue: queue.name.clone(),
-        program: program.to_owned(),
-        class,
-        // Dead letters on their way wait as well.
-        ready: queue.held() - unacked,
-        unacked,
-        bytes: queue.message_bytes.unwrap_or(0),
-        consumers: queue.consumers.unwrap_or(0),
-    })
 }

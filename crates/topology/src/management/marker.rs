@@ -1,13 +1,13 @@
 //! Marker exchanges: no message is ever sent to them; that they exist, and their arguments, say something.
 
 use super::actual::ActualExchange;
-use super::objects::Objects;
+use super::objects::{Objects, Step};
 use super::{Management, ManagementError};
-use crate::{Arguments, Exchange};
+use crate::{Exchange, ObjectArguments};
 
 impl Management {
     /// Arguments of the exchange of this name; `None` where there is none.
-    pub async fn marker(&self, name: &str) -> Result<Option<Arguments>, ManagementError> {
+    pub async fn marker(&self, name: &str) -> Result<Option<ObjectArguments>, ManagementError> {
         let exchanges: Vec<ActualExchange> = self.list("exchanges").await?;
         let mut named = exchanges.into_iter().filter(|found| found.name == name);
         Ok(named.next().map(|exchange| exchange.arguments))
@@ -17,7 +17,7 @@ impl Management {
     pub async fn put_marker(
         &self,
         name: &str,
-        arguments: Arguments,
+        arguments: ObjectArguments,
     ) -> Result<(), ManagementError> {
         let exchange = Exchange {
             name: name.to_owned(),
@@ -25,11 +25,11 @@ impl Management {
             kind: "fanout",
             arguments,
         };
-        self.put_exchange(&exchange).await
+        self.carry_out(&Step::PutExchange(exchange)).await
     }
 
     /// Deletes a marker; it need not be there.
     pub async fn delete_marker(&self, name: &str) -> Result<(), ManagementError> {
-        self.delete_exchange(name).await
+        self.carry_out(&Step::DeleteExchange(name.to_owned())).await
     }
 }

@@ -13,11 +13,11 @@ mod objects;
 mod plan;
 mod removal;
 
-pub use apply::{Change, Object};
+pub use apply::{BrokerChange, ChangeAction, Object};
 pub use client::Management;
 pub use error::ManagementError;
 pub use live::QueueFigures;
-pub use plan::{Action, Discards, parse_discard};
+pub use plan::{Discards, parse_discard};
 
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,16 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::actual::Actual;
-use super::{Action, Change, Discards, Object};
+use super::{BrokerChange, ChangeAction, Discards, Object};
 use crate::{Desired, QueueClass};
 
 /// Objects that are removed together or not at all, because messages travel between them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Removal {
     pub program: String,
     pub kind: RemovalKind,
     /// In the order of their deletion: what feeds another goes before it.
-    pub queues: Vec<Leaving>,
+    pub queues: Vec<UnwantedQueue>,
     pub exchange: Option<String>,
 }
 
@@ -27,171 +27,163 @@ pub(super) enum RemovalKind {
     Stream,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leaving {
+#[derive(Debug)]
+pub(super) struct UnwantedQueue {
     pub name: String,
     pub class: QueueClass,
     /// Messages that may be deleted with it.
     pub discard: u64,
 }
 
-/// What has to stay although it should go, as far as is decided.
-#[derive(Debug, Default)]
-pub(super) struct Blocked {
-    programs: BTreeSet<String>,
-    exchanges: BTreeSet<String>,
-}
-
-impl Blocked {
-    pub fn add(&mut self, removal: &Removal) {
-        self.programs.insert(removal.program.clone());
-        self.exchanges.extend(removal.exchange.clone());
-    }
+/// What a program has that the type no longer has.
+#[derive(Default)]
+struct Unwanted {
+    queues: Vec<UnwantedQueue>,
+    exchange: Option<String>,
 }
 
 /// The objects that the type no longer has, in the order of removal.
 pub(super) fn removals(desired: &Desired, actual: &Actual, discards: &Discards) -> Vec<Removal> {
-    let wanted: BTreeSet<&str> = desired
-        .queues
-        .iter()
-        .map(|queue| queue.name.as_str())
-        .collect();
-    let mut stale: BTreeMap<&str, Vec<(QueueClass, &str)>> = BTreeMap::new();
+    let mut programs: BTreeMap<&str, Unwanted> = BTreeMap::new();
     for queue in &actual.queues {
-        if let Some((program, class)) = queue.owner()
-            && !wanted.contains(queue.name.as_str())
-        {
-            stale.entry(program).or_default().push((class, &queue.name));
+        let is_wanted = desired
+            .queues
+            .iter()
+            .any(|wanted| wanted.name == queue.name);
+        if let (Some((program, class)), false) = (queue.owner(), is_wanted) {
+            programs
+                .entry(program)
+                .or_default()
+                .queues
+                .push(UnwantedQueue {
+                    name: queue.name.clone(),
+                    class,
+                    discard: discards.get(&queue.name).copied().unwrap_or(0),
+                });
         }
     }
-    let mut exchanges: BTreeMap<&str, &str> = BTreeMap::new();
     for exchange in &actual.exchanges {
-        if let Some(program) = exchange.owner()
-            && !desired
-                .exchanges
-                .iter()
-                .any(|wanted| wanted.name == exchange.name)
-        {
-            exchanges.insert(program, &exchange.name);
-            stale.entry(program).or_default();
+        let is_wanted = desired
+            .exchanges
+            .iter()
+            .any(|wanted| wanted.name == exchange.name);
+        if let (Some(program), false) = (exchange.owner(), is_wanted) {
+            programs.entry(program).or_default().exchange = Some(exchange.name.clone());
         }
     }
-    let mut removals: Vec<Removal> = stale
-        .into_iter()
-        .flat_map(|(program, queues)| {
-            let exchange = exchanges.get(program).map(|&name| name.to_owned());
-            removals_of(program, queues, exchange, discards)
-        })
+    let programs = programs.into_iter();
+    let mut removals: Vec<Removal> = programs
+        .flat_map(|(program, unwanted)| unwanted.into_removals(program))
         .collect();
     removals.sort_by_key(|removal| removal.kind);
     removals
 }
 
-fn removals_of(
-    program: &str,
-    mut queues: Vec<(QueueClass, &str)>,
-    exchange: Option<String>,
-    discards: &Discards,
-) -> Vec<Removal> {
-    // Delays before the input, which they feed.
-    queues.sort_by_key(|(class, _)| (*class == QueueClass::Input, *class));
-    let removal = |kind, queues: &[(QueueClass, &str)], exchange| Removal {
-        program: program.to_owned(),
-        kind,
-        queues: queues
+impl Unwanted {
+    fn into_removals(mut self, program: &str) -> Vec<Removal> {
+        // Delays before the input, which they feed.
+        self.queues
+            .sort_by_key(|queue| (queue.class == QueueClass::Input, queue.class));
+        let has_input = self
+            .queues
             .iter()
-            .map(|(class, name)| Leaving {
-                name: (*name).to_owned(),
-                class: *class,
-                discard: discards.get(name).unwrap_or(0),
-            })
-            .collect(),
-        exchange,
-    };
-    let input_goes = queues.iter().any(|(class, _)| *class == QueueClass::Input);
-    let (working, keeping): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(class, _)| {
-        matches!(
-            class,
-            QueueClass::Input | QueueClass::Delay(_) | QueueClass::Lease
-        )
-    });
-    let mut removals = Vec::new();
-    if input_goes || exchange.is_some() {
-        removals.push(removal(RemovalKind::Program, &working, exchange));
-    } else {
-        let each = working.iter();
-        removals.extend(each.map(|queue| removal(RemovalKind::Delay, &[*queue], None)));
-    }
-    for queue in keeping {
-        let kind = match queue.0 {
-            QueueClass::Stream => RemovalKind::Stream,
-            _ => RemovalKind::Quarantine,
+            .any(|queue| queue.class == QueueClass::Input);
+        let program_goes = has_input || self.exchange.is_some();
+        let removal = |kind, queues, exchange| Removal {
+            program: program.to_owned(),
+            kind,
+            queues,
+            exchange,
         };
-        removals.push(removal(kind, &[queue], None));
+        let (mut together, mut removals) = (Vec::new(), Vec::new());
+        for queue in self.queues {
+            let kind = match queue.class {
+                QueueClass::Quarantine => RemovalKind::Quarantine,
+                QueueClass::Stream => RemovalKind::Stream,
+                QueueClass::Input | QueueClass::Delay(_) | QueueClass::Lease if program_goes => {
+                    together.push(queue);
+                    continue;
+                }
+                QueueClass::Input | QueueClass::Delay(_) | QueueClass::Lease => RemovalKind::Delay,
+            };
+            removals.push(removal(kind, vec![queue], None));
+        }
+        if program_goes {
+            removals.push(removal(RemovalKind::Program, together, self.exchange));
+        }
+        removals
     }
-    removals
 }
 
 impl Removal {
-    /// Why it cannot be removed by these figures, one change for each queue in the way; empty when it can.
-    pub fn obstacles(&self, actual: &Actual, blocked: &Blocked) -> Vec<Change> {
-        let holding = self
+    /// Why it cannot be removed by these figures, one change for each queue in the way; empty when it can. `blocked`
+    /// are the removals that are not made either.
+    pub fn obstacles(&self, actual: &Actual, blocked: &[&Self]) -> Vec<BrokerChange> {
+        let mut obstacles: Vec<BrokerChange> = self
             .queues
             .iter()
-            .filter(|queue| actual.held(&queue.name) > queue.discard);
-        let mut obstacles: Vec<Change> = holding
+            .filter(|queue| actual.held(&queue.name) > queue.discard)
             .map(|queue| self.holds(&queue.name, actual.held(&queue.name)))
             .collect();
-        let block = |reason: String| {
-            let name = &self.queues[0].name;
-            Change::new(Action::Blocked, Object::Queue, name, &reason)
+        let reason = match self.kind {
+            RemovalKind::Program | RemovalKind::Delay => None,
+            RemovalKind::Quarantine => blocked
+                .iter()
+                .find(|other| other.program == self.program)
+                .map(|other| format!("{} is not drained yet", other.program)),
+            RemovalKind::Stream => actual
+                .bindings
+                .iter()
+                .filter(|binding| binding.destination == self.queues[0].name)
+                .map(|binding| &binding.source)
+                .find(|source| {
+                    blocked
+                        .iter()
+                        .any(|other| other.exchange.as_ref() == Some(source))
+                })
+                .map(|source| format!("exchange {source} still feeds it")),
         };
-        if self.kind == RemovalKind::Quarantine && blocked.programs.contains(&self.program) {
-            obstacles.push(block(format!("{} is not drained yet", self.program)));
-        }
-        if self.kind == RemovalKind::Stream {
-            let writes = |binding: &&_| self.is_written_by(binding, blocked);
-            if let Some(binding) = actual.bindings.iter().find(writes) {
-                obstacles.push(block(format!("exchange {} still feeds it", binding.source)));
-            }
-        }
+        obstacles.extend(reason.map(|reason| {
+            BrokerChange::new(
+                ChangeAction::Blocked,
+                Object::Queue,
+                &self.queues[0].name,
+                &reason,
+            )
+        }));
         obstacles
     }
 
-    fn is_written_by(&self, binding: &super::actual::ActualBinding, blocked: &Blocked) -> bool {
-        binding.destination == self.queues[0].name && blocked.exchanges.contains(&binding.source)
-    }
-
-    pub fn holds(&self, queue: &str, messages: u64) -> Change {
-        let what = match messages {
-            1 => "holds 1 message".to_owned(),
-            n => format!("holds {n} messages"),
-        };
+    pub fn holds(&self, queue: &str, messages: u64) -> BrokerChange {
+        let what = if messages == 1 { "message" } else { "messages" };
         let program = &self.program;
         let advice = match self.kind {
-            RemovalKind::Program => format!("let {program} finish and configure again"),
+            RemovalKind::Program => &format!("let {program} finish and configure again"),
             RemovalKind::Delay => {
-                "they go on when their time comes: configure again then".to_owned()
+                "they return to the input when their time comes: configure again then"
             }
-            RemovalKind::Quarantine => "look at them: fleet quarantine list".to_owned(),
-            RemovalKind::Stream => "the record of all runs".to_owned(),
+            RemovalKind::Quarantine => "see them with fleet quarantine list",
+            RemovalKind::Stream => "the record of all runs",
         };
-        let detail = format!("{what}; {advice}; or give them up with --discard {queue}={messages}");
-        Change::new(Action::Blocked, Object::Queue, queue, &detail)
+        let detail = format!(
+            "holds {messages} {what}; {advice}; or give them up with --discard {queue}={messages}"
+        );
+        BrokerChange::new(ChangeAction::Blocked, Object::Queue, queue, &detail)
     }
 
     /// The changes of its removal.
-    pub fn removed(&self, actual: &Actual) -> Vec<Change> {
+    pub fn removed(&self, actual: &Actual) -> Vec<BrokerChange> {
         let queues = self.queues.iter().map(|queue| {
             let detail = match actual.held(&queue.name) {
                 0 => "empty".to_owned(),
-                n => format!("with its {n} messages, as told"),
+                n => format!("with its {n} messages, as --discard allows"),
             };
-            Change::new(Action::Remove, Object::Queue, &queue.name, &detail)
+            BrokerChange::new(ChangeAction::Remove, Object::Queue, &queue.name, &detail)
         });
-        let exchange = self.exchange.iter();
-        let exchange =
-            exchange.map(|name| Change::new(Action::Remove, Object::Exchange, name, "direct"));
+        let exchange = self
+            .exchange
+            .iter()
+            .map(|name| BrokerChange::new(ChangeAction::Remove, Object::Exchange, name, "direct"));
         queues.chain(exchange).collect()
     }
 }

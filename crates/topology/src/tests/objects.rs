@@ -33,7 +33,7 @@ fn every_queue_has_exactly_one_policy_and_every_policy_a_queue() {
     assert_eq!(names.len(), objects.policies.len());
     let mut used = BTreeSet::new();
     for queue in &objects.queues {
-        let name = policy_name(&queue.program, queue.class);
+        let name = queue.class.policy(&queue.program);
         assert!(names.contains(name.as_str()), "{}", queue.name);
         used.insert(name);
     }

@@ -1,5 +1,5 @@
 use serde_json::json;
-use topology::management::{Action, Change, Discards, Management, Object};
+use topology::management::{BrokerChange, ChangeAction, Discards, Management, Object};
 
 use super::{Choice, Discard, Pipelines, not_configured};
 use crate::context::Context;
@@ -62,7 +62,7 @@ pub async fn delete(
     let changes = management.delete_pipeline(pipeline, &discards).await?;
     let blocked = changes
         .iter()
-        .any(|change| change.action == Action::Blocked);
+        .any(|change| change.action == ChangeAction::Blocked);
     let vhost = management.vhost();
     let done = match blocked {
         true => format!(
@@ -78,8 +78,8 @@ pub async fn delete(
 }
 
 /// Whether queues are to go, for which the broker has to count their messages first.
-fn removes(changes: &[Change]) -> bool {
-    let goes = |change: &Change| change.action == Action::Remove;
+fn removes(changes: &[BrokerChange]) -> bool {
+    let goes = |change: &BrokerChange| change.action == ChangeAction::Remove;
     changes
         .iter()
         .any(|change| change.object == Object::Queue && goes(change))
@@ -102,7 +102,7 @@ fn report(
     tense: Tense,
     pipeline: &str,
     vhost: &str,
-    changes: &[Change],
+    changes: &[BrokerChange],
 ) -> anyhow::Result<()> {
     let output = context.output;
     if output.is_json() {
@@ -114,10 +114,10 @@ fn report(
     }
     let rows = changes.iter().map(|change| {
         let (tone, action) = match change.action {
-            Action::Create => (Tone::Good, "create"),
-            Action::Update => (Tone::Good, "update"),
-            Action::Remove => (Tone::Bad, "remove"),
-            Action::Blocked => (Tone::Warning, "blocked"),
+            ChangeAction::Create => (Tone::Good, "create"),
+            ChangeAction::Update => (Tone::Good, "update"),
+            ChangeAction::Remove => (Tone::Bad, "remove"),
+            ChangeAction::Blocked => (Tone::Warning, "blocked"),
         };
         let object = format!("{:?}", change.object).to_lowercase();
         [
@@ -132,12 +132,12 @@ fn report(
 }
 
 /// `12 created, 3 blocked`, or `12 to create, 3 blocked`.
-fn summary(changes: &[Change], tense: Tense) -> String {
+fn summary(changes: &[BrokerChange], tense: Tense) -> String {
     let actions = [
-        (Action::Create, "created", "to create"),
-        (Action::Update, "updated", "to update"),
-        (Action::Remove, "removed", "to remove"),
-        (Action::Blocked, "blocked", "blocked"),
+        (ChangeAction::Create, "created", "to create"),
+        (ChangeAction::Update, "updated", "to update"),
+        (ChangeAction::Remove, "removed", "to remove"),
+        (ChangeAction::Blocked, "blocked", "blocked"),
     ];
     let parts = actions.into_iter().filter_map(|(action, done, to_do)| {
         let count = changes

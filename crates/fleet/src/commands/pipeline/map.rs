@@ -3,7 +3,7 @@ use std::fmt::Write;
 use pipeline::{Role, RoleKind};
 use serde_json::{Value, json};
 use topology::management::QueueFigures;
-use topology::{Problem, Program, QueueClass, Topology, TopologyError, dot, mermaid};
+use topology::{Problem, ProgramSpec, QueueClass, Topology, TopologyError, dot, mermaid};
 
 use super::{Choice, Format, Pipelines, ROLES, not_configured};
 use crate::context::Context;
@@ -113,7 +113,7 @@ impl Live {
     fn row(
         &self,
         topology: &Topology,
-        program: &Program,
+        program: &ProgramSpec,
         output: Output,
     ) -> Vec<comfy_table::Cell> {
         let sends = program.role.outputs.iter().filter_map(|&name| {
@@ -169,7 +169,7 @@ impl Live {
     }
 }
 
-fn title(program: &Program) -> String {
+fn title(program: &ProgramSpec) -> String {
     match program.name == program.role.name {
         true => program.name.clone(),
         false => format!("{} ({})", program.name, program.role.name),

@@ -21,7 +21,7 @@ async fn a_name_that_is_taken_by_another_stops_everything() {
         });
     });
     let before = host.state();
-    let error = apply(&host, &objects_of("direct"), &Discards::none())
+    let error = apply(&host, &objects_of("direct"), &Discards::new())
         .await
         .unwrap_err();
     assert_eq!(

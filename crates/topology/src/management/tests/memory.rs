@@ -1,10 +1,10 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use crate::Binding;
 use crate::management::ManagementError;
 use crate::management::actual::{Actual, ActualBinding, ActualExchange, ActualPolicy, ActualQueue};
-use crate::management::objects::Objects;
-use crate::{Binding, Exchange, Policy, Queue};
+use crate::management::objects::{Objects, Step};
 
 /// A virtual host in memory, whose figures may be as old as a broker's.
 #[derive(Default)]
@@ -67,11 +67,6 @@ impl Host {
             .map(ActualQueue::held)
             .sum()
     }
-
-    fn did(&self, what: String) -> Result<(), ManagementError> {
-        self.log.borrow_mut().push(what);
-        Ok(())
-    }
 }
 
 impl Objects for Host {
@@ -93,103 +88,83 @@ impl Objects for Host {
         Ok(actual)
     }
 
-    async fn put_policy(&self, policy: &Policy) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            actual.policies.retain(|found| found.name != policy.name);
-            actual.policies.push(ActualPolicy {
-                name: policy.name.clone(),
-                pattern: policy.pattern.clone(),
-                apply_to: "queues".to_owned(),
-                priority: policy.priority,
-                definition: policy.definition.clone(),
-            });
-        });
-        self.did(format!("put policy {}", policy.name))
-    }
-
-    async fn put_queue(&self, queue: &Queue) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            assert!(actual.queue(&queue.name).is_none(), "{} exists", queue.name);
-            actual.queues.push(ActualQueue {
-                name: queue.name.clone(),
-                arguments: queue.arguments.clone(),
-                ..ActualQueue::default()
-            });
-        });
-        self.did(format!("put queue {}", queue.name))
-    }
-
-    async fn put_exchange(&self, exchange: &Exchange) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            assert!(
-                actual.exchange(&exchange.name).is_none(),
-                "{} exists",
-                exchange.name
-            );
-            actual.exchanges.push(ActualExchange {
-                name: exchange.name.clone(),
-                kind: exchange.kind.to_owned(),
-                arguments: exchange.arguments.clone(),
-            });
-        });
-        self.did(format!("put exchange {}", exchange.name))
-    }
-
-    async fn bind(&self, binding: &Binding) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            assert!(
-                actual.exchange(&binding.exchange).is_some(),
-                "{}",
-                binding.exchange
-            );
-            assert!(actual.queue(&binding.queue).is_some(), "{}", binding.queue);
-            if !actual
-                .bindings
-                .iter()
-                .any(|found| found.plain().as_ref() == Some(binding))
-            {
-                actual.bindings.push(ActualBinding {
-                    source: binding.exchange.clone(),
-                    destination: binding.queue.clone(),
-                    destination_type: "queue".to_owned(),
-                    routing_key: binding.output.clone(),
-                    properties_key: binding.output.clone(),
+    async fn carry_out(&self, step: &Step) -> Result<(), ManagementError> {
+        let actual = &mut *self.actual.borrow_mut();
+        let done = match step {
+            Step::PutPolicy(policy) => {
+                actual.policies.retain(|found| found.name != policy.name);
+                actual.policies.push(ActualPolicy {
+                    name: policy.name.clone(),
+                    pattern: policy.pattern.clone(),
+                    apply_to: "queues".to_owned(),
+                    priority: policy.priority,
+                    definition: policy.definition.clone(),
                 });
+                format!("put policy {}", policy.name)
             }
-        });
-        self.did(format!("bind {} -> {}", binding.exchange, binding.queue))
-    }
-
-    async fn unbind(&self, binding: &Binding) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            actual
-                .bindings
-                .retain(|found| found.plain().as_ref() != Some(binding));
-        });
-        self.did(format!("unbind {} -> {}", binding.exchange, binding.queue))
-    }
-
-    async fn delete_policy(&self, name: &str) -> Result<(), ManagementError> {
-        self.change(|actual| actual.policies.retain(|policy| policy.name != name));
-        self.did(format!("delete policy {name}"))
-    }
-
-    async fn delete_queue(&self, name: &str) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            actual.queues.retain(|queue| queue.name != name);
-            actual
-                .bindings
-                .retain(|binding| binding.destination != name);
-        });
-        self.did(format!("delete queue {name}"))
-    }
-
-    async fn delete_exchange(&self, name: &str) -> Result<(), ManagementError> {
-        self.change(|actual| {
-            actual.exchanges.retain(|exchange| exchange.name != name);
-            actual.bindings.retain(|binding| binding.source != name);
-        });
-        self.did(format!("delete exchange {name}"))
+            Step::PutQueue(queue) => {
+                assert!(actual.queue(&queue.name).is_none(), "{} exists", queue.name);
+                actual.queues.push(ActualQueue {
+                    name: queue.name.clone(),
+                    arguments: queue.arguments.clone(),
+                    ..ActualQueue::default()
+                });
+                format!("put queue {}", queue.name)
+            }
+            Step::PutExchange(exchange) => {
+                let name = &exchange.name;
+                assert!(actual.exchange(name).is_none(), "{name} exists");
+                actual.exchanges.push(ActualExchange {
+                    name: name.clone(),
+                    kind: exchange.kind.to_owned(),
+                    arguments: exchange.arguments.clone(),
+                });
+                format!("put exchange {name}")
+            }
+            Step::Bind(binding) => {
+                let Binding {
+                    exchange,
+                    output,
+                    queue,
+                } = binding;
+                assert!(actual.exchange(exchange).is_some(), "{exchange}");
+                assert!(actual.queue(queue).is_some(), "{queue}");
+                let mut bound = actual.bindings.iter();
+                if !bound.any(|found| found.plain().as_ref() == Some(binding)) {
+                    actual.bindings.push(ActualBinding {
+                        source: exchange.clone(),
+                        destination: queue.clone(),
+                        destination_type: "queue".to_owned(),
+                        routing_key: output.clone(),
+                        properties_key: output.clone(),
+                    });
+                }
+                format!("bind {exchange} -> {queue}")
+            }
+            Step::Unbind(binding) => {
+                let stays = |found: &ActualBinding| found.plain().as_ref() != Some(binding);
+                actual.bindings.retain(stays);
+                format!("unbind {} -> {}", binding.exchange, binding.queue)
+            }
+            Step::DeletePolicy(name) => {
+                actual.policies.retain(|policy| policy.name != *name);
+                format!("delete policy {name}")
+            }
+            Step::DeleteQueue(name) => {
+                actual.queues.retain(|queue| queue.name != *name);
+                actual
+                    .bindings
+                    .retain(|binding| binding.destination != *name);
+                format!("delete queue {name}")
+            }
+            Step::DeleteExchange(name) => {
+                actual.exchanges.retain(|exchange| exchange.name != *name);
+                actual.bindings.retain(|binding| binding.source != *name);
+                format!("delete exchange {name}")
+            }
+        };
+        self.log.borrow_mut().push(done);
+        Ok(())
     }
 
     async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError> {

@@ -10,7 +10,7 @@ mod repetition;
 use memory::Host;
 
 use super::apply::apply;
-use super::{Action, Change, Discards, ManagementError};
+use super::{BrokerChange, ChangeAction, Discards, ManagementError};
 use crate::tests::built_in;
 use crate::{Desired, PipelineSettings, desired};
 use pipeline::RetrySchedule;
@@ -29,12 +29,12 @@ fn with_delays(pipeline: &str, seconds: &[u64]) -> Desired {
     desired(&built_in(pipeline), &PipelineSettings::default(), &schedule)
 }
 
-fn shown(changes: &[Change]) -> Vec<String> {
-    changes.iter().map(Change::to_string).collect()
+fn shown(changes: &[BrokerChange]) -> Vec<String> {
+    changes.iter().map(BrokerChange::to_string).collect()
 }
 
-async fn configure(host: &Host, desired: &Desired) -> Vec<Change> {
-    apply(host, desired, &Discards::none()).await.unwrap()
+async fn configure(host: &Host, desired: &Desired) -> Vec<BrokerChange> {
+    apply(host, desired, &Discards::new()).await.unwrap()
 }
 
 async fn discarding(
@@ -42,7 +42,7 @@ async fn discarding(
     desired: &Desired,
     queue: &str,
     count: u64,
-) -> Result<Vec<Change>, ManagementError> {
+) -> Result<Vec<BrokerChange>, ManagementError> {
     apply(
         host,
         desired,
@@ -61,9 +61,9 @@ fn has(host: &Host, queue: &str) -> bool {
     host.state().queue(queue).is_some()
 }
 
-fn blocked(changes: &[Change]) -> Vec<&str> {
+fn blocked(changes: &[BrokerChange]) -> Vec<&str> {
     let blocked = changes
         .iter()
-        .filter(|change| change.action == Action::Blocked);
+        .filter(|change| change.action == ChangeAction::Blocked);
     blocked.map(|change| change.name.as_str()).collect()
 }

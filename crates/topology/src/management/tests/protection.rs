@@ -6,7 +6,7 @@ use super::memory::Host;
 use super::{blocked, configure, direct, discarding, has, objects_of, shown, with_delays};
 use crate::Desired;
 use crate::management::apply::forecast;
-use crate::management::{Action, Discards, ManagementError, Object};
+use crate::management::{ChangeAction, Discards, ManagementError, Object};
 
 #[tokio::test]
 async fn the_marker_that_the_pipeline_is_configured_comes_last_and_goes_first() {
@@ -127,7 +127,7 @@ async fn a_quarantine_with_messages_stays_while_the_program_goes() {
     assert_eq!(
         blocked_lines,
         [
-            "blocked queue es-writer-quar (holds 1 message; look at them: fleet quarantine list; \
+            "blocked queue es-writer-quar (holds 1 message; see them with fleet quarantine list; \
           or give them up with --discard es-writer-quar=1)"
         ]
     );
@@ -309,12 +309,12 @@ async fn the_forecast_says_what_will_be_done() {
     let host = direct().await;
     host.put_messages("es-writer-quar", 5);
     let wanted = objects_of("clickhouse-only");
-    let expected = forecast(&wanted, &host.state(), &Discards::none()).unwrap();
+    let expected = forecast(&wanted, &host.state(), &Discards::new()).unwrap();
     assert_eq!(shown(&configure(&host, &wanted).await), shown(&expected));
     let last = expected.last().unwrap();
     assert_eq!(
         (last.action, last.object),
-        (Action::Update, Object::Pipeline)
+        (ChangeAction::Update, Object::Pipeline)
     );
     assert_eq!(last.detail, "direct -> clickhouse-only");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use testkit::VirtualHost;
 
 use super::{objects_of, shown, with_delays};
-use crate::management::{Action, Change, Discards, Management, ManagementError};
+use crate::management::{BrokerChange, ChangeAction, Discards, Management, ManagementError};
 use crate::{Desired, PipelineSettings, desired, tests::built_in};
 use pipeline::{BrokerSettings, RetrySchedule};
 
@@ -20,9 +20,9 @@ fn management(host: &VirtualHost) -> Management {
     .unwrap()
 }
 
-async fn configure(management: &Management, desired: &Desired) -> Vec<Change> {
+async fn configure(management: &Management, desired: &Desired) -> Vec<BrokerChange> {
     management
-        .configure(desired, &Discards::none())
+        .configure(desired, &Discards::new())
         .await
         .unwrap()
 }
@@ -68,7 +68,11 @@ async fn configuring_twice_changes_nothing_and_the_diff_is_empty() {
     let expected = management.diff(&wanted).await.unwrap();
     let changes = configure(&management, &wanted).await;
     assert_eq!(changes, expected);
-    assert!(changes.iter().all(|change| change.action == Action::Create));
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.action == ChangeAction::Create)
+    );
     assert_eq!(
         management.configured().await.unwrap().as_deref(),
         Some("direct")
@@ -86,7 +90,7 @@ async fn another_type_removes_what_it_does_not_have() {
     let changes = configure(&management, &wanted).await;
     let removed = |name: &str| {
         let mut changes = changes.iter();
-        changes.any(|change| change.action == Action::Remove && change.name == name)
+        changes.any(|change| change.action == ChangeAction::Remove && change.name == name)
     };
     for name in [
         "es-writer-in",
@@ -156,7 +160,7 @@ async fn a_queue_with_a_message_stays_unless_told_so_with_its_count() {
     let changes = configure(&management, &wanted).await;
     let blocked: Vec<&str> = changes
         .iter()
-        .filter(|change| change.action == Action::Blocked)
+        .filter(|change| change.action == ChangeAction::Blocked)
         .map(|change| change.name.as_str())
         .collect();
     assert_eq!(
@@ -205,13 +209,13 @@ async fn a_deleted_pipeline_leaves_nothing_but_what_holds_messages() {
     configure(&management, &objects_of("direct")).await;
     publish(&host, "queuer-out", "receipts");
     let error = management
-        .delete_pipeline("clickhouse-only", &Discards::none())
+        .delete_pipeline("clickhouse-only", &Discards::new())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("say --type direct"), "{error}");
     // The receipt is so new that the figures do not show it yet.
     management
-        .delete_pipeline("direct", &Discards::none())
+        .delete_pipeline("direct", &Discards::new())
         .await
         .unwrap();
     assert_eq!(
@@ -242,7 +246,7 @@ async fn a_queue_that_the_broker_cannot_change_is_refused_until_the_pipeline_is_
     }
     let settings = PipelineSettings::default();
     let wanted = desired(&topology, &settings, &RetrySchedule::default());
-    let error = management.configure(&wanted, &Discards::none()).await;
+    let error = management.configure(&wanted, &Discards::new()).await;
     let Err(ManagementError::ArgumentsChanged { pipeline, queues }) = error else {
         panic!("{error:?}");
     };
@@ -254,7 +258,7 @@ async fn a_queue_that_the_broker_cannot_change_is_refused_until_the_pipeline_is_
         Some("clickhouse-only")
     );
     management
-        .delete_pipeline(&pipeline, &Discards::none())
+        .delete_pipeline(&pipeline, &Discards::new())
         .await
         .unwrap();
     configure(&management, &wanted).await;

@@ -26,7 +26,7 @@ async fn with_other_arguments() -> Host {
 
 async fn refused(host: &Host, desired: &Desired) -> ManagementError {
     let before = host.state();
-    let error = apply(host, desired, &Discards::none()).await.unwrap_err();
+    let error = apply(host, desired, &Discards::new()).await.unwrap_err();
     assert_eq!(host.state(), before, "a refusal changes nothing");
     error
 }
@@ -42,7 +42,7 @@ async fn a_queue_with_other_arguments_is_refused_with_what_to_do_and_nothing_is_
          Nothing was changed; delete the pipeline (fleet pipeline delete --type direct), which names the queues that \
          still hold messages, and configure again"
     );
-    let forecast = forecast(&wanted, &host.state(), &Discards::none());
+    let forecast = forecast(&wanted, &host.state(), &Discards::new());
     assert_eq!(forecast.unwrap_err().to_string(), error);
     // As it says, the pipeline can be deleted and configured again.
     configure(&host, &Desired::nothing("direct")).await;

@@ -5,7 +5,7 @@ use super::memory::Host;
 use super::{objects_of, shown, with_delays};
 use crate::Desired;
 use crate::management::apply::{apply, forecast};
-use crate::management::{Action, Discards, ManagementError};
+use crate::management::{ChangeAction, Discards, ManagementError};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -111,7 +111,7 @@ proptest! {
                 let Step::Configure(n) = step else { continue };
                 let (wanted, messages) = (wanted(*n), host.messages());
                 let (state, log) = (host.state(), host.log.borrow().len());
-                match apply(&host, &wanted, &Discards::none()).await {
+                match apply(&host, &wanted, &Discards::new()).await {
                     // A queue whose argument was changed: nothing is touched.
                     Err(ManagementError::ArgumentsChanged { .. }) => {
                         prop_assert_eq!(host.state(), state);
@@ -121,11 +121,11 @@ proptest! {
                     applied => drop(applied.unwrap()),
                 }
                 prop_assert_eq!(host.messages(), messages);
-                let left = forecast(&wanted, &host.state(), &Discards::none()).unwrap();
-                let undone: Vec<_> = left.iter().filter(|change| change.action != Action::Blocked).collect();
+                let left = forecast(&wanted, &host.state(), &Discards::new()).unwrap();
+                let undone: Vec<_> = left.iter().filter(|change| change.action != ChangeAction::Blocked).collect();
                 prop_assert!(undone.is_empty(), "{:#?}", shown(&left));
                 let before = host.log.borrow().len();
-                apply(&host, &wanted, &Discards::none()).await.unwrap();
+                apply(&host, &wanted, &Discards::new()).await.unwrap();
                 prop_assert_eq!(host.log.borrow().len(), before);
                 for queue in &wanted.queues {
                     prop_assert!(host.state().queue(&queue.name).is_some());
