@@ -1,4 +1,4 @@
-//! What an error says together with its causes, for logs, receipts and operators.
+//! The text of an error together with its causes, for logs, receipts and operators.
 
 use std::error::Error;
 
@@ -17,7 +17,7 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// What the innermost cause says: what happened ("Connection refused"), where the outer ones repeat the URL.
+/// The text of the innermost cause: what happened ("Connection refused"), where the outer ones repeat the URL.
 pub fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_named_once() {
         assert_eq!(
             with_causes(error().as_ref()),
             "cannot start: no connection: refused"

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::Shutdown;
 
-/// How the parts of a program are, as they say themselves; clones share it.
+/// The state of a program's parts, as they report it; clones share it.
 ///
 /// `GET /health` answers 200, or 503 while a part is failing. `GET /ready` answers 503 also while a
 /// part that was announced with [`Health::expect`] has not reported yet, and once the program is
@@ -49,7 +49,7 @@ impl Health {
         parts.entry(component.to_owned()).or_insert(Part::Expected);
     }
 
-    /// Says how a part is. A part that fails for another reason than before is failing since it
+    /// Reports the state of a part. A part that fails for another reason than before is failing since it
     /// failed first.
     pub fn set(&self, component: &str, state: Result<(), String>) {
         let mut parts = self.lock();
@@ -66,22 +66,25 @@ impl Health {
 
     /// The failing parts, each with why and for how long.
     pub fn failures(&self) -> BTreeMap<String, String> {
-        let parts = self.lock();
-        parts
-            .iter()
-            .filter_map(|(name, part)| match part {
-                Part::Failing { why, since } => {
-                    let seconds = since.elapsed().as_secs();
-                    Some((name.clone(), format!("{why} (for {seconds} s)")))
-                }
-                Part::Expected | Part::Well => None,
-            })
-            .collect()
+        self.reasons(|part| match part {
+            Part::Failing { why, since } => {
+                Some(format!("{why} (for {} s)", since.elapsed().as_secs()))
+            }
+            Part::Expected | Part::Well => None,
+        })
     }
 
-    /// True once every part has reported and none is failing.
-    pub fn is_ready(&self) -> bool {
-        self.lock().values().all(|part| matches!(part, Part::Well))
+    fn expected(&self) -> BTreeMap<String, String> {
+        let expected = |part: &Part| matches!(part, Part::Expected);
+        self.reasons(|part| expected(part).then(|| "has not reported yet".to_owned()))
+    }
+
+    fn reasons(&self, reason: impl Fn(&Part) -> Option<String>) -> BTreeMap<String, String> {
+        let parts = self.lock();
+        let reasons = parts
+            .iter()
+            .filter_map(|(name, part)| Some((name.clone(), reason(part)?)));
+        reasons.collect()
     }
 
     /// Answers on `address` until the program ends, in the tokio runtime that this is called in;
@@ -106,22 +109,13 @@ impl Health {
             .route("/health", get(health))
             .route("/ready", get(ready))
             .with_state(page);
-        // Not stopped by the shutdown: whoever asks while the program drains learns that it does.
+        // Not stopped by the shutdown: while the program drains, the page says so.
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 tracing::error!(%error, "the health page ended");
             }
         });
         Ok(bound)
-    }
-
-    fn expected(&self) -> BTreeMap<String, String> {
-        let parts = self.lock();
-        parts
-            .iter()
-            .filter(|(_, part)| matches!(part, Part::Expected))
-            .map(|(name, _)| (name.clone(), "has not reported yet".to_owned()))
-            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Part>> {
@@ -146,12 +140,15 @@ impl Page {
             "ok" => StatusCode::OK,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let report = Report {
-            status,
-            process: self.process,
-            reasons,
-        };
-        (code, Json(report))
+        let process = self.process;
+        (
+            code,
+            Json(Report {
+                status,
+                process,
+                reasons,
+            }),
+        )
     }
 }
 

@@ -31,7 +31,7 @@ const LAST_STATS: Duration = Duration::from_secs(2);
 /// A started program: who it is, and the handles that everything in it shares.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// The process name, such as `es-writer` or `es-writer-eu`: queues and stats carry it.
+    /// The process name, such as `es-writer` or `es-writer-eu`: it is part of the names of queues and stats.
     pub name: Arc<str>,
     /// Name of the machine or container, as it calls itself.
     pub host: Arc<str>,

@@ -5,9 +5,9 @@ use tracing_subscriber::EnvFilter;
 use crate::{LogFormat, LogSettings};
 use settings::InvalidSettings;
 
-/// Libraries that log their errors and return them too: here an error is logged once, where it is handled.
-/// A filter that names one of them shows what it has to say.
-const SAYS_TWICE: [&str; 1] = ["lapin"];
+/// A library that logs its errors and returns them too: here an error is logged once, where it is handled.
+/// A filter that names the library shows what it logs.
+const REPEATS: &str = "lapin";
 
 /// Starts logging to the standard error; does nothing when logging was started before.
 /// Fails when `RUST_LOG` or `log.level` is not a filter.
@@ -40,12 +40,11 @@ impl LogSettings {
 }
 
 fn without_repetition(level: &str) -> String {
-    let unnamed = SAYS_TWICE
-        .iter()
-        .filter(|library| !level.contains(*library));
-    unnamed.fold(level.to_owned(), |filter, library| {
-        format!("{filter},{library}=off")
-    })
+    if level.contains(REPEATS) {
+        level.to_owned()
+    } else {
+        format!("{level},{REPEATS}=off")
+    }
 }
 
 fn parse(source: &str, filter: &str) -> Result<EnvFilter, InvalidSettings> {
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_library_returns_it_does_not_log_as_well_unless_asked_to() {
+    fn a_library_that_returns_its_errors_logs_them_only_when_a_filter_names_it() {
         assert_eq!(without_repetition("info"), "info,lapin=off");
         assert_eq!(without_repetition("info,lapin=debug"), "info,lapin=debug");
     }

@@ -76,7 +76,7 @@ impl Default for StatsSettings {
     fn default() -> Self {
         Self {
             host: None,
-            // The port that statsd listens on unless told otherwise.
+            // The port that statsd listens on by default.
             port: 8125,
             style: StatsStyle::Equals,
         }

@@ -7,11 +7,9 @@ use tokio_util::sync::CancellationToken;
 const EXIT_BY_SIGINT: i32 = 130;
 const EXIT_BY_SIGTERM: i32 = 143;
 
-/// The wish that the program ends. Clones share it; once triggered it stays so.
+/// The request that the program ends. Clones share it; once triggered it stays so.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown {
-    token: CancellationToken,
-}
+pub struct Shutdown(CancellationToken);
 
 impl Shutdown {
     /// One that only [`Shutdown::trigger`] triggers.
@@ -20,7 +18,7 @@ impl Shutdown {
     }
 
     /// One that the first SIGTERM or SIGINT triggers too. The second ends the process at once,
-    /// with exit code 143 or 130: whoever sends it again does not want to wait for the drain.
+    /// with exit code 143 or 130: a signal that is repeated means that the drain takes too long.
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::new();
         // Registered before this returns, so that a signal sent right after is not fatal.
@@ -31,21 +29,16 @@ impl Shutdown {
     }
 
     pub fn trigger(&self) {
-        self.token.cancel();
+        self.0.cancel();
     }
 
     pub fn is_triggered(&self) -> bool {
-        self.token.is_cancelled()
+        self.0.is_cancelled()
     }
 
     /// Resolves when the program should end, at once if it should already.
     pub async fn triggered(&self) {
-        self.token.cancelled().await;
-    }
-
-    /// For code that speaks of tokens; cancelling it is the same as [`Shutdown::trigger`].
-    pub fn token(&self) -> CancellationToken {
-        self.token.clone()
+        self.0.cancelled().await;
     }
 
     async fn follow(self, mut terminate: Signal, mut interrupt: Signal) {
@@ -58,7 +51,7 @@ impl Shutdown {
                 tracing::warn!("{name} again: ending at once");
                 std::process::exit(exit_code);
             }
-            tracing::info!("{name}: finishing what is in hand; send it again to end at once");
+            tracing::info!("{name}: finishing what is in flight; send it again to end at once");
             self.trigger();
         }
     }
@@ -76,12 +69,5 @@ mod tests {
         shutdown.trigger();
         other.triggered().await;
         assert!(other.is_triggered());
-    }
-
-    #[tokio::test]
-    async fn a_cancelled_token_is_a_trigger() {
-        let shutdown = Shutdown::new();
-        shutdown.token().cancel();
-        assert!(shutdown.is_triggered());
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use app::{Stats, StatsSettings, StatsStyle};
 
 /// Longer than any datagram takes on the loopback; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Server(UdpSocket);
 
 impl Server {
     fn start() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self(socket)
     }
 
@@ -44,7 +44,7 @@ fn some_of_each(stats: &Stats) {
         &[("at", "a b.c:1")],
         Duration::from_micros(12_345),
     );
-    assert!(stats.flush(PATIENCE));
+    assert!(stats.flush(TIMEOUT));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn no_datagram_is_larger_than_a_frame_of_ethernet_takes() {
         for n in 0..100 {
             stats.count(&format!("counter{n}"), &[], 1);
         }
-        assert!(stats.flush(PATIENCE));
+        assert!(stats.flush(TIMEOUT));
         let mut lines = 0;
         while lines < 100 {
             let datagram = server.datagram();
@@ -126,7 +126,7 @@ fn what_is_left_out_is_counted() {
     let server = Server::start();
     let stats = server.stats(StatsStyle::Equals);
     stats.gauge("skew", &[], f64::NAN);
-    assert!(stats.flush(PATIENCE));
+    assert!(stats.flush(TIMEOUT));
     assert_eq!(
         server.datagram(),
         "test.keyword-fleet.es-writer.stats-dropped:1|c"
@@ -151,14 +151,14 @@ fn what_is_left_when_the_last_handle_goes_is_sent() {
 }
 
 #[test]
-fn while_the_host_is_unknown_counters_go_on_counting() {
+fn while_the_host_is_unknown_counters_keep_counting() {
     let settings = StatsSettings {
         host: Some("no-such-host.invalid".to_owned()),
         ..StatsSettings::default()
     };
     let stats = Stats::start(&settings, "test", "es-writer");
     stats.count("rows", &[], 1);
-    stats.flush(PATIENCE);
+    stats.flush(TIMEOUT);
     stats.count("rows", &[], 1);
     assert_eq!(stats.counter("rows", &[]), 2);
 }

@@ -115,8 +115,8 @@ impl Loader {
         let tree = merge(kinds.flat_map(|kind| self.split_processes(kind)))
             .map_err(|error| InvalidSettings::from_config(error, None))?
             .cache;
-        // The defaults are a layer as well: where one struct is flattened into several others, it is
-        // those that say what its defaults are there.
+        // The defaults are a layer as well: where one struct is flattened into several others, its
+        // defaults are theirs.
         let set = tree.clone().into_table().unwrap_or_default();
         let settings = merge([defaults(&root, &C::default()), set])
             .and_then(config::Config::try_deserialize)

@@ -10,7 +10,7 @@ pub(crate) const PROCESSES: &str = "processes";
 
 /// What may be configured, taken from the JSON schema of the settings: the one source of the checks
 /// and of the reference page.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Key {
     pub(crate) doc: String,
     /// It may be left unset although it has no default.
@@ -20,7 +20,7 @@ pub(crate) struct Key {
     pub(crate) shape: Shape,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) enum Shape {
     /// A table with known keys.
     Section(BTreeMap<String, Key>),
@@ -29,7 +29,7 @@ pub(crate) enum Shape {
     /// Taken as one text with commas too.
     List(Box<Key>),
     Text,
-    /// Text that is never shown; `NAME_file` is taken beside `NAME`.
+    /// Text that is never shown; `NAME_file` is taken as well as `NAME`.
     Secret,
     /// One of some words, each with what it means.
     Choice(Vec<(String, String)>),
@@ -43,6 +43,7 @@ pub(crate) enum Shape {
     },
     Boolean,
     /// Whatever serde makes of it.
+    #[default]
     Any,
 }
 
@@ -67,17 +68,14 @@ impl Key {
         let Shape::Section(keys) = &mut self.shape else {
             return;
         };
-        let Some(mut processes) = keys.remove(PROCESSES) else {
-            return;
-        };
-        if let Shape::Map(process) = &mut processes.shape
+        let general = keys.clone();
+        if let Some(Shape::Map(process)) = keys.get_mut(PROCESSES).map(|key| &mut key.shape)
             && let Shape::Section(own) = &mut process.shape
         {
-            for (name, key) in &*keys {
-                own.entry(name.clone()).or_insert_with(|| key.clone());
+            for (name, key) in general.into_iter().filter(|(name, _)| name != PROCESSES) {
+                own.entry(name).or_insert(key);
             }
         }
-        keys.insert(PROCESSES.to_owned(), processes);
     }
 
     fn read(schema: &Value) -> Self {
@@ -115,14 +113,20 @@ impl Key {
             .iter()
             .partition(|schema| schema.get("type").is_some_and(|name| name == "null"));
         let mut keys: Vec<_> = proper.into_iter().map(Self::read).collect();
-        let all_choices = keys.iter().all(|key| matches!(key.shape, Shape::Choice(_)));
         let shapes: Vec<_> = keys.iter().map(|key| &key.shape).collect();
-        let mut key = match shapes.as_slice() {
-            [_] => keys.remove(0),
+        let words = |shape: &Shape| match shape {
+            Shape::Choice(words) => Some(words.clone()),
+            _ => None,
+        };
+        let choice: Option<Vec<_>> = shapes.iter().map(|shape| words(shape)).collect();
+        let mut key = match (shapes.as_slice(), choice) {
+            ([_], _) => keys.remove(0),
             // Lists take text with commas anyway.
-            [Shape::Text, Shape::List(_)] => keys.remove(1),
-            _ if all_choices => Self::plain(Shape::Choice(choices(keys))),
-            _ => Self::plain(Shape::Any),
+            ([Shape::Text, Shape::List(_)], _) => keys.remove(1),
+            (_, choice) => Self {
+                shape: choice.map_or(Shape::Any, |words| Shape::Choice(words.concat())),
+                ..Self::default()
+            },
         };
         key.nullable |= !null.is_empty();
         if !doc.is_empty() {
@@ -130,24 +134,6 @@ impl Key {
         }
         key
     }
-
-    /// A key of which nothing is known but its shape.
-    fn plain(shape: Shape) -> Self {
-        Self {
-            doc: String::new(),
-            nullable: false,
-            default: Value::Null,
-            shape,
-        }
-    }
-}
-
-fn choices(keys: Vec<Key>) -> Vec<(String, String)> {
-    let words = keys.into_iter().flat_map(|key| match key.shape {
-        Shape::Choice(words) => words,
-        _ => Vec::new(),
-    });
-    words.collect()
 }
 
 impl Shape {

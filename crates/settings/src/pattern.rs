@@ -1,4 +1,4 @@
-/// Whether `name` is what a pattern of the settings says: `*` stands for anything, also for nothing.
+/// Whether `name` fits a pattern of the settings: `*` stands for any text, also for none.
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -73,13 +73,12 @@ fn entries(page: &mut String, key: &Key, item: &Key, path: &str) {
 
 /// The path as a header of a TOML table: `[a.NAME]`, `[[a.b]]`.
 fn heading(path: &str) -> String {
-    let of_item = path.split('.').next_back() == Some(LISTED);
     let parts: Vec<_> = path.split('.').filter(|part| *part != LISTED).collect();
-    let path = parts.join(".");
-    if of_item {
-        format!("[[{path}]]")
+    let name = parts.join(".");
+    if path.ends_with(&format!(".{LISTED}")) {
+        format!("[[{name}]]")
     } else {
-        format!("[{path}]")
+        format!("[{name}]")
     }
 }
 
@@ -95,17 +94,11 @@ fn table(page: &mut String, keys: &BTreeMap<&String, &Key>, path: &str, defaults
         if matches!(key.shape, Shape::Secret) {
             let file = Key {
                 doc: format!("File that holds `{name}`, in place of it."),
-                nullable: true,
-                default: Value::Null,
                 shape: Shape::Text,
+                ..Key::default()
             };
-            row(
-                page,
-                path,
-                &format!("{name}{FILE_SUFFIX}"),
-                &file,
-                &Value::Null,
-            );
+            let name = format!("{name}{FILE_SUFFIX}");
+            row(page, path, &name, &file, &Value::Null);
         }
     }
     page.push('\n');
@@ -125,12 +118,7 @@ fn row(page: &mut String, path: &str, name: &str, key: &Key, default: &Value) {
         (Shape::Secret, _) | (_, None) => NONE.to_owned(),
         (_, Some(text)) => format!("`{text}`"),
     };
-    let in_list = path.split('.').any(|part| part == LISTED);
-    let variable = if in_list {
-        NONE.to_owned()
-    } else {
-        variable(&join(path, name), key)
-    };
+    let variable = variable(&join(path, name), key);
     let _ = writeln!(
         page,
         "| `{name}` | {} | {} | {variable} | {} |",
@@ -185,8 +173,11 @@ fn lower_first(text: &str) -> String {
     }
 }
 
-/// The variable that sets the key; a table needs one for each of its entries.
+/// The variable that sets the key; a table needs one for each of its entries, and an item of a list has none.
 fn variable(path: &str, key: &Key) -> String {
+    if path.split('.').any(|part| part == LISTED) {
+        return NONE.to_owned();
+    }
     let name = path.to_uppercase().replace('.', SEPARATOR);
     match key.shape {
         Shape::Map(_) => format!("`{PREFIX}{name}{SEPARATOR}{CHOSEN}`"),
@@ -208,12 +199,11 @@ pub(crate) fn literal(value: &Value) -> Option<String> {
             format!("[{}]", items.join(", "))
         }
         Value::Object(entries) => {
-            let entries: Vec<_> = entries
-                .iter()
-                .filter_map(|(name, value)| {
-                    Some(format!("{} = {}", toml_key(name), literal(value)?))
-                })
-                .collect();
+            let entries = entries.iter().filter_map(|(name, value)| {
+                let value = literal(value)?;
+                Some(format!("{} = {value}", toml_key(name)))
+            });
+            let entries: Vec<_> = entries.collect();
             match entries.as_slice() {
                 [] => "{}".to_owned(),
                 entries => format!("{{ {} }}", entries.join(", ")),

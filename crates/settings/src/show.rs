@@ -10,7 +10,7 @@ use crate::reference::literal;
 use crate::validate::{FILE_SUFFIX, join};
 
 impl<C: Serialize> LoadedSettings<C> {
-    /// The settings in effect as TOML; what is not a default says where it comes from. Secrets are
+    /// The settings in effect as TOML; what is not a default has its origin. Secrets are
     /// hidden, settings without a value left out.
     pub fn to_toml(&self) -> String {
         let json = serde_json::to_value(&self.settings).unwrap_or_default();

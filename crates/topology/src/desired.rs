@@ -37,7 +37,7 @@ pub struct Desired {
     pub queues: Vec<DesiredQueue>,
     pub exchanges: Vec<Exchange>,
     pub bindings: Vec<Binding>,
-    /// Declared last: a program that finds it finds everything else in place.
+    /// Declared last: a program that finds it finds everything else declared.
     pub marker: Exchange,
 }
 
@@ -131,6 +131,15 @@ impl Desired {
                 arguments: arguments([(PIPELINE_ARGUMENT, json!(pipeline))]),
             },
         }
+    }
+
+    pub(crate) fn has_queue(&self, name: &str) -> bool {
+        self.queues.iter().any(|queue| queue.name == name)
+    }
+
+    pub(crate) fn has_exchange(&self, name: &str) -> bool {
+        let mut exchanges = self.exchanges.iter();
+        exchanges.any(|exchange| exchange.name == name)
     }
 
     /// Whether no pipeline is desired: every type has at least one reader, hence a queue.

@@ -7,10 +7,11 @@ pub(super) struct EdgeText<'a> {
     pub program: Option<&'a str>,
     pub output: &'a str,
     pub readers: Vec<&'a str>,
+    pub line: usize,
 }
 
 /// Reads `PROGRAM.OUTPUT -> READER, READER`; the error says what is wrong with it.
-pub(super) fn parse(text: &str) -> Result<EdgeText<'_>, String> {
+pub(super) fn parse(text: &str, line: usize) -> Result<EdgeText<'_>, String> {
     let (from, to) = text.split_once("->").ok_or("it has no \"->\"")?;
     if to.contains("->") {
         return Err("it has more than one \"->\"; write one edge for each step".into());
@@ -37,6 +38,7 @@ pub(super) fn parse(text: &str) -> Result<EdgeText<'_>, String> {
         program,
         output: name("output", output)?,
         readers,
+        line,
     })
 }
 
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn an_edge_names_a_program_its_output_and_the_readers() {
-        let edge = parse("  fetcher.batches->ch-writer ,  es-writer ").unwrap();
+        let edge = parse("  fetcher.batches->ch-writer ,  es-writer ", 1).unwrap();
         assert_eq!(edge.program, Some("fetcher"));
         assert_eq!(edge.output, "batches");
         assert_eq!(edge.readers, ["ch-writer", "es-writer"]);
@@ -61,14 +63,14 @@ mod tests {
 
     #[test]
     fn a_star_is_every_program() {
-        let edge = parse("*.receipts -> ledger").unwrap();
+        let edge = parse("*.receipts -> ledger", 1).unwrap();
         assert_eq!(edge.program, None);
     }
 
     #[test]
     fn what_is_not_an_edge_is_refused_with_the_reason() {
         let refused = |text: &str, part: &str| {
-            let why = parse(text).unwrap_err();
+            let why = parse(text, 1).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");
         };
         refused("queuer.tasks fetcher", "no \"->\"");

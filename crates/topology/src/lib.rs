@@ -1,7 +1,7 @@
 //! Which programs a pipeline type has and which outputs they read, and the broker objects that follow from it.
 //!
 //! A [`Catalog`] is the declarative file, or the one built in with a user's on top. A [`Topology`] is one type
-//! of it, resolved against the known roles; [`Topology::check`] says whether it is complete, and [`desired`]
+//! of it, resolved against the known roles; [`Topology::check`] finds what is missing in it, and [`desired`]
 //! gives every object that the broker must have for it. [`management`] declares these objects. The loops that
 //! use them are in the crate `pipeline`, which knows nothing of this one.
 

@@ -84,12 +84,15 @@ impl Serialize for QueueClass {
 }
 
 fn delay_from_label(label: &str) -> Option<Duration> {
-    let (digits, seconds) = [("s", 1), ("m", 60), ("h", 3600)]
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((label.strip_suffix(unit)?, seconds)))?;
-    let number: u64 = digits.parse().ok()?;
-    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds > 0)?;
-    Some(Duration::from_secs(seconds))
+    let (digits, unit) = label.split_at_checked(label.len().checked_sub(1)?)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let number = digits.parse().ok().filter(|number| *number > 0)?;
+    seconds.checked_mul(number).map(Duration::from_secs)
 }
 
 #[cfg(test)]

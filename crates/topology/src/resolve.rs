@@ -134,8 +134,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The edges as they are written, each with its line.
-    fn flow(&mut self) -> Vec<(usize, EdgeText<'a>)> {
+    /// The edges as they are written.
+    fn flow(&mut self) -> Vec<EdgeText<'a>> {
         let entry = self.entry;
         if entry.flow.is_empty() {
             let message = "the flow is empty: a type needs at least one edge";
@@ -143,8 +143,8 @@ impl<'a> Resolver<'a> {
         }
         let mut flow = Vec::new();
         for FlowLine { text, line } in &entry.flow {
-            match edge::parse(text) {
-                Ok(edge) => flow.push((*line, edge)),
+            match edge::parse(text, *line) {
+                Ok(edge) => flow.push(edge),
                 Err(why) => self.refuse(
                     *line,
                     format!(
@@ -157,13 +157,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// Every program that the flow mentions, in the order of its first mention.
-    fn programs(&mut self, flow: &[(usize, EdgeText<'a>)]) -> Vec<ProgramSpec> {
+    fn programs(&mut self, flow: &[EdgeText<'a>]) -> Vec<ProgramSpec> {
         let mut seen = BTreeSet::new();
         let mut programs = Vec::new();
-        for (line, edge) in flow {
+        for edge in flow {
             let mentioned = edge.program.iter().chain(&edge.readers);
             for name in mentioned.filter(|name| seen.insert(**name)) {
-                programs.extend(self.program(*line, name));
+                programs.extend(self.program(edge.line, name));
             }
         }
         programs
@@ -196,15 +196,16 @@ impl<'a> Resolver<'a> {
     }
 
     /// For each line one edge for each program that sends and each that reads.
-    fn edges(&mut self, flow: &[(usize, EdgeText<'a>)], programs: &[ProgramSpec]) -> Vec<Edge> {
+    fn edges(&mut self, flow: &[EdgeText<'a>], programs: &[ProgramSpec]) -> Vec<Edge> {
         let mut edges: Vec<Edge> = Vec::new();
-        for (line, text) in flow {
-            let senders = self.senders(*line, text, programs);
+        for text in flow {
+            let line = text.line;
+            let senders = self.senders(text, programs);
             for reader in text.readers.iter().filter_map(|name| find(programs, name)) {
                 let reader_name = &reader.name;
                 if reader.role.kind == RoleKind::Producer {
                     self.refuse(
-                        *line,
+                        line,
                         format!(
                             "{reader_name} reads nothing, so that nothing can be sent to it: its role only produces"
                         ),
@@ -216,12 +217,12 @@ impl<'a> Resolver<'a> {
                         program: sender.name.clone(),
                         output: text.output.to_owned(),
                         reader: reader_name.clone(),
-                        line: *line,
+                        line,
                     };
-                    let said = edge.to_string();
-                    match edges.iter().find(|first| first.to_string() == said) {
+                    let text = edge.to_string();
+                    match edges.iter().find(|first| first.to_string() == text) {
                         Some(Edge { line: first, .. }) => {
-                            self.refuse(*line, format!("{said} is already said in line {first}"));
+                            self.refuse(line, format!("{edge} is already in line {first}"));
                         }
                         None => edges.push(edge),
                     }
@@ -234,11 +235,10 @@ impl<'a> Resolver<'a> {
     /// The programs that a line of the flow stands for.
     fn senders<'p>(
         &mut self,
-        line: usize,
         text: &EdgeText<'a>,
         programs: &'p [ProgramSpec],
     ) -> Vec<&'p ProgramSpec> {
-        let output = text.output;
+        let &EdgeText { output, line, .. } = text;
         let Some(name) = text.program else {
             let has_it = |program: &&ProgramSpec| program.role.outputs.contains(&output);
             let senders: Vec<_> = programs.iter().filter(has_it).collect();

@@ -12,8 +12,8 @@ use pipeline::RoleKind;
 pub struct PipelineSettings {
     /// A file with pipeline types of your own; it is read on top of the types built in.
     pub file: Option<PathBuf>,
-    /// Deliveries of one message without an answer after which it goes to quarantine: it probably kills its
-    /// worker. Well above what a few restarts of a worker in one day cause.
+    /// Deliveries of one message without an acknowledgement after which it goes to quarantine: it probably kills
+    /// its worker. Well above what a few restarts of a worker in one day cause.
     pub delivery_limit: u32,
     /// Messages that the quarantine of one program holds. When it is full nothing more goes in: the
     /// program's failing messages stay where they are, and are tried again.
@@ -82,7 +82,7 @@ pub struct QueueSettings {
 impl QueueSettings {
     /// What is wrong with the first setting that is zero, or that a program of this kind has no use for.
     pub(super) fn refuse(&self, program: &str, kind: RoleKind) -> Option<String> {
-        let (for_worker, for_stream, for_both) = match kind {
+        let (worker, stream, both) = match kind {
             RoleKind::Worker | RoleKind::Controller => {
                 (None, Some("its queues are no streams"), None)
             }
@@ -96,24 +96,16 @@ impl QueueSettings {
             }
         };
         let settings = [
-            (
-                "delivery_limit",
-                self.delivery_limit.map(u64::from),
-                for_worker,
-            ),
+            ("delivery_limit", self.delivery_limit.map(u64::from), worker),
             (
                 "quarantine_max_messages",
                 self.quarantine_max_messages,
-                for_worker,
+                worker,
             ),
-            (
-                "quarantine_max_bytes",
-                self.quarantine_max_bytes,
-                for_worker,
-            ),
-            ("max_age_days", self.max_age_days.map(u64::from), for_stream),
-            ("max_bytes", self.max_bytes, for_stream),
-            ("replicas", self.replicas.map(u64::from), for_both),
+            ("quarantine_max_bytes", self.quarantine_max_bytes, worker),
+            ("max_age_days", self.max_age_days.map(u64::from), stream),
+            ("max_bytes", self.max_bytes, stream),
+            ("replicas", self.replicas.map(u64::from), both),
         ];
         settings.into_iter().find_map(|(setting, value, unfit)| {
             let zero = (value? == 0).then_some("it must be at least 1");

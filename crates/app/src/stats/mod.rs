@@ -6,6 +6,8 @@
 mod gathered;
 mod name;
 mod sender;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +38,7 @@ struct Shared(Mutex<Gathered>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Gathered> {
-        // Whoever panicked in there left at worst one stat out.
+        // A thread that panicked in there left at worst one stat out.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,13 +52,7 @@ impl Stats {
         };
         let gathered = Arc::new(Shared::default());
         let (flushes, requests) = mpsc::channel();
-        let sender = Sender::new(
-            host,
-            settings.port,
-            settings.style,
-            prefix(realm, program),
-            gathered.clone(),
-        );
+        let sender = Sender::new(host, settings, prefix(realm, program), gathered.clone());
         let thread = std::thread::Builder::new().name("stats".to_owned());
         if let Err(error) = thread.spawn(move || sender.run(&requests)) {
             tracing::error!(%error, "no thread for the stats: none will be sent");
@@ -74,16 +70,6 @@ impl Stats {
         Self(None)
     }
 
-    /// Sends nothing and forgets nothing, to be read back by a test.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn in_memory() -> Self {
-        Self(Some(Arc::new(Inner {
-            style: StatsStyle::Equals,
-            gathered: Arc::new(Shared::default()),
-            flushes: None,
-        })))
-    }
-
     /// Adds `n` to a counter.
     pub fn count(&self, name: &str, labels: &Labels<'_>, n: u64) {
         self.with(name, labels, |gathered, series| gathered.count(series, n));
@@ -92,7 +78,7 @@ impl Stats {
     /// Sets a gauge.
     pub fn gauge(&self, name: &str, labels: &Labels<'_>, value: f64) {
         self.with(name, labels, |gathered, series| {
-            gathered.gauge(series, value);
+            gathered.gauge(series, value)
         });
     }
 
@@ -102,33 +88,13 @@ impl Stats {
         self.with(name, labels, |gathered, series| gathered.time(series, took));
     }
 
-    /// Sends what is gathered; false if that took longer than `patience`.
-    pub fn flush(&self, patience: Duration) -> bool {
+    /// Sends what is gathered; false if that took longer than `timeout`.
+    pub fn flush(&self, timeout: Duration) -> bool {
         let Some(flushes) = self.0.as_ref().and_then(|inner| inner.flushes.as_ref()) else {
             return true;
         };
         let (done, sent) = mpsc::channel();
-        flushes.send(done).is_ok() && sent.recv_timeout(patience).is_ok()
-    }
-
-    /// What a counter has counted and not yet sent: all of it for [`Stats::in_memory`].
-    #[cfg(any(test, feature = "testing"))]
-    pub fn counter(&self, name: &str, labels: &Labels<'_>) -> u64 {
-        self.read(name, labels, Gathered::counter)
-            .unwrap_or_default()
-    }
-
-    /// The last value of a gauge that was not yet sent.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn gauge_value(&self, name: &str, labels: &Labels<'_>) -> Option<f64> {
-        self.read(name, labels, Gathered::gauge_value).flatten()
-    }
-
-    /// How many observations of a timer were not yet sent.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn observations(&self, name: &str, labels: &Labels<'_>) -> u64 {
-        self.read(name, labels, Gathered::observations)
-            .unwrap_or_default()
+        flushes.send(done).is_ok() && sent.recv_timeout(timeout).is_ok()
     }
 
     fn with(&self, name: &str, labels: &Labels<'_>, change: impl FnOnce(&mut Gathered, Series)) {
@@ -136,18 +102,6 @@ impl Stats {
             let series = Series::new(inner.style, name, labels);
             change(&mut inner.gathered.lock(), series);
         }
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn read<T>(
-        &self,
-        name: &str,
-        labels: &Labels<'_>,
-        get: impl FnOnce(&Gathered, &Series) -> T,
-    ) -> Option<T> {
-        let inner = self.0.as_ref()?;
-        let series = Series::new(inner.style, name, labels);
-        Some(get(&inner.gathered.lock(), &series))
     }
 }
 

@@ -30,8 +30,8 @@ impl Series {
                 StatsStyle::Underscore => series.name += &format!(".{label}_{value}"),
                 StatsStyle::GraphiteTags => series.name += &format!(";{label}={value}"),
                 StatsStyle::Dogstatsd => {
-                    let mark = if series.suffix.is_empty() { "|#" } else { "," };
-                    series.suffix += &format!("{mark}{label}:{value}");
+                    let separator = if series.suffix.is_empty() { "|#" } else { "," };
+                    series.suffix += &format!("{separator}{label}:{value}");
                 }
             }
         }

@@ -8,7 +8,7 @@ use statsd::client::{Client, Pipeline};
 use super::Shared;
 use super::gathered::Gathered;
 use super::name::Series;
-use crate::StatsStyle;
+use crate::{StatsSettings, StatsStyle};
 
 /// A request to send now; answered when it is done.
 pub(super) type Flush = mpsc::Sender<()>;
@@ -43,15 +43,14 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(
         host: &str,
-        port: u16,
-        style: StatsStyle,
+        settings: &StatsSettings,
         prefix: String,
         gathered: Arc<Shared>,
     ) -> Self {
         Self {
             host: host.to_owned(),
-            port,
-            style,
+            port: settings.port,
+            style: settings.style,
             prefix,
             gathered,
             wire: None,
@@ -59,13 +58,13 @@ impl Sender {
         }
     }
 
-    /// Sends every second and when asked to, until whoever asks is gone; then once more.
+    /// Sends every second and when asked to, and once more when the last handle of the stats is gone.
     pub(super) fn run(mut self, requests: &mpsc::Receiver<Flush>) {
         loop {
             let request = requests.recv_timeout(INTERVAL);
             self.send();
             match request {
-                // Whoever asked may have stopped waiting.
+                // The call that asked may have stopped waiting.
                 Ok(done) => drop(done.send(())),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -73,7 +72,7 @@ impl Sender {
         }
     }
 
-    /// While the host is unknown nothing is taken: counters go on counting.
+    /// While the host is unknown nothing is taken: counters keep counting.
     fn send(&mut self) {
         if Instant::now() >= self.look_up_at {
             self.look_up();
@@ -109,8 +108,8 @@ fn address_of(host: &str, port: u16) -> Result<SocketAddr, String> {
         .to_socket_addrs()
         .map_err(|error| error.to_string())?
         .collect();
-    let first_of_version_4 = addresses.iter().find(|address| address.is_ipv4());
-    first_of_version_4
+    let version_4 = addresses.iter().find(|address| address.is_ipv4());
+    version_4
         .or(addresses.first())
         .copied()
         .ok_or_else(|| "the name has no address".to_owned())
@@ -135,9 +134,9 @@ impl Wire {
         } else {
             "[::]:0"
         };
-        let socket = UdpSocket::bind(any).map_err(|error| error.to_string())?;
-        socket.connect(address).map_err(|error| error.to_string())?;
-        Ok(Self::Dogstatsd(socket))
+        UdpSocket::bind(any)
+            .and_then(|socket| socket.connect(address).map(|()| Self::Dogstatsd(socket)))
+            .map_err(|error| error.to_string())
     }
 
     fn send(&self, prefix: &str, mut gathered: Gathered) {
@@ -179,24 +178,23 @@ fn pipeline(gathered: &Gathered) -> Pipeline {
 }
 
 fn lines(prefix: &str, gathered: &Gathered) -> Vec<String> {
-    let line = |series: &Series, value: f64, kind: &str| {
-        format!("{prefix}.{}:{value}|{kind}{}", series.name, series.suffix)
+    let mut lines = Vec::new();
+    let mut add = |series: &Series, value: f64, kind: &str| {
+        let Series { name, suffix } = series;
+        lines.push(format!("{prefix}.{name}:{value}|{kind}{suffix}"));
     };
-    let counters = gathered
-        .counters
-        .iter()
-        .map(|(series, total)| line(series, *total as f64, "c"));
-    let gauges = gathered
-        .gauges
-        .iter()
-        .map(|(series, value)| line(series, *value, "g"));
-    let timers = gathered.timers.iter().flat_map(|(series, observations)| {
-        observations
-            .kept
-            .iter()
-            .map(move |took| line(series, milliseconds(*took), "ms"))
-    });
-    counters.chain(gauges).chain(timers).collect()
+    for (series, total) in &gathered.counters {
+        add(series, *total as f64, "c");
+    }
+    for (series, value) in &gathered.gauges {
+        add(series, *value, "g");
+    }
+    for (series, observations) in &gathered.timers {
+        for took in &observations.kept {
+            add(series, milliseconds(*took), "ms");
+        }
+    }
+    lines
 }
 
 /// Joins lines into datagrams of at most `limit` bytes; a longer line goes alone.

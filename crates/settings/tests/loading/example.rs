@@ -43,7 +43,7 @@ impl Default for Broker {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Frame {
-    /// Messages in hand at once.
+    /// Messages in flight at once.
     pub prefetch: u16,
     /// Part of the time
     /// that may be lost.
@@ -114,7 +114,7 @@ pub struct Bounds {
     pub low: i64,
 }
 
-/// One place.
+/// One target.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Target {

@@ -1,4 +1,4 @@
-//! What a configuration may be, and what is said of one that it may not be.
+//! What a configuration may be, and how others are refused.
 
 mod example;
 mod files;
@@ -165,7 +165,7 @@ fn a_process_has_its_own_sections_over_the_general_ones_of_the_same_kind_of_sour
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_its_place_the_nearest_and_the_valid_ones() {
+fn an_unknown_key_is_refused_with_its_line_the_nearest_and_the_valid_ones() {
     let files = Files::new();
     let file = files.write(
         "fleet.toml",
@@ -186,7 +186,7 @@ fn an_unknown_key_is_refused_with_its_place_the_nearest_and_the_valid_ones() {
 }
 
 #[test]
-fn a_value_of_another_type_is_refused_with_its_place() {
+fn a_value_of_another_type_is_refused_with_its_line() {
     let files = Files::new();
     let file = files.write(
         "fleet.toml",
@@ -241,7 +241,7 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn a_secret_may_be_in_a_file_beside_the_configuration() {
+fn a_secret_may_be_in_a_file_next_to_the_configuration() {
     let files = Files::new();
     files.write("url.txt", "amqp://from-a-file\n");
     let file = files.write("fleet.toml", "broker.url_file = \"url.txt\"");
@@ -343,7 +343,7 @@ name = "a"  # FOLDER/fleet.toml:7
 }
 
 #[test]
-fn the_reference_tells_type_default_variable_and_meaning_of_every_key() {
+fn the_reference_lists_type_default_variable_and_meaning_of_every_key() {
     let page = reference::<Root>();
     for line in [
         "## [broker]\n\nThe way to the broker.\n",
@@ -351,11 +351,11 @@ fn the_reference_tells_type_default_variable_and_meaning_of_every_key() {
         "| `url_file` | text | – | `FLEET__BROKER__URL_FILE` | File that holds `url`, in place of it. |",
         "| `names` | list of: text | `[]` | `FLEET__BROKER__NAMES` | Names to announce. |",
         "| `slack` | number | `0.5` | `FLEET__FETCHER__SLACK` | Part of the time that may be lost. |",
-        "| `prefetch` | whole number from 0 to 65535 | `50` | `FLEET__WRITER__PREFETCH` | Messages in hand at once. |",
+        "| `prefetch` | whole number from 0 to 65535 | `50` | `FLEET__WRITER__PREFETCH` | Messages in flight at once. |",
         "| `order` | `oldest`, `newest` | – | `FLEET__FETCHER__ORDER` | Which rows come first. `oldest`: the old ones; `newest`: the new ones. |",
         "| `rename` | table of: text | `{ a = \"b\" }` | `FLEET__WRITER__RENAME__NAME` | Columns with other names \\| in the target. |",
         "| `targets` | list of tables | `[]` | `FLEET__WRITER__TARGETS` | Where rows go. |",
-        "## [[writer.targets]]\n\nWhere rows go. One place.\n",
+        "## [[writer.targets]]\n\nWhere rows go. One target.\n",
         "| `name` | text | `\"\"` | – | What it is called. |",
         "## [processes.NAME]",
         "| `role` | text | – | `FLEET__PROCESSES__NAME__ROLE` |",

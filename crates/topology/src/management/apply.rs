@@ -3,7 +3,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::actual::Actual;
-use super::objects::{Objects, Step};
+use super::objects::{Objects, PlanStep};
 use super::plan::{plan, unused_policies};
 use super::removal::Removal;
 use super::{Discards, Management, ManagementError};
@@ -135,7 +135,7 @@ pub(super) async fn apply<B: Objects>(
     let disturbs = plan.disturbs();
     if disturbs && actual.pipeline().is_some() {
         let marker = desired.marker.name.clone();
-        broker.carry_out(&Step::DeleteExchange(marker)).await?;
+        broker.carry_out(&PlanStep::DeleteExchange(marker)).await?;
     }
     let mut changes = Vec::new();
     for (step, change) in plan.steps {
@@ -147,7 +147,9 @@ pub(super) async fn apply<B: Objects>(
     for removal in &plan.removals {
         let obstacles = obstacles(broker, removal, &counts, &blocked).await?;
         if obstacles.is_empty() {
-            remove(broker, removal).await?;
+            for step in removal.steps() {
+                broker.carry_out(&step).await?;
+            }
             changes.extend(removal.removed(&counts[0]));
             removed.push(removal);
         } else {
@@ -156,15 +158,13 @@ pub(super) async fn apply<B: Objects>(
         }
     }
     for change in unused_policies(desired, &actual, &removed) {
-        broker
-            .carry_out(&Step::DeletePolicy(change.name.clone()))
-            .await?;
+        let step = PlanStep::DeletePolicy(change.name.clone());
+        broker.carry_out(&step).await?;
         changes.push(change);
     }
     if disturbs && !desired.is_nothing() {
-        broker
-            .carry_out(&Step::PutExchange(desired.marker.clone()))
-            .await?;
+        let step = PlanStep::PutExchange(desired.marker.clone());
+        broker.carry_out(&step).await?;
     }
     changes.extend(plan.shadowed);
     changes.extend(plan.marker);
@@ -180,20 +180,20 @@ async fn count_again<B: Objects>(
     actual: &Actual,
 ) -> Result<Vec<Actual>, ManagementError> {
     let mut counts = vec![actual.clone()];
-    let going = removals
+    let queues: Vec<&String> = removals
         .iter()
-        .filter(|removal| removal.obstacles(actual, &[]).is_empty());
-    let queues: Vec<&str> = going
-        .flat_map(|removal| &removal.queues)
-        .map(|q| &*q.name)
+        .filter(|removal| removal.obstacles(actual, &[]).is_empty())
+        .flat_map(|removal| removal.queues.iter().map(|queue| &queue.name))
         .collect();
     let is_consumed = |actual: &Actual| queues.iter().any(|queue| actual.consumers(queue) > 0);
-    while !queues.is_empty() && (counts.len() == 1 || counts.len() == 2 && is_consumed(&counts[0]))
-    {
+    while !queues.is_empty() && counts.len() < 3 {
         let age = broker.figures_age();
         tracing::info!("waiting {age:?} until the broker has counted the messages again");
         tokio::time::sleep(age).await;
         counts.insert(0, broker.actual().await?);
+        if !is_consumed(&counts[0]) {
+            break;
+        }
     }
     Ok(counts)
 }
@@ -207,11 +207,11 @@ async fn obstacles<B: Objects>(
     counts: &[Actual],
     blocked: &[&Removal],
 ) -> Result<Vec<BrokerChange>, ManagementError> {
-    let by_count = counts
-        .iter()
-        .map(|actual| removal.obstacles(actual, blocked));
-    if let Some(obstacles) = by_count.into_iter().find(|obstacles| !obstacles.is_empty()) {
-        return Ok(obstacles);
+    for actual in counts {
+        let obstacles = removal.obstacles(actual, blocked);
+        if !obstacles.is_empty() {
+            return Ok(obstacles);
+        }
     }
     for queue in &removal.queues {
         let closed = matches!(queue.class, QueueClass::Stream | QueueClass::Lease);
@@ -221,18 +221,4 @@ async fn obstacles<B: Objects>(
         }
     }
     Ok(Vec::new())
-}
-
-async fn remove<B: Objects>(broker: &B, removal: &Removal) -> Result<(), ManagementError> {
-    for queue in &removal.queues {
-        broker
-            .carry_out(&Step::DeleteQueue(queue.name.clone()))
-            .await?;
-    }
-    if let Some(exchange) = &removal.exchange {
-        broker
-            .carry_out(&Step::DeleteExchange(exchange.clone()))
-            .await?;
-    }
-    Ok(())
 }

@@ -41,11 +41,9 @@ impl Management {
     /// From `broker.url`, which names the virtual host, and `broker.management_url`. Nothing is connected yet.
     pub fn from_settings(settings: &BrokerSettings) -> Result<Self, ManagementError> {
         let url = settings.url.reveal()?;
-        let management = settings
-            .management_url
-            .as_ref()
-            .map(settings::Secret::reveal);
-        Self::new(&url, management.transpose()?.as_deref())
+        let management = settings.management_url.as_ref();
+        let management = management.map(settings::Secret::reveal).transpose()?;
+        Self::new(&url, management.as_deref())
     }
 
     /// `amqp`: `amqp[s]://user:password@host:port/vhost`. `management`: `http[s]://user:password@host:port`;
@@ -142,14 +140,12 @@ impl Management {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.unreachable(&error).await),
+        let exchange = async {
+            let answer = request.send().await?;
+            Ok((answer.status(), answer.bytes().await?.to_vec()))
         };
-        let status = answer.status();
-        let body = answer.bytes().await;
-        let body = match body {
-            Ok(body) => body.to_vec(),
+        let (status, body) = match exchange.await {
+            Ok(answer) => answer,
             Err(error) => return Err(self.unreachable(&error).await),
         };
         if status.is_success() || (deletes && status == StatusCode::NOT_FOUND) {
@@ -165,24 +161,22 @@ impl Management {
         // A proxy or another server answers in HTML or plain text.
         let Some(error) = text("error") else {
             let start: String = String::from_utf8_lossy(body).chars().take(120).collect();
-            let detail = format!(
-                "{status} {}",
-                start.split_whitespace().collect::<Vec<_>>().join(" ")
-            );
+            let words: Vec<&str> = start.split_whitespace().collect();
+            let detail = format!("{status} {}", words.join(" "));
             return ManagementError::NotManagement { url, detail };
         };
-        let reason = text("reason").unwrap_or(error);
+        let detail = text("reason").unwrap_or(error);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ManagementError::Refused {
                 url,
                 user: self.user.clone(),
                 vhost: self.vhost.clone(),
-                detail: reason,
+                detail,
             },
             _ => ManagementError::Failed {
                 what: what.to_owned(),
                 status: status.as_u16(),
-                detail: reason,
+                detail,
             },
         }
     }
@@ -191,9 +185,8 @@ impl Management {
     async fn unreachable(&self, error: &reqwest::Error) -> ManagementError {
         let (url, detail) = (self.base.to_string(), app::root_cause(error));
         let (host, port) = &self.amqp;
-        let knock =
-            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
-        match knock {
+        let connect = TcpStream::connect((host.as_str(), *port));
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(_)) if error.is_connect() => ManagementError::PluginOff {
                 amqp: format!("{host}:{port}"),
                 url,

@@ -1,4 +1,4 @@
-/// Why a request to the management API failed, or a change was refused. Each text says what to do next.
+/// Why a request to the management API failed, or a change was refused. Each text ends with what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
     #[error("{key} is not usable: {detail}")]
@@ -73,7 +73,7 @@ pub enum ManagementError {
     #[error("--discard {queue}: this queue is not to be removed. Nothing was changed; {hint}")]
     DiscardNotRemoved { queue: String, hint: String },
     #[error(
-        "virtual host {vhost:?} has the pipeline {configured:?}, not {asked:?}. Nothing was changed; say --type {configured}"
+        "virtual host {vhost:?} has the pipeline {configured:?}, not {asked:?}. Nothing was changed; use --type {configured}"
     )]
     OtherPipeline {
         vhost: String,

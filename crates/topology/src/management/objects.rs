@@ -13,7 +13,7 @@ const FIGURES_AGE: Duration = Duration::from_secs(11);
 
 /// One change of the objects of a virtual host.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum PlanStep {
     PutPolicy(Policy),
     PutQueue(DesiredQueue),
     PutExchange(Exchange),
@@ -29,7 +29,7 @@ pub(super) trait Objects {
     /// Counts of messages and consumers in [`Actual`] may be this old.
     fn figures_age(&self) -> Duration;
     async fn actual(&self) -> Result<Actual, ManagementError>;
-    async fn carry_out(&self, step: &Step) -> Result<(), ManagementError>;
+    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError>;
     /// Whether a message is ready in a queue (not a stream or a lease) at this moment, independent of the figures.
     async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError>;
 }
@@ -49,9 +49,9 @@ impl Objects for Management {
         })
     }
 
-    async fn carry_out(&self, step: &Step) -> Result<(), ManagementError> {
+    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError> {
         match step {
-            Step::PutPolicy(policy) => {
+            PlanStep::PutPolicy(policy) => {
                 let body = json!({
                     "pattern": policy.pattern,
                     // Not "quorum_queues" or "streams", which brokers before 3.12 do not know.
@@ -61,18 +61,18 @@ impl Objects for Management {
                 });
                 self.put("policies", &policy.name, body).await
             }
-            Step::PutQueue(queue) => {
+            PlanStep::PutQueue(queue) => {
                 let body = json!({"durable": true, "arguments": queue.arguments});
                 self.put("queues", &queue.name, body).await
             }
-            Step::PutExchange(exchange) => {
+            PlanStep::PutExchange(exchange) => {
                 let Exchange {
                     kind, arguments, ..
                 } = exchange;
                 let body = json!({"type": kind, "durable": true, "arguments": arguments});
                 self.put("exchanges", &exchange.name, body).await
             }
-            Step::Bind(Binding {
+            PlanStep::Bind(Binding {
                 exchange,
                 output,
                 queue,
@@ -84,7 +84,7 @@ impl Objects for Management {
                     .await
                     .map(drop)
             }
-            Step::Unbind(Binding {
+            PlanStep::Unbind(Binding {
                 exchange,
                 output,
                 queue,
@@ -95,9 +95,9 @@ impl Objects for Management {
                     .await
                     .map(drop)
             }
-            Step::DeletePolicy(name) => self.delete("policies", name).await,
-            Step::DeleteQueue(name) => self.delete("queues", name).await,
-            Step::DeleteExchange(name) => self.delete("exchanges", name).await,
+            PlanStep::DeletePolicy(name) => self.delete("policies", name).await,
+            PlanStep::DeleteQueue(name) => self.delete("queues", name).await,
+            PlanStep::DeleteExchange(name) => self.delete("exchanges", name).await,
         }
     }
 

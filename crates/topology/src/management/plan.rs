@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::actual::Actual;
-use super::objects::Step;
+use super::objects::PlanStep;
 use super::removal::{self, Removal};
 use super::{BrokerChange, ChangeAction, ManagementError, Object};
 use crate::desired::POLICY_PRIORITY;
@@ -26,7 +26,7 @@ pub fn parse_discard(text: &str) -> Result<(String, u64), String> {
 pub(super) struct Plan {
     /// All that takes no message away. Policies come first, so that a queue never exists without its limit and the
     /// target of its dead letters.
-    pub steps: Vec<(Step, BrokerChange)>,
+    pub steps: Vec<(PlanStep, BrokerChange)>,
     pub removals: Vec<Removal>,
     pub marker: Option<BrokerChange>,
     /// Policies that have no effect, because a foreign one is stronger.
@@ -37,7 +37,7 @@ impl Plan {
     /// Whether a program that starts meanwhile would find something missing.
     pub fn disturbs(&self) -> bool {
         let mut steps = self.steps.iter();
-        self.marker.is_some() || steps.any(|(step, _)| !matches!(step, Step::PutPolicy(_)))
+        self.marker.is_some() || steps.any(|(step, _)| !matches!(step, PlanStep::PutPolicy(_)))
     }
 }
 
@@ -134,7 +134,7 @@ fn check_discards(
     Ok(())
 }
 
-fn policies(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
+fn policies(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
     let step = |policy: &Policy| {
         let (action, detail) = match actual.policy(&policy.name) {
             None => (ChangeAction::Create, policy.pattern.clone()),
@@ -149,46 +149,43 @@ fn policies(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
             Some(_) => return None,
         };
         let change = BrokerChange::new(action, Object::Policy, &policy.name, &detail);
-        Some((Step::PutPolicy(policy.clone()), change))
+        Some((PlanStep::PutPolicy(policy.clone()), change))
     };
     desired.policies.iter().filter_map(step).collect()
 }
 
-fn queues(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
+fn queues(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
     let absent = |queue: &&DesiredQueue| actual.queue(&queue.name).is_none();
     let queues = desired.queues.iter().filter(absent).map(|queue| {
         let kind = queue.arguments["x-queue-type"].as_str().unwrap_or_default();
         let change = BrokerChange::new(ChangeAction::Create, Object::Queue, &queue.name, kind);
-        (Step::PutQueue(queue.clone()), change)
+        (PlanStep::PutQueue(queue.clone()), change)
     });
     queues.collect()
 }
 
-fn exchanges(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
+fn exchanges(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
     let absent = |exchange: &&Exchange| actual.exchange(&exchange.name).is_none();
     let exchanges = desired.exchanges.iter().filter(absent).map(|exchange| {
         let (name, kind) = (&exchange.name, exchange.kind);
         let change = BrokerChange::new(ChangeAction::Create, Object::Exchange, name, kind);
-        (Step::PutExchange(exchange.clone()), change)
+        (PlanStep::PutExchange(exchange.clone()), change)
     });
     exchanges.collect()
 }
 
 /// Only bindings that the fleet made are removed: from an exchange of a program that stays, to a queue of the fleet.
 /// Those of a program that goes stay until it is drained, and are deleted with its exchange.
-fn bindings(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
+fn bindings(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
     let bound: BTreeSet<Binding> = actual.bindings.iter().filter_map(|b| b.plain()).collect();
     let missing = desired
         .bindings
         .iter()
         .filter(|binding| !bound.contains(binding));
-    let source_stays = |binding: &Binding| {
-        let mut exchanges = desired.exchanges.iter();
-        exchanges.any(|exchange| exchange.name == binding.exchange)
-    };
     let is_own = |binding: &Binding| {
         let queue = actual.queue(&binding.queue);
-        source_stays(binding) && queue.is_some_and(|queue| queue.owner().is_some())
+        desired.has_exchange(&binding.exchange)
+            && queue.is_some_and(|queue| queue.owner().is_some())
     };
     let surplus = bound
         .iter()
@@ -202,8 +199,8 @@ fn bindings(desired: &Desired, actual: &Actual) -> Vec<(Step, BrokerChange)> {
         let name = format!("{exchange} -> {queue}");
         BrokerChange::new(action, Object::Binding, &name, output)
     };
-    let bind = missing.map(|b| (Step::Bind(b.clone()), change(ChangeAction::Create, b)));
-    let unbind = surplus.map(|b| (Step::Unbind(b.clone()), change(ChangeAction::Remove, b)));
+    let bind = missing.map(|b| (PlanStep::Bind(b.clone()), change(ChangeAction::Create, b)));
+    let unbind = surplus.map(|b| (PlanStep::Unbind(b.clone()), change(ChangeAction::Remove, b)));
     bind.chain(unbind).collect()
 }
 
@@ -250,7 +247,7 @@ fn marker(desired: &Desired, actual: &Actual) -> Option<BrokerChange> {
 }
 
 /// The fleet's policies that a foreign one of higher priority keeps from being applied. The applied policy that
-/// the broker reports is some seconds old, so the priorities have to say the same.
+/// the broker reports is some seconds old, so the priorities have to agree.
 fn shadowed(desired: &Desired, actual: &Actual) -> Vec<BrokerChange> {
     let shadowing = |queue: &DesiredQueue| {
         let applied = actual.queue(&queue.name)?.policy.as_deref()?;

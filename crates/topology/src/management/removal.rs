@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::actual::Actual;
+use super::objects::PlanStep;
 use super::{BrokerChange, ChangeAction, Discards, Object};
 use crate::{Desired, QueueClass};
 
@@ -45,29 +46,22 @@ struct Unwanted {
 /// The objects that the type no longer has, in the order of removal.
 pub(super) fn removals(desired: &Desired, actual: &Actual, discards: &Discards) -> Vec<Removal> {
     let mut programs: BTreeMap<&str, Unwanted> = BTreeMap::new();
-    for queue in &actual.queues {
-        let is_wanted = desired
-            .queues
-            .iter()
-            .any(|wanted| wanted.name == queue.name);
-        if let (Some((program, class)), false) = (queue.owner(), is_wanted) {
-            programs
-                .entry(program)
-                .or_default()
-                .queues
-                .push(UnwantedQueue {
-                    name: queue.name.clone(),
-                    class,
-                    discard: discards.get(&queue.name).copied().unwrap_or(0),
-                });
+    let queues = actual.queues.iter();
+    for queue in queues.filter(|queue| !desired.has_queue(&queue.name)) {
+        if let Some((program, class)) = queue.owner() {
+            let name = queue.name.clone();
+            let discard = discards.get(&name).copied().unwrap_or(0);
+            let unwanted = programs.entry(program).or_default();
+            unwanted.queues.push(UnwantedQueue {
+                name,
+                class,
+                discard,
+            });
         }
     }
-    for exchange in &actual.exchanges {
-        let is_wanted = desired
-            .exchanges
-            .iter()
-            .any(|wanted| wanted.name == exchange.name);
-        if let (Some(program), false) = (exchange.owner(), is_wanted) {
+    let exchanges = actual.exchanges.iter();
+    for exchange in exchanges.filter(|exchange| !desired.has_exchange(&exchange.name)) {
+        if let Some(program) = exchange.owner() {
             programs.entry(program).or_default().exchange = Some(exchange.name.clone());
         }
     }
@@ -81,14 +75,11 @@ pub(super) fn removals(desired: &Desired, actual: &Actual, discards: &Discards) 
 
 impl Unwanted {
     fn into_removals(mut self, program: &str) -> Vec<Removal> {
+        let is_input = |queue: &UnwantedQueue| queue.class == QueueClass::Input;
+        let program_goes = self.queues.iter().any(is_input) || self.exchange.is_some();
         // Delays before the input, which they feed.
         self.queues
-            .sort_by_key(|queue| (queue.class == QueueClass::Input, queue.class));
-        let has_input = self
-            .queues
-            .iter()
-            .any(|queue| queue.class == QueueClass::Input);
-        let program_goes = has_input || self.exchange.is_some();
+            .sort_by_key(|queue| (is_input(queue), queue.class));
         let removal = |kind, queues, exchange| Removal {
             program: program.to_owned(),
             kind,
@@ -169,6 +160,14 @@ impl Removal {
             "holds {messages} {what}; {advice}; or give them up with --discard {queue}={messages}"
         );
         BrokerChange::new(ChangeAction::Blocked, Object::Queue, queue, &detail)
+    }
+
+    pub fn steps(&self) -> impl Iterator<Item = PlanStep> {
+        let queues = self.queues.iter();
+        let exchange = self.exchange.iter().cloned().map(PlanStep::DeleteExchange);
+        queues
+            .map(|queue| PlanStep::DeleteQueue(queue.name.clone()))
+            .chain(exchange)
     }
 
     /// The changes of its removal.

@@ -71,7 +71,7 @@ fn only_the_optional_outputs_of_a_controller_may_be_left_unread() {
 }
 
 #[test]
-fn what_is_held_for_a_verdict_is_never_given_up_for_its_deliveries() {
+fn batches_that_are_held_may_be_delivered_without_end() {
     let objects = desired(
         &built_in("batched"),
         &PipelineSettings::default(),

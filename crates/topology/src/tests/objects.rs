@@ -62,7 +62,7 @@ fn a_dead_letter_always_finds_a_queue() {
 }
 
 #[test]
-fn another_ladder_gives_other_delay_queues_and_nothing_else() {
+fn another_retry_schedule_gives_other_delay_queues_and_nothing_else() {
     let direct = built_in("direct");
     let schedule = RetrySchedule::new([5, 90, 7200].map(Duration::from_secs).to_vec()).unwrap();
     let objects = desired(&direct, &PipelineSettings::default(), &schedule);

@@ -64,7 +64,7 @@ fn a_star_that_stands_for_no_program_is_refused() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() {
+fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_the_lines() {
     let error = refused(
         &["queuer.tasks fetcher", "queuer.receipts -> legder", "-> x"],
         "",
@@ -75,7 +75,7 @@ fn everything_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() {
 }
 
 #[test]
-fn an_edge_that_is_said_twice_is_refused_with_both_lines() {
+fn an_edge_that_is_written_twice_is_refused_with_both_lines() {
     let error = refused(
         &[
             "*.receipts -> ledger",
@@ -86,10 +86,10 @@ fn an_edge_that_is_said_twice_is_refused_with_both_lines() {
     );
     assert_eq!(
         error,
-        "own.toml:6: [own] queuer.receipts -> ledger is already said in line 4"
+        "own.toml:6: [own] queuer.receipts -> ledger is already in line 4"
     );
     let error = refused(&["queuer.tasks -> fetcher, fetcher"], "");
-    assert!(error.contains("already said in line 4"), "{error}");
+    assert!(error.contains("already in line 4"), "{error}");
 }
 
 #[test]

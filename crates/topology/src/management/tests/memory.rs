@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::Binding;
 use crate::management::ManagementError;
 use crate::management::actual::{Actual, ActualBinding, ActualExchange, ActualPolicy, ActualQueue};
-use crate::management::objects::{Objects, Step};
+use crate::management::objects::{Objects, PlanStep};
 
 /// A virtual host in memory, whose figures may be as old as a broker's.
 #[derive(Default)]
@@ -88,10 +88,10 @@ impl Objects for Host {
         Ok(actual)
     }
 
-    async fn carry_out(&self, step: &Step) -> Result<(), ManagementError> {
+    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError> {
         let actual = &mut *self.actual.borrow_mut();
         let done = match step {
-            Step::PutPolicy(policy) => {
+            PlanStep::PutPolicy(policy) => {
                 actual.policies.retain(|found| found.name != policy.name);
                 actual.policies.push(ActualPolicy {
                     name: policy.name.clone(),
@@ -102,7 +102,7 @@ impl Objects for Host {
                 });
                 format!("put policy {}", policy.name)
             }
-            Step::PutQueue(queue) => {
+            PlanStep::PutQueue(queue) => {
                 assert!(actual.queue(&queue.name).is_none(), "{} exists", queue.name);
                 actual.queues.push(ActualQueue {
                     name: queue.name.clone(),
@@ -111,7 +111,7 @@ impl Objects for Host {
                 });
                 format!("put queue {}", queue.name)
             }
-            Step::PutExchange(exchange) => {
+            PlanStep::PutExchange(exchange) => {
                 let name = &exchange.name;
                 assert!(actual.exchange(name).is_none(), "{name} exists");
                 actual.exchanges.push(ActualExchange {
@@ -121,7 +121,7 @@ impl Objects for Host {
                 });
                 format!("put exchange {name}")
             }
-            Step::Bind(binding) => {
+            PlanStep::Bind(binding) => {
                 let Binding {
                     exchange,
                     output,
@@ -141,23 +141,23 @@ impl Objects for Host {
                 }
                 format!("bind {exchange} -> {queue}")
             }
-            Step::Unbind(binding) => {
+            PlanStep::Unbind(binding) => {
                 let stays = |found: &ActualBinding| found.plain().as_ref() != Some(binding);
                 actual.bindings.retain(stays);
                 format!("unbind {} -> {}", binding.exchange, binding.queue)
             }
-            Step::DeletePolicy(name) => {
+            PlanStep::DeletePolicy(name) => {
                 actual.policies.retain(|policy| policy.name != *name);
                 format!("delete policy {name}")
             }
-            Step::DeleteQueue(name) => {
+            PlanStep::DeleteQueue(name) => {
                 actual.queues.retain(|queue| queue.name != *name);
                 actual
                     .bindings
                     .retain(|binding| binding.destination != *name);
                 format!("delete queue {name}")
             }
-            Step::DeleteExchange(name) => {
+            PlanStep::DeleteExchange(name) => {
                 actual.exchanges.retain(|exchange| exchange.name != *name);
                 actual.bindings.retain(|binding| binding.source != *name);
                 format!("delete exchange {name}")

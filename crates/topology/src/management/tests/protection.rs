@@ -300,12 +300,12 @@ async fn a_changed_policy_is_updated_with_what_differs() {
     assert_eq!(
         log.last().unwrap(),
         "put policy fleet-fetcher-in",
-        "the mark stays where it is"
+        "the marker stays where it is"
     );
 }
 
 #[tokio::test]
-async fn the_forecast_says_what_will_be_done() {
+async fn the_forecast_lists_what_will_be_done() {
     let host = direct().await;
     host.put_messages("es-writer-quar", 5);
     let wanted = objects_of("clickhouse-only");

@@ -41,7 +41,7 @@ fn publish(host: &VirtualHost, exchange: &str, key: &str) {
     assert!(answer.contains("true"), "{exchange} {key} is not routed");
 }
 
-/// Waits until the broker's figures say that `queue` holds so many messages.
+/// Waits until the broker's count so many messages in `queue`.
 async fn figures_say(management: &Management, queue: &str, messages: u64) {
     let start = std::time::Instant::now();
     loop {
@@ -197,7 +197,7 @@ async fn another_schedule_replaces_the_delays() {
     assert!(queues.contains("ch-writer-delay-1s") && queues.contains("ch-writer-delay-2h"));
     assert!(!queues.contains("ch-writer-delay-10s") && !queues.contains("ch-writer-delay-1h"));
     assert_eq!(shown(&management.diff(&wanted).await.unwrap()), [""; 0]);
-    // A delay does what its name says.
+    // A delay is as long as its name.
     publish(&host, "amq.default", "ch-writer-delay-1s");
     figures_say(&management, "ch-writer-in", 1).await;
 }
@@ -212,7 +212,7 @@ async fn a_deleted_pipeline_leaves_nothing_but_what_holds_messages() {
         .delete_pipeline("clickhouse-only", &Discards::new())
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("say --type direct"), "{error}");
+    assert!(error.to_string().contains("use --type direct"), "{error}");
     // The receipt is so new that the figures do not show it yet.
     management
         .delete_pipeline("direct", &Discards::new())

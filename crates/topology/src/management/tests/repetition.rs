@@ -100,7 +100,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happened before: configuring is refused without a change, or loses no message, leaves nothing
-    /// undone but what it says, and changes nothing when it is done again.
+    /// undone but what it reports, and changes nothing when it is done again.
     #[test]
     fn once_configured_nothing_is_left_to_change(steps in proptest::collection::vec(step(), 1..14)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
