@@ -84,7 +84,7 @@ impl Fleet {
         let topology = catalog.topology("orders", &roles).unwrap();
         let schedule = broker.retry_schedule().unwrap();
         let wanted = desired(&topology, &PipelineSettings::default(), &schedule);
-        let configured = management.configure(&wanted, &Discards::none()).await;
+        let configured = management.configure(&wanted, &Discards::new()).await;
         configured.unwrap();
         let options = LoopOptions {
             max_retries,

@@ -1,7 +1,7 @@
 //! Marker exchanges: no message is ever sent to them; that they exist, and their arguments, say something.
 
 use super::actual::ActualExchange;
-use super::objects::{Objects, Step};
+use super::objects::{Objects, PlanStep};
 use super::{Management, ManagementError};
 use crate::{Exchange, ObjectArguments};
 
@@ -25,11 +25,12 @@ impl Management {
             kind: "fanout",
             arguments,
         };
-        self.carry_out(&Step::PutExchange(exchange)).await
+        self.carry_out(&PlanStep::PutExchange(exchange)).await
     }
 
     /// Deletes a marker; it need not be there.
     pub async fn delete_marker(&self, name: &str) -> Result<(), ManagementError> {
-        self.carry_out(&Step::DeleteExchange(name.to_owned())).await
+        self.carry_out(&PlanStep::DeleteExchange(name.to_owned()))
+            .await
     }
 }
