@@ -23,9 +23,10 @@ pub use error::{Problem, TopologyError};
 pub use graph::{dot, mermaid};
 pub use queue_class::QueueClass;
 pub use resolve::{Edge, ProgramSpec, Topology};
-pub use settings::{PipelineSettings, QueueSettings};
+pub use settings::PipelineSettings;
 
 use pipeline::{Role, RoleKind};
+use settings::QueueSettings;
 
 /// The stream of receipts: a part of the pipeline that belongs to no program.
 pub const LEDGER: Role = Role {
