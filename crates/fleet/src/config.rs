@@ -7,7 +7,7 @@ use es_writer::EsWriterSettings;
 use fetcher::FetcherSettings;
 use persister::{GateSettings, PersisterSettings};
 use pipeline::BrokerSettings;
-use pipeline::broker::RabbitMq;
+use pipeline::broker::{Broker, RabbitMq};
 use queuer::QueuerSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,26 +75,24 @@ impl Config {
         InvalidSettings::join([self.log.check(), others])
     }
 
-    /// Reads the broker's address, which may be in a file, and checks it. An address of another scheme
-    /// would be tried for as long as a broker that is down.
-    pub fn try_broker(&self) -> Result<(), InvalidSettings> {
-        let address = self.broker.url.reveal().map_err(message);
-        all([address.and_then(|url| {
-            let of_amqp = ["amqp://", "amqps://"]
-                .iter()
-                .any(|scheme| url.starts_with(scheme));
-            match RabbitMq::new(&url) {
-                Ok(_) if of_amqp => Ok(()),
-                Ok(_) => Err("broker.url must begin with amqp:// or amqps://".to_owned()),
-                Err(error) => Err(format!("broker.url is not an AMQP address: {error}")),
-            }
-        })])
+    /// The broker of the settings, not connected yet. Reads the address, which may be in a file. An address of another
+    /// scheme would be tried for as long as a broker that is down.
+    pub fn try_broker(&self) -> Result<Broker, InvalidSettings> {
+        let invalid = |message: String| InvalidSettings::one("", message);
+        let url = self.broker.url.reveal().map_err(|e| invalid(message(e)))?;
+        let broker = RabbitMq::new(&url)
+            .map_err(|e| invalid(format!("broker.url is not an AMQP address: {e}")))?;
+        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
+            let scheme = "broker.url must begin with amqp:// or amqps://";
+            return Err(InvalidSettings::one("", scheme));
+        }
+        Ok(Broker::RabbitMq(broker))
     }
 
     /// Reads the files that the settings name, those of secrets and the pipelines', and builds the
     /// clients of broker and stores, connecting to nothing: what a program of any role would fail at.
     pub fn try_out(&self) -> Result<(), InvalidSettings> {
-        let broker = self.try_broker();
+        let broker = self.try_broker().map(drop);
         let others = all([
             readable(self.broker.management_url.as_ref()),
             readable(self.source.password.as_ref()),
@@ -116,22 +114,17 @@ impl Config {
         InvalidSettings::join([broker, others])
     }
 
-    /// Refuses rules for a pipeline type that there is not: nothing would ever be judged by them.
+    /// Refuses gate rules for a pipeline type that there is not: no run would be evaluated by them.
     fn pipelines_of_gates(&self, catalog: &Catalog) -> Result<(), String> {
-        let known = || catalog.types().iter().map(|entry| entry.name.as_str());
-        let unknown = self.gates.pipelines.keys();
-        match unknown
-            .into_iter()
-            .find(|name| !known().any(|known| known == name.as_str()))
-        {
+        let types = catalog.types().iter();
+        let known: Vec<&str> = types.map(|entry| entry.name.as_str()).collect();
+        let mut named = self.gates.pipelines.keys();
+        match named.find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),
-            Some(name) => {
-                let known: Vec<&str> = known().collect();
-                let known = known.join(", ");
-                Err(format!(
-                    "gates.pipelines.{name}: there is no pipeline type {name:?}; there are {known}"
-                ))
-            }
+            Some(name) => Err(format!(
+                "gates.pipelines.{name}: there is no pipeline type {name:?}; there are {}",
+                known.join(", ")
+            )),
         }
     }
 }

@@ -15,7 +15,7 @@ pub enum Exit {
     Ok = 0,
     /// Failed for a reason that none of the others names.
     Failed = 1,
-    /// Called in a wrong way; clap says so itself.
+    /// Called in a wrong way; clap itself exits with it.
     Usage = 2,
     /// A setting, a secret's file or a pipeline file is wrong.
     Configuration = 3,
@@ -40,15 +40,18 @@ Exit codes:
   130, 143  ended at once by a second SIGINT or SIGTERM";
 
 impl Exit {
-    /// The code for an error, by the most telling of its causes.
-    pub fn of(error: &anyhow::Error) -> Self {
-        error
-            .chain()
-            .find_map(Self::of_cause)
-            .unwrap_or(Self::Failed)
+    /// [`Exit::Differs`] if something differs, else [`Exit::Ok`].
+    pub fn differs_if(differs: bool) -> Self {
+        if differs { Self::Differs } else { Self::Ok }
     }
 
-    fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+    /// The code for an error, by the most telling of its causes.
+    pub fn from_error(error: &anyhow::Error) -> Self {
+        let code = error.chain().find_map(Self::from_cause);
+        code.unwrap_or(Self::Failed)
+    }
+
+    fn from_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if cause.is::<InvalidSettings>()
             || cause.is::<SecretError>()
             || cause.is::<TopologyError>()
@@ -57,43 +60,44 @@ impl Exit {
         {
             return Some(Self::Configuration);
         }
+        if let Some(error) = cause.downcast_ref() {
+            return Self::from_queuer(error);
+        }
         if let Some(ProducerError::Broker(error)) = cause.downcast_ref() {
-            return Self::of_broker(error);
+            return Self::from_broker(error);
         }
-        if let Some(error) = cause.downcast_ref::<BrokerError>() {
-            return Self::of_broker(error);
+        if let Some(error) = cause.downcast_ref() {
+            return Self::from_broker(error);
         }
-        if let Some(error) = cause.downcast_ref::<ManagementError>() {
-            return Self::of_management(error);
-        }
-        match cause.downcast_ref::<QueuerError>() {
-            Some(QueuerError::Producer(ProducerError::Broker(e))) => {
-                return Self::of_broker(e);
-            }
-            Some(QueuerError::Config(_)) => return Some(Self::Configuration),
-            _ => {}
+        if let Some(error) = cause.downcast_ref() {
+            return Self::from_management(error);
         }
         match cause.downcast_ref::<ConfigureError>() {
-            Some(ConfigureError::ClickHouse(error)) => return Self::of_clickhouse(error),
-            Some(ConfigureError::Elasticsearch(error)) => return Self::of_elasticsearch(error),
-            Some(ConfigureError::Invalid(_)) => return Some(Self::Configuration),
-            Some(ConfigureError::Conflict { .. }) => return Some(Self::Differs),
-            None => {}
+            Some(ConfigureError::ClickHouse(error)) => Self::from_clickhouse(error),
+            Some(ConfigureError::Elasticsearch(error)) => Self::from_elasticsearch(error),
+            Some(ConfigureError::Invalid(_)) => Some(Self::Configuration),
+            Some(ConfigureError::Conflict { .. }) => Some(Self::Differs),
+            None => cause
+                .downcast_ref()
+                .and_then(Self::from_clickhouse)
+                .or_else(|| cause.downcast_ref().and_then(Self::from_elasticsearch)),
         }
-        cause
-            .downcast_ref()
-            .and_then(Self::of_clickhouse)
-            .or_else(|| cause.downcast_ref().and_then(Self::of_elasticsearch))
     }
 
-    fn of_broker(error: &BrokerError) -> Option<Self> {
+    fn from_queuer(error: &QueuerError) -> Option<Self> {
         match error {
-            BrokerError::Refused { .. } | BrokerError::Unreachable { .. } => Some(Self::Broker),
-            BrokerError::NotFound { .. } | BrokerError::Object { .. } => None,
+            QueuerError::Producer(ProducerError::Broker(error)) => Self::from_broker(error),
+            QueuerError::Config(_) => Some(Self::Configuration),
+            _ => None,
         }
     }
 
-    fn of_management(error: &ManagementError) -> Option<Self> {
+    fn from_broker(error: &BrokerError) -> Option<Self> {
+        use BrokerError as Error;
+        matches!(error, Error::Refused { .. } | Error::Unreachable { .. }).then_some(Self::Broker)
+    }
+
+    fn from_management(error: &ManagementError) -> Option<Self> {
         use ManagementError as Error;
         match error {
             Error::Address { .. } | Error::Secret(_) => Some(Self::Configuration),
@@ -111,25 +115,25 @@ impl Exit {
         }
     }
 
-    fn of_clickhouse(error: &clickhouse::Error) -> Option<Self> {
+    fn from_clickhouse(error: &clickhouse::Error) -> Option<Self> {
         use clickhouse::Error;
-        match error {
+        let store = matches!(
+            error,
             Error::Connection { .. }
-            | Error::Timeout { .. }
-            | Error::UnexpectedAnswer { .. }
-            | Error::Truncated { .. } => Some(Self::Store),
-            _ => None,
-        }
+                | Error::Timeout { .. }
+                | Error::UnexpectedAnswer { .. }
+                | Error::Truncated { .. }
+        );
+        store.then_some(Self::Store)
     }
 
-    fn of_elasticsearch(error: &elasticsearch::Error) -> Option<Self> {
+    fn from_elasticsearch(error: &elasticsearch::Error) -> Option<Self> {
         use elasticsearch::Error;
-        match error {
-            Error::Connection { .. } | Error::Timeout { .. } | Error::UnexpectedAnswer { .. } => {
-                Some(Self::Store)
-            }
-            _ => None,
-        }
+        let store = matches!(
+            error,
+            Error::Connection { .. } | Error::Timeout { .. } | Error::UnexpectedAnswer { .. }
+        );
+        store.then_some(Self::Store)
     }
 }
 
@@ -148,13 +152,13 @@ mod tests {
         let error = Err::<(), _>(unreachable())
             .context("cannot configure")
             .unwrap_err();
-        assert_eq!(Exit::of(&error), Exit::Broker);
+        assert_eq!(Exit::from_error(&error), Exit::Broker);
         let error = anyhow::Error::from(ProducerError::Broker(unreachable()));
-        assert_eq!(Exit::of(&error), Exit::Broker);
+        assert_eq!(Exit::from_error(&error), Exit::Broker);
         let error =
             anyhow::Error::from(InvalidSettings::one("a.b", "is wrong")).context("cannot start");
-        assert_eq!(Exit::of(&error), Exit::Configuration);
-        assert_eq!(Exit::of(&anyhow::anyhow!("whatever")), Exit::Failed);
+        assert_eq!(Exit::from_error(&error), Exit::Configuration);
+        assert_eq!(Exit::from_error(&anyhow::anyhow!("whatever")), Exit::Failed);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! [`cli`] is what can be typed, [`config::Config`] what can be set, each module of [`commands`] one
 //! command, [`output`] how answers look and [`exit::Exit`] how they end.
 
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod context;
-pub mod exit;
+mod cli;
+mod commands;
+mod config;
+mod context;
+mod exit;
 pub mod output;
 
 use std::ffi::OsString;
@@ -24,34 +24,31 @@ use exit::Exit;
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(globals_last(by_role_name(std::env::args_os())));
     let context = Context::new(&cli.globals);
-    let exit = match commands::run(cli.command, &context) {
-        Ok(exit) => exit,
-        Err(error) => {
-            let exit = Exit::of(&error);
-            context.output.error(&error, exit);
-            exit
-        }
-    };
+    let exit = commands::run(cli.command, &context).unwrap_or_else(|error| {
+        let exit = Exit::from_error(&error);
+        context.output.error(&error, exit);
+        exit
+    });
     ExitCode::from(exit as u8)
 }
 
 /// Called by the name of a role, `fetcher …` is `fleet run fetcher …`.
 fn by_role_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
-    let role = arguments
+    let called = arguments
         .first()
-        .and_then(|path| Path::new(path).file_stem())
-        .filter(|name| commands::run::is_role(name));
-    if let Some(role) = role.map(OsString::from) {
-        arguments.splice(..1, ["fleet".into(), "run".into(), role]);
+        .and_then(|path| Path::new(path).file_stem());
+    let role = commands::run::roles().find(|role| called.is_some_and(|name| name == *role));
+    if let Some(role) = role {
+        arguments.splice(..1, ["fleet", "run", role].map(OsString::from));
     }
     arguments
 }
 
-/// Puts every `--config` and `--set` behind the command, in their order. Of an option that is given on both sides of
-/// a command only those behind it would count.
+/// Puts every `--config` and `--set` behind the command, in their order: clap ignores those before a command when
+/// there are some behind it.
 fn globals_last(arguments: Vec<OsString>) -> Vec<OsString> {
-    const MANY: [&str; 2] = ["--config", "--set"];
+    const REPEATED: [&str; 2] = ["--config", "--set"];
     let mut arguments = arguments.into_iter().peekable();
     let (mut others, mut globals) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
@@ -60,16 +57,13 @@ fn globals_last(arguments: Vec<OsString>) -> Vec<OsString> {
             globals.push(argument);
             break;
         }
-        let with_value = MANY
-            .iter()
-            .any(|name| text.starts_with(&format!("{name}=")));
-        if MANY.contains(&&*text) && arguments.peek().is_some() {
-            globals.push(argument);
-            globals.extend(arguments.next());
-        } else if with_value {
-            globals.push(argument);
-        } else {
+        let name = text.split('=').next().unwrap_or_default();
+        let value_is_next = name == text;
+        if !REPEATED.contains(&name) || (value_is_next && arguments.peek().is_none()) {
             others.push(argument);
+        } else {
+            globals.push(argument);
+            globals.extend(arguments.next_if(|_| value_is_next));
         }
     }
     others.into_iter().chain(globals).chain(arguments).collect()
@@ -107,12 +101,11 @@ mod tests {
     fn the_name_that_it_is_called_by_may_be_a_role() {
         let words = |arguments: &[&str]| by_role_name(arguments.iter().map(OsString::from));
         assert_eq!(words(&["./fleet", "config"]), ["./fleet", "config"]);
-        let roles = commands::run::roles();
-        let role = roles.first().expect("there are roles");
+        let role = commands::run::roles().next().expect("there are roles");
         let path = format!("/usr/bin/{role}");
         assert_eq!(
             words(&[&path, "--name", "x"]),
-            ["fleet", "run", role.as_str(), "--name", "x"]
+            ["fleet", "run", role, "--name", "x"]
         );
     }
 }

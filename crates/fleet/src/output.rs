@@ -18,7 +18,7 @@ pub struct Output {
     color: bool,
 }
 
-/// What a piece of text says about what it names.
+/// What a text is coloured for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
     Good,
@@ -35,9 +35,17 @@ impl Output {
         }
     }
 
-    /// Whether the answer is to be JSON alone.
+    /// Whether JSON was asked for.
     pub fn is_json(self) -> bool {
         self.json
+    }
+
+    /// The answer of a command: `json` if that was asked for, else `text`.
+    pub fn answer(self, json: &impl Serialize, text: impl AsRef<str>) -> io::Result<()> {
+        if self.json {
+            return self.json(json);
+        }
+        self.line(text.as_ref().trim_end_matches('\n'))
     }
 
     /// Writes text as it is. A reader that is gone (`| head`) is no error: it has what it wanted.
@@ -59,7 +67,7 @@ impl Output {
         self.line(serde_json::to_string_pretty(value)?)
     }
 
-    /// JSON on one line: for answers that go on, one line each.
+    /// JSON on one line, for a command that answers more than once.
     pub fn json_line(self, value: &impl Serialize) -> io::Result<()> {
         self.line(serde_json::to_string(value)?)
     }
@@ -67,9 +75,10 @@ impl Output {
     /// Writes the error and its causes to the standard error.
     pub fn error(self, error: &anyhow::Error, exit: Exit) {
         let text = with_causes(error.as_ref());
-        match self.json {
-            true => eprintln!("{}", json!({ "error": text, "exit_code": exit as u8 })),
-            false => eprintln!("error: {text}"),
+        if self.json {
+            eprintln!("{}", json!({ "error": text, "exit_code": exit as u8 }));
+        } else {
+            eprintln!("error: {text}");
         }
     }
 
@@ -87,16 +96,15 @@ impl Output {
 
     /// Text in the colour of its tone, outside of tables.
     pub fn paint(self, tone: Tone, text: impl AsRef<str>) -> String {
+        let text = text.as_ref();
         let code = match tone {
+            _ if !self.color => return text.to_owned(),
             Tone::Good => "32",
             Tone::Bad => "31",
             Tone::Warning => "33",
             Tone::Faint => "2",
         };
-        match self.color {
-            true => format!("\x1b[{code}m{}\x1b[0m", text.as_ref()),
-            false => text.as_ref().to_owned(),
-        }
+        format!("\x1b[{code}m{text}\x1b[0m")
     }
 }
 
@@ -104,12 +112,30 @@ impl Output {
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// Spaces between two columns, beside the one in place of a line.
+/// Spaces that pad a column, in addition to the one that stands for the line between two columns.
 const GAP: u16 = 1;
 
-/// Rows under headers; `right` are the numbers of the columns to align at the right. As wide as the
-/// terminal at most; without a terminal, as wide as it needs to be.
-pub fn table<R, C>(headers: &[&str], right: &[usize], rows: impl IntoIterator<Item = R>) -> String
+/// Rows under the headers in `columns`, which ` | ` separates. A header after `>` aligns its column at the right.
+pub fn table<R, C>(columns: &str, rows: impl IntoIterator<Item = R>) -> String
+where
+    R: IntoIterator<Item = C>,
+    C: Into<Cell>,
+{
+    let (mut headers, mut right) = (Vec::new(), Vec::new());
+    for (n, column) in columns.split(" | ").enumerate() {
+        right.extend(column.starts_with('>').then_some(n));
+        headers.push(column.trim_start_matches('>'));
+    }
+    table_under(&headers, &right, rows)
+}
+
+/// Rows under headers; `right` are the numbers of the columns to align at the right. At most as wide as the terminal;
+/// without one, as wide as the rows.
+pub fn table_under<R, C>(
+    headers: &[&str],
+    right: &[usize],
+    rows: impl IntoIterator<Item = R>,
+) -> String
 where
     R: IntoIterator<Item = C>,
     C: Into<Cell>,
@@ -134,15 +160,7 @@ where
 
 /// `1234567` as `1,234,567`.
 pub fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    indicatif::HumanCount(n).to_string()
 }
 
 /// Two units at most: `350 ms`, `12.3 s`, `3 min 05 s`, `2 h 03 min`, `3 d 04 h`.
@@ -175,10 +193,10 @@ pub fn bytes(n: u64) -> String {
 
 /// Milliseconds since the epoch as `2026-01-02 03:04:05` in UTC; `–` outside of what has a date.
 pub fn time(ms: i64) -> String {
-    DateTime::<Utc>::from_timestamp_millis(ms).map_or_else(
-        || "–".to_owned(),
-        |time| time.format("%Y-%m-%d %H:%M:%S").to_string(),
-    )
+    let time = DateTime::<Utc>::from_timestamp_millis(ms);
+    time.map_or("–".to_owned(), |time| {
+        time.format("%Y-%m-%d %H:%M:%S").to_string()
+    })
 }
 
 #[cfg(test)]
@@ -236,7 +254,7 @@ mod tests {
     fn a_table_has_its_numbers_at_the_right() {
         let rows = [["all", "12"], ["lite", "1,234"]];
         assert_eq!(
-            table(&["index", "rows"], &[1], rows),
+            table("index | >rows", rows),
             "index   rows\n────────────\nall       12\nlite   1,234\n"
         );
     }

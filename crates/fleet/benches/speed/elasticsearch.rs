@@ -1,7 +1,7 @@
 //! The Elasticsearch path against a driver that sends the same documents, encoded beforehand.
 //!
 //! The documents are those that a first run of the fleet has left in the indices. The driver sends them in
-//! requests of as many rows, as many at a time, through the same client, and looks at every answer.
+//! requests of as many rows, as many at a time, through the same client, and checks every answer.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,12 +122,9 @@ fn drive(stack: &Stack, bulks: &Arc<Vec<Bulk>>) -> f64 {
             let (client, bulks) = (client.clone(), bulks.clone());
             sending.spawn(async move {
                 let (index, body) = &bulks[n];
-                let verdicts = client.bulk(index, vec![body.clone()]).await;
-                let verdicts = verdicts.expect("Elasticsearch takes it");
-                assert!(
-                    verdicts.iter().all(|v| *v == ItemVerdict::Stored),
-                    "{index}"
-                );
+                let answers = client.bulk(index, vec![body.clone()]).await;
+                let answers = answers.expect("Elasticsearch takes it");
+                assert!(answers.iter().all(|v| *v == ItemVerdict::Stored), "{index}");
             });
         }
         sending.join_all().await;

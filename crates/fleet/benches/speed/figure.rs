@@ -59,7 +59,7 @@ impl Figure {
         match (bound(">="), bound("<=")) {
             (Some(least), _) => Some(measured >= least),
             (_, Some(most)) => Some(measured <= most),
-            _ => panic!("{goal} is no goal"),
+            _ => panic!("{goal} is not a goal"),
         }
     }
 }
@@ -98,7 +98,7 @@ pub fn report(figures: &[Figure]) {
                 .to_owned(),
         ]
     });
-    let headers = ["figure", "value", "unit", "limit", "ratio", "goal", "met"];
-    println!("{}", fleet::output::table(&headers, &[1, 3, 4], rows));
+    let columns = "figure | >value | unit | >limit | >ratio | goal | met";
+    println!("{}", fleet::output::table(columns, rows));
     println!("written to {FILE}");
 }

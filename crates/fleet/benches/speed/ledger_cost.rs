@@ -1,4 +1,4 @@
-//! What the ledger costs whoever reads it: folding receipts, and opening a long history.
+//! What it costs to read the ledger: folding receipts, and opening a long history.
 
 use std::time::Instant;
 
@@ -112,7 +112,7 @@ fn records() -> Vec<Message> {
     (1..=FINISHED).map(record).collect()
 }
 
-/// `count` receipts of a whole run for two stores, with what a batch's receipt says at its longest: targets, and here
+/// `count` receipts of a whole run for two stores, with the longest receipts of batches: targets, and here
 /// and there a refused row.
 pub fn messages(run: &RunId, count: u32) -> Vec<Message> {
     const BATCHES: u32 = 20;

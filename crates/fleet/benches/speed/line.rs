@@ -56,7 +56,7 @@ impl Line {
         line
     }
 
-    /// Makes the target tables anew, empty.
+    /// Replaces the target tables by empty ones.
     pub fn renew_tables(&self) {
         for shard in 0..self.stack.database.shards().len() {
             let sql = "DROP TABLE IF EXISTS {db}.keywords_metrics_local SYNC";
@@ -65,7 +65,7 @@ impl Line {
         self.stack.fleet.run(&["clickhouse", "configure"]);
     }
 
-    /// Makes the indices anew, empty, and never refreshed.
+    /// Replaces the indices by empty ones that are never refreshed.
     pub fn renew_indices(&self) {
         let indices = &self.stack.indices;
         for index in self.stack.index_names() {
@@ -121,7 +121,7 @@ impl Line {
     fn start(&self, role: &str) -> FleetProcess {
         let consuming = |worker: &FleetProcess| worker.log().matches(": consuming").count();
         let worker = self.stack.fleet.start(role);
-        // The log goes on after that of an earlier process.
+        // The log of an earlier process is in the same file.
         let earlier = consuming(&worker);
         let deadline = Instant::now() + GRACE;
         while consuming(&worker) == earlier {
@@ -132,11 +132,11 @@ impl Line {
     }
 
     /// Follows the ledger until the latest run is complete. Each receipt is read once: reading the
-    /// ledger anew every time costs the broker as much as the run itself.
+    /// whole ledger every time costs the broker as much as the run itself.
     async fn complete(&self) -> Progress {
         let broker = RabbitMq::new(self.stack.host.url()).expect("an AMQP address");
         let following = history::follow(&Broker::RabbitMq(broker)).await;
-        let (mut ledger, mut follower) = following.expect("the ledger can be read");
+        let (mut ledger, mut consumer) = following.expect("the ledger can be read");
         let latest = ledger.runs().max_by_key(|run| run.started_ms());
         let name = latest.expect("a run was published").run().clone();
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -145,11 +145,11 @@ impl Line {
             if run.is_complete() {
                 return Progress::new(run);
             }
-            let next = tokio::time::timeout_at(deadline, follower.next()).await;
+            let next = tokio::time::timeout_at(deadline, consumer.next()).await;
             let next = next.unwrap_or_else(|_| panic!("{}", Progress::new(run).summary()));
-            let (place, message) = next.expect("the ledger can be followed");
+            let (offset, message) = next.expect("the ledger can be followed");
             let receipt = Receipt::from_message(&message).expect("a receipt of this release");
-            ledger.apply_at(place, &receipt);
+            ledger.apply_at(offset, &receipt);
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn run() -> Vec<Figure> {
     }
     let number = |name: &str| {
         let number = report[name].as_f64();
-        number.unwrap_or_else(|| panic!("the plan says nothing of {name}: {report:#}"))
+        number.unwrap_or_else(|| panic!("the plan has no {name}: {report:#}"))
     };
     let ranges = number("ranges");
     vec![

@@ -59,7 +59,7 @@ fn perf_test(bytes: usize, messages: usize) -> f64 {
     let printed = String::from_utf8_lossy(&output.stdout);
     rate_when_warm(&printed, messages as f64).unwrap_or_else(|| {
         panic!(
-            "perf-test says no rate: {printed}{}",
+            "perf-test prints no rate: {printed}{}",
             String::from_utf8_lossy(&output.stderr)
         )
     })

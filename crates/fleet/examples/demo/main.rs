@@ -28,7 +28,7 @@ const WORKERS: [&str; 6] = [
     "dict-refresher",
     "serp-restarter",
 ];
-/// Time that a worker has to finish what it has in work.
+/// Time that a worker has to finish what it has in flight.
 const GRACE: Duration = Duration::from_secs(40);
 
 fn main() -> ExitCode {
@@ -45,7 +45,9 @@ fn main() -> ExitCode {
     let fleet = Fleet::new(binary, PathBuf::from(config), Vec::new(), &logs);
     let demo = Demo::new(fleet);
     demo.prepare();
-    say("Starting a SERP service of two nodes, and a prober that reads from each all the time.");
+    announce(
+        "Starting a SERP service of two nodes, and a prober that reads from each all the time.",
+    );
     let service = Service::start(&demo.settings, &demo.hub);
     let started = Instant::now();
     let run = demo.cycle();
@@ -92,9 +94,9 @@ impl Demo {
 
     fn prepare(&self) {
         if self.hub.is_filled() {
-            say("The hub table is there from an earlier time.");
+            announce("The hub table is there from an earlier time.");
         } else {
-            say(&format!(
+            announce(&format!(
                 "Filling the hub table with {} rows over {} shards.",
                 number(ROWS),
                 self.hub.shards.len()
@@ -106,14 +108,14 @@ impl Demo {
             &["elasticsearch", "configure"],
             &["pipeline", "configure", "--type", "direct"],
         ] {
-            say(&format!("fleet {}", command.join(" ")));
+            announce(&format!("fleet {}", command.join(" ")));
             self.fleet.run(command);
         }
     }
 
-    /// Publishes a run and sees it to its end; answers with what the ledger says of it.
+    /// Publishes a run and sees it to its end; returns what the ledger knows of it.
     fn cycle(&self) -> Value {
-        say(&format!("Starting {}.", WORKERS.join(", ")));
+        announce(&format!("Starting {}.", WORKERS.join(", ")));
         let mut workers: Vec<FleetProcess> =
             WORKERS.iter().map(|role| self.fleet.start(role)).collect();
         let mut publish = vec!["run", "queuer"];
@@ -124,20 +126,20 @@ impl Demo {
                 // Its queuer was killed: the rest of its tasks will never come.
                 publish.extend(["--force", name]);
             } else {
-                say(&format!(
+                announce(&format!(
                     "Run {name} was interrupted; seeing it to its end first."
                 ));
                 self.watch(name);
             }
         }
-        say(&format!("fleet {}", publish.join(" ")));
+        announce(&format!("fleet {}", publish.join(" ")));
         self.fleet.run(&publish);
         let run = self.latest().expect("the queuer has just published a run");
         let name = name_of(&run);
         self.watch(name);
         for worker in &mut workers {
             if worker.terminate(GRACE).is_none() {
-                say(&format!(
+                announce(&format!(
                     "A worker does not stop; see {}.",
                     worker.log_file().display()
                 ));
@@ -150,7 +152,7 @@ impl Demo {
         let mut watch = self.fleet.command(&["runs", "watch", name]);
         let watched = watch.stdout(Stdio::inherit()).status();
         if !watched.is_ok_and(|status| status.success()) {
-            say(&format!(
+            announce(&format!(
                 "fleet runs watch {name} did not see the run to its end."
             ));
         }
@@ -194,7 +196,7 @@ fn is_unfinished(run: &Value) -> bool {
         .any(|state| run["status"] == *state)
 }
 
-fn say(text: &str) {
+fn announce(text: &str) {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if std::io::stdout().is_terminal() && !plain {
         println!("\x1b[1m{text}\x1b[0m");

@@ -95,11 +95,7 @@ impl Demo {
         });
         println!(
             "{}",
-            table(
-                &["where", "rows found", "by the source", "agree"],
-                &[1, 2],
-                cells
-            )
+            table("where | >rows found | >by the source | agree", cells)
         );
         for (node, probed) in &probed {
             println!(
@@ -195,7 +191,7 @@ fn stages(run: &Value) -> String {
     let rows = stages.into_iter().map(|stage| {
         ["stage", "status", "why"].map(|key| stage[key].as_str().unwrap_or_default().to_owned())
     });
-    table(&["stage", "decision", "why"], &[], rows)
+    table("stage | decision | why", rows)
 }
 
 struct Source {

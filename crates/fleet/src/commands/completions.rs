@@ -6,12 +6,12 @@ use crate::context::Context;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// The shell; its manual says where the completions go
+pub struct CompletionsArguments {
+    /// The shell; its manual has the folder for completions
     shell: Shell,
 }
 
-pub fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Exit> {
+pub fn run(arguments: &CompletionsArguments, context: &Context) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "fleet", &mut script);
     context.output.text(&String::from_utf8_lossy(&script))?;

@@ -1,5 +1,5 @@
 use serde_json::json;
-use settings::{InvalidSettings, LoadedSettings, reference};
+use settings::{InvalidSettings, reference};
 
 use crate::config::Config;
 use crate::context::Context;
@@ -9,7 +9,7 @@ use crate::exit::Exit;
 const PREFACE: &str = include_str!("config/preface.md");
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub enum ConfigCommand {
     /// Check all settings and read the secrets' files, connecting to nothing
     Check,
     /// Show the settings in effect and where each was set, without secrets
@@ -22,37 +22,40 @@ pub enum Action {
     Reference,
 }
 
-pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
-    match action {
-        Action::Check => check(context),
-        Action::Show { process } => show(context, process.as_deref()),
-        Action::Reference => print_reference(context),
+pub fn run(command: ConfigCommand, context: &Context) -> anyhow::Result<Exit> {
+    let output = context.output;
+    match command {
+        ConfigCommand::Check => return check(context),
+        ConfigCommand::Show { process } => {
+            let loaded = context.load(process.as_deref())?;
+            output.answer(&loaded.settings, loaded.to_toml())?;
+        }
+        ConfigCommand::Reference => {
+            let page = format!("{PREFACE}\n{}", reference::<Config>());
+            output.answer(&schemars::schema_for!(Config), page)?;
+        }
     }
+    Ok(Exit::Ok)
 }
 
 fn check(context: &Context) -> anyhow::Result<Exit> {
-    let files = context.files();
+    let paths = context.files.iter();
+    let files: Vec<String> = paths.map(|path| path.display().to_string()).collect();
     let checked = check_all(context);
     if context.output.is_json() {
-        let (ok, exit) = match checked.is_ok() {
-            true => (true, Exit::Ok),
-            false => (false, Exit::Configuration),
-        };
-        let problems = checked
-            .err()
-            .map_or(Vec::new(), |InvalidSettings(problems)| problems);
+        let ok = checked.is_ok();
+        let problems = checked.map_or_else(|InvalidSettings(problems)| problems, |()| Vec::new());
         let answer = json!({ "ok": ok, "files": files, "problems": problems });
         context.output.json(&answer)?;
-        return Ok(exit);
+        return Ok(if ok { Exit::Ok } else { Exit::Configuration });
     }
     checked?;
     let files = match files.as_slice() {
         [] => "no file, so the defaults and the environment alone".to_owned(),
         files => files.join(", "),
     };
-    context
-        .output
-        .line(format!("The configuration is valid ({files})."))?;
+    let text = format!("The configuration is valid ({files}).");
+    context.output.line(text)?;
     Ok(Exit::Ok)
 }
 
@@ -62,29 +65,8 @@ fn check_all(context: &Context) -> Result<(), InvalidSettings> {
     general.try_out()?;
     for name in general.processes.keys() {
         let own = context.load(Some(name))?.settings;
-        super::run::role_of(&own, name)?;
+        super::run::check_role(&own, name)?;
         own.try_out()?;
     }
     Ok(())
-}
-
-fn show(context: &Context, process: Option<&str>) -> anyhow::Result<Exit> {
-    let loaded: LoadedSettings<Config> = context.load(process)?;
-    match context.output.is_json() {
-        true => context.output.json(&loaded.settings)?,
-        false => context.output.text(&loaded.to_toml())?,
-    }
-    Ok(Exit::Ok)
-}
-
-fn print_reference(context: &Context) -> anyhow::Result<Exit> {
-    if context.output.is_json() {
-        context.output.json(&schemars::schema_for!(Config))?;
-        return Ok(Exit::Ok);
-    }
-    let sections = reference::<Config>();
-    context
-        .output
-        .text(&format!("{PREFACE}\n{}\n", sections.trim_end()))?;
-    Ok(Exit::Ok)
 }

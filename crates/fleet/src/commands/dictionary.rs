@@ -1,6 +1,6 @@
 //! `fleet dictionary …`: which version every replica serves, and the way back to the one before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
 use comfy_table::Cell;
@@ -20,17 +20,17 @@ use crate::exit::Exit;
 use crate::output::{Output, Tone, bytes, number, table};
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub enum DictionaryCommand {
     /// Say which version every replica serves, and which was before
     ///
     /// Exit code 6 if a replica cannot be asked or has no dictionary, or if replicas of a shard serve different versions.
     Status,
-    /// Put the dictionary back in place that was before, on every replica
+    /// Go back to the dictionary that was live before, on every replica
     ///
     /// Without --yes it only says what it would do. The dictionaries are exchanged in one step, as by a refresh: readers
     /// miss nothing. Refused, before anything is changed, where there is no earlier dictionary, or the server has
     /// it no longer in memory, which ends with its process; and while the SERP service is restarted by orders, which
-    /// would wait for the later version: `fleet serp pause` comes first. The next run replaces what is in place as
+    /// would wait for the later version: `fleet serp pause` comes first. The next run replaces the dictionary as
     /// always.
     Rollback(RollbackArguments),
 }
@@ -47,14 +47,14 @@ pub struct RollbackArguments {
     while_restarting: bool,
 }
 
-pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
+pub fn run(command: DictionaryCommand, context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
     block_on(async {
-        match action {
-            Action::Status => say_status(&config, context.output).await,
-            Action::Rollback(arguments) => match arguments.confirmation.confirmed() {
+        match command {
+            DictionaryCommand::Status => show_status(&config, context.output).await,
+            DictionaryCommand::Rollback(arguments) => match arguments.confirmation.confirmed() {
                 Some(confirmed) => roll_back(confirmed, &arguments, &config, context.output).await,
-                None => only_say(&arguments, &config, context.output).await,
+                None => show_plan(&arguments, &config, context.output).await,
             },
         }
     })
@@ -64,68 +64,49 @@ fn cluster(config: &Config) -> anyhow::Result<Cluster> {
     Ok(Cluster::new(&config.clickhouse.connection())?)
 }
 
-async fn say_status(config: &Config, output: Output) -> anyhow::Result<Exit> {
+async fn show_status(config: &Config, output: Output) -> anyhow::Result<Exit> {
     let replicas = status(&cluster(config)?, &config.dictionary).await;
-    match output.is_json() {
-        true => output.json(&json!({ "replicas": replicas }))?,
-        false => output.text(&describe(&replicas, output))?,
-    }
-    Ok(
-        match replicas.iter().all(is_well) && is_one_version(&replicas) {
-            true => Exit::Ok,
-            false => Exit::Differs,
-        },
-    )
+    let text = describe(&replicas, output);
+    output.answer(&json!({ "replicas": replicas }), text)?;
+    let all_live = replicas.iter().all(|replica| replica.live.is_some());
+    Ok(Exit::differs_if(!all_live || !is_one_version(&replicas)))
 }
 
-fn is_well(replica: &ReplicaStatus) -> bool {
-    replica.live.is_some()
-}
-
+/// Whether the replicas of each shard that have a dictionary serve the same version.
 fn is_one_version(replicas: &[ReplicaStatus]) -> bool {
-    let versions = replicas
+    let mut versions = BTreeMap::new();
+    let mut live = replicas
         .iter()
-        .filter_map(|replica| Some((replica.shard, replica.live.as_ref()?.version)));
-    let versions: BTreeSet<_> = versions.collect();
-    let shards: BTreeSet<_> = versions.iter().map(|(shard, _)| shard).collect();
-    versions.len() == shards.len()
+        .filter_map(|r| Some((r.shard, r.live.as_ref()?.version)));
+    live.all(|(shard, version)| *versions.entry(shard).or_insert(version) == version)
 }
 
 fn describe(replicas: &[ReplicaStatus], output: Output) -> String {
-    let headers = [
-        "shard",
-        "replica",
-        "version",
-        "run",
-        "entries",
-        "memory",
-        "state",
-        "beside it",
-    ];
     let rows = replicas.iter().map(|replica| {
         let none = || output.cell(Tone::Faint, "–");
         let mut row = vec![Cell::new(replica.shard), Cell::new(&replica.replica)];
-        match (&replica.live, &replica.error) {
-            (Some(live), _) => row.extend([
+        if let Some(live) = &replica.live {
+            row.extend([
                 live.version.map_or_else(none, Cell::new),
                 live.run.as_ref().map_or_else(none, Cell::new),
                 Cell::new(number(live.entries)),
                 Cell::new(bytes(live.bytes)),
                 state(live, output),
-            ]),
-            (None, Some(error)) => {
-                row.extend((0..4).map(|_| none()));
-                row.push(output.cell(Tone::Bad, error));
-            }
-            (None, None) => {
-                row.extend((0..4).map(|_| none()));
-                row.push(output.cell(Tone::Warning, "no dictionary"));
-            }
+            ]);
+        } else {
+            row.extend((0..4).map(|_| none()));
+            row.push(match &replica.error {
+                Some(error) => output.cell(Tone::Bad, error),
+                None => output.cell(Tone::Warning, "no dictionary"),
+            });
         }
-        row.push(beside(replica).map_or_else(none, Cell::new));
+        row.push(next_to_live(replica).map_or_else(none, Cell::new));
         row
     });
-    table(&headers, &[0, 2, 4, 5], rows)
+    table(
+        ">shard | replica | >version | run | >entries | >memory | state | next to it",
+        rows,
+    )
 }
 
 fn state(dictionary: &DictionaryStatus, output: Output) -> Cell {
@@ -139,19 +120,19 @@ fn state(dictionary: &DictionaryStatus, output: Output) -> Cell {
     }
 }
 
-/// What the dictionary beside the live one is.
-fn beside(replica: &ReplicaStatus) -> Option<String> {
+/// What the dictionary next to the live one is.
+fn next_to_live(replica: &ReplicaStatus) -> Option<String> {
     let next = replica.next.as_ref()?;
     let live = replica.live.as_ref().and_then(|live| live.version);
     let state = next.status.to_lowercase().replace('_', " ");
     Some(match next.version {
-        None => format!("of somebody else, {state}"),
+        None => format!("untagged, {state}"),
         Some(version) if Some(version) < live => format!("{version} before it, {state}"),
         Some(version) => format!("{version} after it, {state}"),
     })
 }
 
-async fn only_say(
+async fn show_plan(
     arguments: &RollbackArguments,
     config: &Config,
     output: Output,
@@ -163,12 +144,12 @@ async fn only_say(
     if output.is_json() {
         output.json(&json!({ "dry_run": true, "replicas": steps }))?;
     } else {
-        say_steps(&steps, "would go", output)?;
+        print_steps(&steps, "would go", output)?;
         if any {
             output.line("Nothing was done; --yes does it.")?;
         }
     }
-    Ok(if any { Exit::Differs } else { Exit::Ok })
+    Ok(Exit::differs_if(any))
 }
 
 async fn roll_back(
@@ -188,7 +169,7 @@ async fn roll_back(
         output.json(&json!({ "dry_run": false, "replicas": steps, "serp_nodes": nodes }))?;
         return Ok(Exit::Ok);
     }
-    say_steps(&steps, "went", output)?;
+    print_steps(&steps, "went", output)?;
     if !nodes.is_empty() {
         output.line("The SERP service has what it loaded when it was started. To restart it:")?;
     }
@@ -228,24 +209,16 @@ fn nodes(config: &Config, cluster: &Cluster, steps: &[RollbackStep]) -> Vec<Stri
     shards.flat_map(of_shard).collect()
 }
 
-fn say_steps(steps: &[RollbackStep], went: &str, output: Output) -> anyhow::Result<()> {
+fn print_steps(steps: &[RollbackStep], went: &str, output: Output) -> anyhow::Result<()> {
     for step in steps {
-        let RollbackStep {
-            shard,
-            replica,
-            from,
-            to,
-            to_run,
-            already,
-        } = step;
-        let place = format!("shard {shard}: {replica}");
-        output.line(match (already, from) {
-            (true, _) => format!("{place} is back at version {to} of run {to_run} already"),
-            (false, Some(from)) => {
-                format!("{place} {went} from version {from} back to {to} of run {to_run}")
-            }
-            (false, None) => format!("{place} {went} back to version {to} of run {to_run}"),
-        })?;
+        let (shard, replica) = (step.shard, &step.replica);
+        let version = format!("{} of run {}", step.to, step.to_run);
+        let what = match step.from {
+            _ if step.already => format!("is back at version {version} already"),
+            Some(from) => format!("{went} from version {from} back to {version}"),
+            None => format!("{went} back to version {version}"),
+        };
+        output.line(format!("shard {shard}: {replica} {what}"))?;
     }
     Ok(())
 }

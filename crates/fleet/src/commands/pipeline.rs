@@ -7,7 +7,6 @@ mod watch;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::builder::PossibleValue;
 use pipeline::Role;
 use topology::management::{Management, parse_discard};
 use topology::{Catalog, Desired, LEDGER, RUNS, Topology, TopologyError, desired};
@@ -31,7 +30,7 @@ pub const ROLES: [Role; 9] = [
 ];
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub enum PipelineCommand {
     /// Declare a pipeline type in the broker and remove what it does not have
     ///
     /// Done again it changes nothing. A queue that holds messages is never removed: it is named in the
@@ -39,8 +38,9 @@ pub enum Action {
     /// to half a minute, because the broker's counts are some seconds old. The broker cannot change the
     /// arguments of a queue (the number of its replicas): then nothing is changed, and the exit code is 6.
     Configure {
-        #[command(flatten)]
-        file: File,
+        /// Read this pipeline file on top of the built-in one [default: pipeline.file]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// The pipeline type to declare
         #[arg(long = "type", value_name = "TYPE")]
         pipeline: String,
@@ -48,25 +48,13 @@ pub enum Action {
         discard: Discard,
     },
     /// Say what `configure` would change; exit code 6 if anything
-    Diff {
-        #[command(flatten)]
-        file: File,
-        #[command(flatten)]
-        choice: Choice,
-    },
+    Diff(Selection),
     /// Print the map of a type, with the figures of its queues
-    Show {
-        #[command(flatten)]
-        file: File,
-        #[command(flatten)]
-        choice: Choice,
-    },
+    Show(Selection),
     /// Draw a type: text for Graphviz or Mermaid
     Graph {
         #[command(flatten)]
-        file: File,
-        #[command(flatten)]
-        choice: Choice,
+        selection: Selection,
         /// What to draw for
         #[arg(long, value_name = "FORMAT", default_value = "dot")]
         format: Format,
@@ -75,8 +63,9 @@ pub enum Action {
     Qlen,
     /// Wait until a pipeline is configured; exit code 6 if it is not in time
     Wait {
-        #[command(flatten)]
-        choice: Choice,
+        /// The pipeline type [default: the one that is configured]
+        #[arg(long = "type", value_name = "TYPE")]
+        pipeline: Option<String>,
         /// Give up after this many seconds; without it, never
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
@@ -99,23 +88,14 @@ pub enum Action {
     ///
     /// Every output of every program has a reader, every program that reads has a writer, every role is
     /// known, no declared program is left over. Exit code 3 if not.
-    Test {
-        #[command(flatten)]
-        file: File,
-        #[command(flatten)]
-        choice: Choice,
-    },
+    Test(Selection),
 }
 
 #[derive(Debug, clap::Args)]
-pub struct File {
+pub struct Selection {
     /// Read this pipeline file on top of the built-in one [default: pipeline.file]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Choice {
     /// The pipeline type [default: the one that is configured; for `test`, all]
     #[arg(long = "type", value_name = "TYPE")]
     pipeline: Option<String>,
@@ -123,89 +103,71 @@ pub struct Choice {
 
 #[derive(Debug, clap::Args)]
 pub struct Discard {
-    /// Give up the messages of a queue that is to be removed: its name and how many it holds now, so that
-    /// none is lost that nobody has seen. May be repeated
+    /// Discard the messages of a queue that is to be removed: its name, and how many messages it holds now, so that a
+    /// message that arrived later is not lost unseen. May be repeated
     #[arg(long, value_name = "QUEUE=COUNT", value_parser = parse_discard)]
     discard: Vec<(String, u64)>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Format {
+    /// Graphviz: … | dot -Tsvg > map.svg
     Dot,
+    /// a flowchart for Markdown
     Mermaid,
 }
 
-impl clap::ValueEnum for Format {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Dot, Self::Mermaid]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Self::Dot => PossibleValue::new("dot").help("Graphviz: … | dot -Tsvg > map.svg"),
-            Self::Mermaid => PossibleValue::new("mermaid").help("a flowchart for Markdown"),
-        })
-    }
-}
-
-pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
-    let config = context.config()?;
-    let pipelines = Pipelines::new(&config);
+pub fn run(command: PipelineCommand, context: &Context) -> anyhow::Result<Exit> {
+    let config = &context.config()?;
+    let management = || Management::from_settings(&config.broker);
+    let pipelines = |selection: Selection| Pipelines {
+        config,
+        file: selection.file.or_else(|| config.pipeline.file.clone()),
+        selected: selection.pipeline,
+    };
     block_on(async {
-        match action {
-            Action::Configure {
+        match command {
+            PipelineCommand::Configure {
                 file,
                 pipeline,
                 discard,
-            } => change::configure(&pipelines.with(file), &pipeline, discard, context).await,
-            Action::Diff { file, choice } => {
-                change::diff(&pipelines.with(file), choice, context).await
+            } => {
+                let (file, declared) = (
+                    Selection {
+                        file,
+                        pipeline: None,
+                    },
+                    pipeline,
+                );
+                change::configure(&pipelines(file), &declared, discard, context).await
             }
-            Action::Show { file, choice } => {
-                map::show(&pipelines.with(file), choice, context).await
+            PipelineCommand::Diff(selection) => change::diff(&pipelines(selection), context).await,
+            PipelineCommand::Show(selection) => map::show(&pipelines(selection), context).await,
+            PipelineCommand::Graph { selection, format } => {
+                map::graph(&pipelines(selection), format, context).await
             }
-            Action::Graph {
-                file,
-                choice,
-                format,
-            } => map::graph(&pipelines.with(file), choice, format, context).await,
-            Action::Qlen => watch::qlen(&pipelines.management()?, context).await,
-            Action::Wait {
-                choice,
+            PipelineCommand::Qlen => watch::qlen(&management()?, context).await,
+            PipelineCommand::Wait {
+                pipeline,
                 timeout,
                 empty,
-            } => {
-                let goal = watch::Goal::new(choice.pipeline, empty);
-                watch::wait(&pipelines.management()?, &goal, timeout, context).await
+            } => watch::wait(&management()?, pipeline, empty, timeout, context).await,
+            PipelineCommand::Delete { pipeline, discard } => {
+                change::delete(&management()?, &pipeline, discard, context).await
             }
-            Action::Delete { pipeline, discard } => {
-                change::delete(&pipelines.management()?, &pipeline, discard, context).await
-            }
-            Action::Test { file, choice } => map::test(&pipelines.with(file), choice, context),
+            PipelineCommand::Test(selection) => map::test(&pipelines(selection), context),
         }
     })
 }
 
-/// The pipeline types and the broker, as the settings have them.
+/// The pipeline types of the settings or of another file, and the type that was asked for.
 struct Pipelines<'a> {
     config: &'a Config,
     file: Option<PathBuf>,
+    selected: Option<String>,
 }
 
-impl<'a> Pipelines<'a> {
-    fn new(config: &'a Config) -> Self {
-        let file = config.pipeline.file.clone();
-        Self { config, file }
-    }
-
-    /// With another file than that of the settings.
-    fn with(&self, file: File) -> Self {
-        Self {
-            config: self.config,
-            file: file.file.or_else(|| self.file.clone()),
-        }
-    }
-
+impl Pipelines<'_> {
     fn management(&self) -> anyhow::Result<Management> {
         Ok(Management::from_settings(&self.config.broker)?)
     }
@@ -224,9 +186,9 @@ impl<'a> Pipelines<'a> {
     }
 
     /// The type that was asked for, else the one that is configured; none if there is none.
-    async fn chosen(&self, choice: Choice) -> anyhow::Result<Option<Topology>> {
-        if let Some(pipeline) = choice.pipeline {
-            return Ok(Some(self.topology(&pipeline)?));
+    async fn selected(&self) -> anyhow::Result<Option<Topology>> {
+        if let Some(pipeline) = &self.selected {
+            return Ok(Some(self.topology(pipeline)?));
         }
         let management = self.management()?;
         let Some(pipeline) = management.configured().await? else {
@@ -240,11 +202,8 @@ impl<'a> Pipelines<'a> {
     }
 
     fn desired(&self, topology: &Topology) -> anyhow::Result<Desired> {
-        let schedule = self
-            .config
-            .broker
-            .retry_schedule()
-            .map_err(anyhow::Error::msg)?;
+        let schedule = self.config.broker.retry_schedule();
+        let schedule = schedule.map_err(anyhow::Error::msg)?;
         Ok(desired(topology, &self.config.pipeline, &schedule))
     }
 }
@@ -254,11 +213,7 @@ fn not_configured(context: &Context, vhost: &str) -> anyhow::Result<Exit> {
     let text = format!(
         "No pipeline is configured in virtual host {vhost:?}: fleet pipeline configure --type TYPE"
     );
-    match context.output.is_json() {
-        true => context
-            .output
-            .json(&serde_json::json!({ "virtual_host": vhost, "type": null }))?,
-        false => context.output.line(text)?,
-    }
+    let answer = serde_json::json!({ "virtual_host": vhost, "type": null });
+    context.output.answer(&answer, text)?;
     Ok(Exit::Differs)
 }

@@ -1,16 +1,18 @@
-//! `fleet quarantine …`: looks at what the programs could not process, and changes nothing.
+//! `fleet quarantine …`: inspects what the programs could not process, and changes nothing.
 
 mod body;
 mod list;
 mod message;
 mod printable;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use batch::{Reason, RunId, TaskHash};
 use clap::builder::PossibleValuesParser;
-use pipeline::broker::{Broker, RabbitMq};
+use pipeline::broker::Broker;
 use pipeline::quarantine::{Quarantined, inspect};
 use topology::QueueClass;
 use topology::management::Management;
@@ -22,18 +24,18 @@ use crate::exit::Exit;
 use crate::output::number;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub enum QuarantineCommand {
     /// Say how much is in quarantine and why, by program, reason and run
     ///
-    /// Looking takes nothing away: the broker puts every message back in its place.
+    /// Nothing is taken out: the broker requeues every message where it was.
     List(ListArguments),
-    /// Show messages: their headers, the history of their failures, and what they carry
+    /// Show messages: their headers, the history of their failures, and their bodies
     Show(ShowArguments),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ListArguments {
-    /// Look at this program alone; may be repeated [default: every program of the pipeline, as the
+    /// Inspect this program alone; may be repeated [default: every program of the pipeline, as the
     /// broker's management API lists them]
     #[arg(long = "program", value_name = "PROGRAM")]
     programs: Vec<String>,
@@ -43,7 +45,7 @@ pub struct ListArguments {
     /// Count only what is of this run
     #[arg(long, value_name = "RUN")]
     run: Option<RunId>,
-    /// Look at so many messages of each program, the oldest first
+    /// Inspect so many messages of each program, the oldest first
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..))]
     limit: u16,
     /// List each message
@@ -55,7 +57,7 @@ pub struct ListArguments {
 pub struct ShowArguments {
     /// The program whose quarantine it is
     program: String,
-    /// Place of the message in the quarantine, from 1, as `list --each` has it
+    /// Position of the message in the quarantine, from 1, as `list --each` has it
     #[arg(
         value_parser = clap::value_parser!(u16).range(1..),
         required_unless_present = "tasks",
@@ -77,21 +79,15 @@ fn reasons() -> PossibleValuesParser {
     PossibleValuesParser::new(Reason::ALL.map(Reason::as_str))
 }
 
-pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
+pub fn run(command: QuarantineCommand, context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
-    let broker = broker(&config)?;
+    let broker = config.try_broker()?;
     block_on(async {
-        match action {
-            Action::List(arguments) => list(&arguments, &config, &broker, context).await,
-            Action::Show(arguments) => show(&arguments, &broker, context).await,
+        match command {
+            QuarantineCommand::List(arguments) => list(&arguments, &config, &broker, context).await,
+            QuarantineCommand::Show(arguments) => show(&arguments, &broker, context).await,
         }
     })
-}
-
-fn broker(config: &Config) -> anyhow::Result<Broker> {
-    let url = config.broker.url.reveal()?;
-    let broker = RabbitMq::new(&url).context("broker.url is not an AMQP address")?;
-    Ok(Broker::RabbitMq(broker))
 }
 
 async fn list(
@@ -100,22 +96,24 @@ async fn list(
     broker: &Broker,
     context: &Context,
 ) -> anyhow::Result<Exit> {
+    let reason = arguments.reason.as_deref().and_then(Reason::parse);
     let mut listing = list::Listing::new(arguments.each);
     for program in programs(arguments, config).await? {
         let keep = |message: Quarantined| {
-            let reason = arguments.reason.as_deref().and_then(Reason::parse);
             let wanted = (reason.is_none() || message.reason == reason)
                 && (arguments.run.is_none() || message.run == arguments.run);
-            wanted.then(|| list::Entry::of(message))
+            wanted.then(|| list::ListedMessage::new(message))
         };
-        let looked = inspect(broker, &program, arguments.limit, keep).await;
-        let looked = looked.with_context(|| cannot_look(&program))?;
-        listing.add(program, looked);
+        let inspection = inspect(broker, &program, arguments.limit, keep).await;
+        let inspection = inspection.with_context(|| cannot_inspect(&program))?;
+        listing.add(program, inspection);
     }
-    match context.output.is_json() {
-        true => context.output.text(&printable::json(&listing.to_json())?)?,
-        false => context.output.text(&listing.to_text(context.output))?,
-    }
+    let text = if context.output.is_json() {
+        printable::json(&listing.to_json())?
+    } else {
+        listing.to_text(context.output)
+    };
+    context.output.text(&text)?;
     Ok(Exit::Ok)
 }
 
@@ -128,14 +126,13 @@ async fn programs(arguments: &ListArguments, config: &Config) -> anyhow::Result<
     let figures = Management::from_settings(&config.broker)?.figures().await;
     let figures = figures
         .context("cannot find out which programs there are (or name them with --program)")?;
-    let quarantines = figures
-        .into_iter()
-        .filter(|figures| figures.class == QueueClass::Quarantine);
+    let quarantines = figures.into_iter();
+    let quarantines = quarantines.filter(|figures| figures.class == QueueClass::Quarantine);
     Ok(quarantines.map(|figures| figures.program).collect())
 }
 
-fn cannot_look(program: &str) -> String {
-    format!("cannot look into the quarantine of {program}")
+fn cannot_inspect(program: &str) -> String {
+    format!("cannot inspect the quarantine of {program}")
 }
 
 fn program_of(name: &str) -> String {
@@ -149,65 +146,52 @@ async fn show(
 ) -> anyhow::Result<Exit> {
     let program = program_of(&arguments.program);
     let limit = arguments.position.unwrap_or(u16::MAX);
-    let wanted = |message: &Quarantined| match arguments.position {
+    let is_wanted = |message: &Quarantined| match arguments.position {
         Some(position) => message.position == u64::from(position),
-        None => message
-            .task
-            .is_some_and(|task| arguments.tasks.contains(&task)),
+        None => (message.task).is_some_and(|task| arguments.tasks.contains(&task)),
     };
-    let looked = inspect(broker, &program, limit, |message| {
-        wanted(&message).then_some(message)
-    });
-    let looked = looked.await.with_context(|| cannot_look(&program))?;
-    if looked.kept.is_empty() {
-        let there = match looked.ready {
-            1 => format!("{program} has 1 message in quarantine"),
-            n => format!("{program} has {} messages in quarantine", number(n)),
-        };
+    let keep = |message| is_wanted(&message).then_some(message);
+    let inspection = inspect(broker, &program, limit, keep).await;
+    let inspection = inspection.with_context(|| cannot_inspect(&program))?;
+    let messages = inspection.kept.as_slice();
+    if messages.is_empty() {
+        let (n, seen) = (number(inspection.ready), number(inspection.seen));
+        let s = if inspection.ready == 1 { "" } else { "s" };
         match arguments.position {
-            Some(position) => bail!("{there}, none at position {position}"),
+            Some(position) => {
+                bail!("{program} has {n} message{s} in quarantine, none at position {position}")
+            }
             None => bail!(
-                "{there}; looked at {}, none of that task",
-                number(looked.seen)
+                "{program} has {n} message{s} in quarantine; inspected {seen}, none of that task"
             ),
         }
     }
     if let Some(file) = &arguments.save {
-        let [message] = looked.kept.as_slice() else {
-            let positions = looked
-                .kept
-                .iter()
-                .map(|message| message.position.to_string());
-            let positions: Vec<_> = positions.collect();
+        let [message] = messages else {
+            let positions = messages.iter().map(|message| message.position.to_string());
+            let positions = positions.collect::<Vec<_>>().join(", ");
             bail!(
-                "--save takes one message, and these are at positions {}: name one of them",
-                positions.join(", ")
+                "--save takes one message, and these are at positions {positions}: name one of them"
             );
         };
         save(message, file)?;
     }
-    let shown = looked.kept.iter();
-    let shown: Vec<_> = shown
-        .map(|message| message::Shown::of(message, arguments.rows))
-        .collect();
-    match context.output.is_json() {
-        true => context.output.text(&printable::json(&shown)?)?,
-        false => {
-            let texts: Vec<_> = shown
-                .iter()
-                .map(|shown| shown.to_text(context.output))
-                .collect();
-            context.output.text(&texts.join("\n\n"))?;
-        }
-    }
+    let shown = messages.iter();
+    let shown = shown.map(|message| message::ShownMessage::new(message, arguments.rows));
+    let shown: Vec<_> = shown.collect();
+    let text = if context.output.is_json() {
+        printable::json(&shown)?
+    } else {
+        let texts = shown.iter().map(|shown| shown.to_text(context.output));
+        texts.collect::<Vec<_>>().join("\n\n")
+    };
+    context.output.text(&text)?;
     Ok(Exit::Ok)
 }
 
 /// Writes the body to a file that must not be there yet.
-fn save(message: &Quarantined, file: &std::path::Path) -> anyhow::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).open(file);
-    opened
-        .and_then(|mut opened| std::io::Write::write_all(&mut opened, &message.body))
+fn save(message: &Quarantined, file: &Path) -> anyhow::Result<()> {
+    File::create_new(file)
+        .and_then(|mut opened| opened.write_all(&message.body))
         .with_context(|| format!("cannot write the body to {}", file.display()))
 }

@@ -1,195 +1,132 @@
 use std::fmt::Write;
 
+use comfy_table::Cell;
 use pipeline::{Role, RoleKind};
 use serde_json::{Value, json};
 use topology::management::QueueFigures;
 use topology::{Problem, ProgramSpec, QueueClass, Topology, TopologyError, dot, mermaid};
 
-use super::{Choice, Format, Pipelines, ROLES, not_configured};
+use super::{Format, Pipelines, ROLES, not_configured};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{Output, Tone, number, table};
 
-pub async fn show(
-    pipelines: &Pipelines<'_>,
-    choice: Choice,
-    context: &Context,
-) -> anyhow::Result<Exit> {
+pub async fn show(pipelines: &Pipelines<'_>, context: &Context) -> anyhow::Result<Exit> {
     let management = pipelines.management()?;
-    let Some(topology) = pipelines.chosen(choice).await? else {
+    let Some(topology) = pipelines.selected().await? else {
         return not_configured(context, management.vhost());
     };
-    let live = Live {
+    let live = LivePipeline {
         vhost: management.vhost().to_owned(),
         configured: management.configured().await?,
         figures: management.figures().await?,
     };
-    match context.output.is_json() {
-        true => context.output.json(&live.json(&topology))?,
-        false => context.output.text(&live.text(&topology, context.output))?,
-    }
-    Ok(match live.configured.as_deref() {
-        Some(pipeline) if pipeline == topology.name => Exit::Ok,
-        _ => Exit::Differs,
-    })
+    let mut map = structure(&topology);
+    map["virtual_host"] = json!(live.vhost);
+    map["configured"] = json!(live.configured);
+    map["queues"] = json!(live.figures);
+    let text = live.text(&topology, context.output);
+    context.output.answer(&map, text)?;
+    Ok(Exit::differs_if(
+        live.configured.as_deref() != Some(topology.name.as_str()),
+    ))
 }
 
-/// What the broker says about a virtual host.
-struct Live {
+/// What a virtual host has.
+struct LivePipeline {
     vhost: String,
     configured: Option<String>,
     figures: Vec<QueueFigures>,
 }
 
-impl Live {
-    fn of<'a>(&'a self, program: &'a str) -> impl Iterator<Item = &'a QueueFigures> {
-        let mut figures = self.figures.iter();
-        std::iter::from_fn(move || figures.find(|figures| figures.program == program))
-    }
-
-    fn json(&self, topology: &Topology) -> Value {
-        let mut map = structure(topology);
-        map["virtual_host"] = json!(self.vhost);
-        map["configured"] = json!(self.configured);
-        map["queues"] = json!(self.figures);
-        map
-    }
-
+impl LivePipeline {
     fn text(&self, topology: &Topology, output: Output) -> String {
-        let mut text = format!("{}: {}\n", topology.name, topology.about);
-        let vhost = &self.vhost;
-        let _ = match self.configured.as_deref() {
-            Some(pipeline) if pipeline == topology.name => {
-                writeln!(text, "Configured in virtual host {vhost:?}.")
-            }
+        let (vhost, name) = (&self.vhost, &topology.name);
+        let configured = match self.configured.as_deref() {
+            Some(pipeline) if pipeline == name => format!("Configured in virtual host {vhost:?}."),
             other => {
-                let has = other.map_or("no pipeline".to_owned(), |other| {
-                    format!("pipeline {other}")
-                });
+                let has = other.map_or("no pipeline".to_owned(), |o| format!("pipeline {o}"));
                 let line = format!(
-                    "Not configured: virtual host {vhost:?} has {has}. fleet pipeline configure --type {}",
-                    topology.name
+                    "Not configured: virtual host {vhost:?} has {has}. fleet pipeline configure --type {name}"
                 );
-                writeln!(text, "{}", output.paint(Tone::Warning, line))
+                output.paint(Tone::Warning, line)
             }
         };
-        let headers = [
-            "program",
-            "sends",
-            "waiting",
-            "in work",
-            "delayed",
-            "quarantined",
-            "consumers",
-        ];
-        let rows = topology
-            .programs
-            .iter()
-            .map(|program| self.row(topology, program, output));
-        text += "\n";
-        text += &table(&headers, &[2, 3, 4, 5, 6], rows);
-        let others = self.figures.iter();
-        let others: Vec<String> = others
+        let rows = topology.programs.iter();
+        let rows = rows.map(|program| self.row(topology, program, output));
+        let rows = table(
+            "program | sends | >waiting | >in flight | >delayed | >quarantined | >consumers",
+            rows,
+        );
+        let mut text = format!("{name}: {}\n{configured}\n\n{rows}", topology.about);
+        let others: Vec<String> = (self.figures.iter())
             .filter(|figures| topology.program(&figures.program).is_none())
-            .map(|figures| {
-                format!(
-                    "{} ({})",
-                    figures.queue,
-                    number(figures.ready + figures.unacked)
-                )
-            })
+            .map(|queue| format!("{} ({})", queue.queue, number(queue.ready + queue.unacked)))
             .collect();
         if !others.is_empty() {
-            let _ = writeln!(
-                text,
-                "\nOf programs that are not in {}: {}",
-                topology.name,
-                others.join(", ")
-            );
+            let others = others.join(", ");
+            text += &format!("\nOf programs that are not in {name}: {others}\n");
         }
         text
     }
 
-    fn row(
-        &self,
-        topology: &Topology,
-        program: &ProgramSpec,
-        output: Output,
-    ) -> Vec<comfy_table::Cell> {
+    fn row(&self, topology: &Topology, program: &ProgramSpec, output: Output) -> [Cell; 7] {
         let sends = program.role.outputs.iter().filter_map(|&name| {
             let readers: Vec<&str> = topology.readers(&program.name, name).collect();
             (!readers.is_empty()).then(|| format!("{name} → {}", readers.join(", ")))
         });
         let sends: Vec<String> = sends.collect();
-        let main = self
-            .of(&program.name)
-            .find(|figures| matches!(figures.class, QueueClass::Input | QueueClass::Stream));
-        // Of a program that reads no queue, whether it is at work.
-        let lease = self
-            .of(&program.name)
-            .find(|figures| figures.class == QueueClass::Lease);
-        let sum = |wanted: fn(QueueClass) -> bool| {
-            let queues = self
-                .of(&program.name)
-                .filter(|figures| wanted(figures.class));
-            queues
-                .map(|figures| figures.ready + figures.unacked)
-                .sum::<u64>()
-        };
-        let quarantined = sum(|class| class == QueueClass::Quarantine);
-        let tone = |n: u64, tone| match n {
-            0 => output.cell(Tone::Faint, "0"),
-            n => output.cell(tone, number(n)),
-        };
+        let queues = || self.figures.iter().filter(|f| f.program == program.name);
+        let main = queues().find(|f| matches!(f.class, QueueClass::Input | QueueClass::Stream));
+        // Shows whether a program that reads no queue is at work.
+        let lease = queues().find(|figures| figures.class == QueueClass::Lease);
         let none = || output.cell(Tone::Faint, "–");
         let plain = |n: Option<u64>| n.map_or_else(none, |n| number(n).into());
-        let worker = match program.role.kind {
+        let is_worker = match program.role.kind {
             RoleKind::Worker => true,
             RoleKind::Controller => topology.has_input(&program.name),
             RoleKind::Producer | RoleKind::Stream => false,
         };
-        vec![
+        let held = |class: fn(QueueClass) -> bool, tone| {
+            let held = queues().filter(|figures| class(figures.class));
+            match held.map(|figures| figures.ready + figures.unacked).sum() {
+                _ if !is_worker => none(),
+                0 => output.cell(Tone::Faint, "0"),
+                n => output.cell(tone, number(n)),
+            }
+        };
+        [
             title(program).into(),
             sends.join("\n").into(),
             plain(main.map(|figures| figures.ready)),
-            plain(main.filter(|_| worker).map(|figures| figures.unacked)),
-            match worker {
-                true => tone(
-                    sum(|class| matches!(class, QueueClass::Delay(_))),
-                    Tone::Warning,
-                ),
-                false => none(),
-            },
-            match worker {
-                true => tone(quarantined, Tone::Bad),
-                false => none(),
-            },
+            plain(main.filter(|_| is_worker).map(|figures| figures.unacked)),
+            held(|class| matches!(class, QueueClass::Delay(_)), Tone::Warning),
+            held(|class| class == QueueClass::Quarantine, Tone::Bad),
             plain(main.or(lease).map(|figures| figures.consumers)),
         ]
     }
 }
 
 fn title(program: &ProgramSpec) -> String {
-    match program.name == program.role.name {
-        true => program.name.clone(),
-        false => format!("{} ({})", program.name, program.role.name),
+    if program.name == program.role.name {
+        return program.name.clone();
     }
+    format!("{} ({})", program.name, program.role.name)
 }
 
 pub async fn graph(
     pipelines: &Pipelines<'_>,
-    choice: Choice,
     format: Format,
     context: &Context,
 ) -> anyhow::Result<Exit> {
-    let Some(topology) = pipelines.chosen(choice).await? else {
+    let Some(topology) = pipelines.selected().await? else {
         return not_configured(context, pipelines.management()?.vhost());
     };
-    match format {
-        _ if context.output.is_json() => context.output.json(&structure(&topology))?,
-        Format::Dot => context.output.text(&dot(&topology))?,
-        Format::Mermaid => context.output.text(&mermaid(&topology))?,
-    }
+    let text = match format {
+        Format::Dot => dot(&topology),
+        Format::Mermaid => mermaid(&topology),
+    };
+    context.output.answer(&structure(&topology), text)?;
     Ok(Exit::Ok)
 }
 
@@ -216,51 +153,44 @@ fn structure(topology: &Topology) -> Value {
     })
 }
 
-pub fn test(pipelines: &Pipelines<'_>, choice: Choice, context: &Context) -> anyhow::Result<Exit> {
+pub fn test(pipelines: &Pipelines<'_>, context: &Context) -> anyhow::Result<Exit> {
     let catalog = pipelines.catalog()?;
-    let types = match choice.pipeline {
-        Some(pipeline) => vec![pipeline],
-        None => catalog
-            .types()
-            .iter()
-            .map(|entry| entry.name.clone())
-            .collect(),
+    let types = match &pipelines.selected {
+        Some(pipeline) => vec![pipeline.as_str()],
+        None => catalog.types().iter().map(|t| t.name.as_str()).collect(),
     };
     let mut answers = Vec::new();
     let mut text = String::new();
+    let mut all_ok = true;
     for pipeline in types {
-        let topology = match catalog.topology(&pipeline, &ROLES) {
-            Ok(topology) => Ok((topology.check(), Some(topology))),
-            Err(TopologyError::Invalid(problems)) => Ok((problems, None)),
-            Err(error) => Err(error),
-        };
-        let (problems, topology) = topology?;
-        for problem in &problems {
-            let _ = writeln!(
-                text,
-                "{}",
-                context.output.paint(Tone::Bad, problem.to_string())
-            );
-        }
-        if let (Some(topology), true) = (topology, problems.is_empty()) {
+        let complete = |topology: &Topology| {
             let (programs, edges) = (topology.programs.len(), topology.edges.len());
-            let _ = writeln!(
-                text,
-                "{pipeline} is complete: {programs} programs, {edges} edges"
-            );
-        }
+            format!("{pipeline} is complete: {programs} programs, {edges} edges\n")
+        };
+        let problems = match catalog.topology(pipeline, &ROLES) {
+            Ok(topology) => {
+                let problems = topology.check();
+                if problems.is_empty() {
+                    text += &complete(&topology);
+                }
+                problems
+            }
+            Err(TopologyError::Invalid(problems)) => problems,
+            Err(error) => return Err(error.into()),
+        };
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
-        answers.push(json!({ "type": pipeline, "ok": problems.is_empty(), "problems": problems }));
+        for problem in &problems {
+            let _ = writeln!(text, "{}", context.output.paint(Tone::Bad, problem));
+        }
+        let ok = problems.is_empty();
+        all_ok &= ok;
+        answers.push(json!({ "type": pipeline, "ok": ok, "problems": problems }));
     }
-    let ok = answers.iter().all(|answer| answer["ok"] == json!(true));
-    match context.output.is_json() {
-        true => context
-            .output
-            .json(&json!({ "ok": ok, "types": answers }))?,
-        false => context.output.text(&text)?,
-    }
-    Ok(match ok {
-        true => Exit::Ok,
-        false => Exit::Configuration,
+    let answer = json!({ "ok": all_ok, "types": answers });
+    context.output.answer(&answer, text)?;
+    Ok(if all_ok {
+        Exit::Ok
+    } else {
+        Exit::Configuration
     })
 }

@@ -8,22 +8,18 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{Tone, bytes, number, table};
 
-/// How often it is looked. The broker itself counts every few seconds.
-const LOOK: Duration = Duration::from_secs(1);
+/// The broker itself counts every few seconds.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub async fn qlen(management: &Management, context: &Context) -> anyhow::Result<Exit> {
     let output = context.output;
     let figures = management.figures().await?;
-    if output.is_json() {
-        output.json(&figures)?;
-        return Ok(Exit::Ok);
-    }
     let count = |n: u64| match n {
         0 => output.cell(Tone::Faint, "0"),
         n => number(n).into(),
     };
     let rows = figures.iter().map(|figures| {
-        vec![
+        [
             figures.queue.as_str().into(),
             count(figures.ready),
             count(figures.unacked),
@@ -31,102 +27,84 @@ pub async fn qlen(management: &Management, context: &Context) -> anyhow::Result<
             count(figures.consumers),
         ]
     });
-    let headers = ["queue", "ready", "unacked", "bytes", "consumers"];
-    output.text(&table(&headers, &[1, 2, 3, 4], rows))?;
+    let text = table("queue | >ready | >unacked | >bytes | >consumers", rows);
+    output.answer(&figures, text)?;
     Ok(Exit::Ok)
 }
 
-/// What is waited for.
-pub struct Goal {
-    pipeline: Option<String>,
-    empty: bool,
-}
-
-impl Goal {
-    /// Any pipeline, or that of a type; with queues in any state, or empty ones.
-    pub fn new(pipeline: Option<String>, empty: bool) -> Self {
-        Self { pipeline, empty }
-    }
-
-    /// What is lacking, for a person; the configured type when nothing is.
-    async fn reached(
-        &self,
-        management: &Management,
-    ) -> Result<Result<String, String>, ManagementError> {
-        let vhost = management.vhost();
-        let configured = match (management.configured().await?, &self.pipeline) {
-            (None, _) => {
-                return Ok(Err(format!(
-                    "no pipeline is configured in virtual host {vhost:?}"
-                )));
-            }
-            (Some(found), Some(wanted)) if found != *wanted => {
-                return Ok(Err(format!(
-                    "virtual host {vhost:?} has pipeline {found}, not {wanted}"
-                )));
-            }
-            (Some(found), _) => found,
-        };
-        if self.empty {
-            let figures = management.figures().await?;
-            let held = |figures: &QueueFigures| figures.ready + figures.unacked;
-            let full = figures
-                .iter()
-                .filter(|figures| figures.is_work() && held(figures) > 0);
-            let full: Vec<String> = full
-                .map(|figures| format!("{} ({})", figures.queue, number(held(figures))))
-                .collect();
-            if !full.is_empty() {
-                return Ok(Err(format!("not empty: {}", full.join(", "))));
-            }
-        }
-        Ok(Ok(configured))
-    }
-}
-
+/// Waits for any pipeline, or that of a type; with `empty`, until its worker and delay queues are empty too.
 pub async fn wait(
     management: &Management,
-    goal: &Goal,
+    pipeline: Option<String>,
+    empty: bool,
     timeout: Option<u64>,
     context: &Context,
 ) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let deadline = timeout.and_then(|seconds| start.checked_add(Duration::from_secs(seconds)));
-    loop {
-        let reached = goal.reached(management).await;
+    let state = loop {
+        let state = pipeline_state(management, pipeline.as_deref(), empty).await;
         let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let (configured, lacking) = match reached {
-            Ok(Ok(configured)) => (Some(configured), None),
-            Ok(Err(lacking)) if late => (None, Some(lacking)),
+        match state {
+            Ok(state) if late || matches!(state, PipelineState::Ready(_)) => break state,
             // A broker that is not up yet is part of what is waited for.
             Err(error) if late || !error.may_pass() => return Err(error.into()),
-            Ok(Err(_)) | Err(_) => {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
-        };
-        let exit = match lacking {
-            None => Exit::Ok,
-            Some(_) => Exit::Differs,
-        };
-        if context.output.is_json() {
-            let answer = json!({ "type": configured, "lacking": lacking });
-            context.output.json(&answer)?;
-        } else if let Some(lacking) = lacking {
-            let seconds = start.elapsed().as_secs();
-            context
-                .output
-                .line(format!("After {seconds} s: {lacking}"))?;
-        } else if let Some(pipeline) = configured {
-            let empty = if goal.empty {
+            Ok(_) | Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+        }
+    };
+    match state {
+        PipelineState::Ready(pipeline) => {
+            let queues = if empty {
                 ", its worker and delay queues are empty"
             } else {
                 ""
             };
-            context
-                .output
-                .line(format!("Pipeline {pipeline} is configured{empty}."))?;
+            let text = format!("Pipeline {pipeline} is configured{queues}.");
+            let answer = json!({ "type": pipeline, "lacking": null });
+            context.output.answer(&answer, text)?;
+            Ok(Exit::Ok)
         }
-        return Ok(exit);
+        PipelineState::Lacking(lacking) => {
+            let text = format!("After {} s: {lacking}", start.elapsed().as_secs());
+            let answer = json!({ "type": null, "lacking": lacking });
+            context.output.answer(&answer, text)?;
+            Ok(Exit::Differs)
+        }
     }
+}
+
+enum PipelineState {
+    /// The type that is configured.
+    Ready(String),
+    /// What is missing, in words.
+    Lacking(String),
+}
+
+async fn pipeline_state(
+    management: &Management,
+    wanted: Option<&str>,
+    empty: bool,
+) -> Result<PipelineState, ManagementError> {
+    let vhost = management.vhost();
+    let Some(found) = management.configured().await? else {
+        let lacking = format!("no pipeline is configured in virtual host {vhost:?}");
+        return Ok(PipelineState::Lacking(lacking));
+    };
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+        let lacking = format!("virtual host {vhost:?} has pipeline {found}, not {wanted}");
+        return Ok(PipelineState::Lacking(lacking));
+    }
+    if empty {
+        let held = |figures: &QueueFigures| figures.ready + figures.unacked;
+        let figures = management.figures().await?.into_iter();
+        let full: Vec<String> = figures
+            .filter(|figures| figures.is_work() && held(figures) > 0)
+            .map(|figures| format!("{} ({})", figures.queue, number(held(&figures))))
+            .collect();
+        if !full.is_empty() {
+            let lacking = format!("not empty: {}", full.join(", "));
+            return Ok(PipelineState::Lacking(lacking));
+        }
+    }
+    Ok(PipelineState::Ready(found))
 }

@@ -2,11 +2,10 @@ use std::fmt::Write;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, downcast_integer_array};
 use arrow_schema::{DataType, TimeUnit};
 use batch::arrow::{Limits, Stream};
 use batch::{Invalid, REASON_COLUMN, Reason};
@@ -14,7 +13,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 
 use super::printable::{cut, lines, printable};
-use crate::output::{bytes, number, table};
+use crate::output::{bytes, number, table_under};
 
 /// Characters of a value in a table: keywords of hundreds of bytes exist. A store's reason has more room.
 const VALUE_SHOWN: usize = 48;
@@ -31,7 +30,7 @@ pub enum Body {
     Arrow {
         rows: u64,
         decoded_bytes: u64,
-        columns: Vec<Column>,
+        columns: Vec<BodyColumn>,
         /// Of the first rows, each its values in the order of the columns; null for null.
         values: Vec<Vec<Option<String>>>,
     },
@@ -51,7 +50,7 @@ pub enum Body {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Column {
+pub struct BodyColumn {
     name: String,
     #[serde(rename = "type")]
     data_type: String,
@@ -60,13 +59,14 @@ pub struct Column {
 impl Body {
     /// Reads a body, and the first `rows` rows of it if it is a batch.
     pub fn read(body: &bytes::Bytes, rows: usize) -> Self {
-        if matches!(body.first(), Some(b'{' | b'[')) {
-            return Self::of_json(body).unwrap_or_else(|invalid| Self::unreadable(body, invalid));
-        }
-        Self::of_arrow(body, rows).unwrap_or_else(|invalid| Self::unreadable(body, invalid))
+        let read = match body.first() {
+            Some(b'{' | b'[') => Self::from_json(body),
+            _ => Self::from_arrow(body, rows),
+        };
+        read.unwrap_or_else(|invalid| Self::unreadable(body, invalid))
     }
 
-    fn of_json(body: &[u8]) -> Result<Self, Invalid> {
+    fn from_json(body: &[u8]) -> Result<Self, Invalid> {
         let not_json = |error: serde_json::Error| {
             let reason = match error.classify() {
                 serde_json::error::Category::Eof => Reason::Truncated,
@@ -82,28 +82,27 @@ impl Body {
         })
     }
 
-    fn of_arrow(body: &bytes::Bytes, most: usize) -> Result<Self, Invalid> {
+    fn from_arrow(body: &bytes::Bytes, most: usize) -> Result<Self, Invalid> {
         let stream = Stream::parse(body, &Limits::default())?;
         let batches = stream.decode()?;
         let fields = stream.schema.fields();
-        // The store's reasons first: they are what one looks for.
+        // The store's reasons first: they are the answer to why the rows are here.
         let mut order: Vec<usize> = (0..fields.len()).collect();
         order.sort_by_key(|n| fields[*n].name() != REASON_COLUMN);
-        let columns = order.iter().map(|n| Column {
+        let columns = order.iter().map(|n| BodyColumn {
             name: printable(fields[*n].name().as_bytes()),
             data_type: fields[*n].data_type().to_string(),
         });
-        let rows = batches
-            .iter()
-            .flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+        let rows = batches.iter().flat_map(|batch| {
+            let order = &order;
+            let values = move |row| order.iter().map(|n| value(batch.column(*n), row)).collect();
+            (0..batch.num_rows()).map(values)
+        });
         Ok(Self::Arrow {
             rows: stream.rows(),
             decoded_bytes: stream.frames.iter().map(|frame| frame.decoded_bytes).sum(),
             columns: columns.collect(),
-            values: rows
-                .take(most)
-                .map(|(batch, row)| values(batch, row, &order))
-                .collect(),
+            values: rows.take(most).collect(),
         })
     }
 
@@ -117,7 +116,7 @@ impl Body {
         }
     }
 
-    /// `size`: that of the whole body, for a person.
+    /// `size`: that of the whole body, as text.
     pub fn to_text(&self, size: &str) -> String {
         match self {
             Self::Json { text, .. } => format!("body: JSON, {size}\n{text}\n"),
@@ -142,61 +141,43 @@ impl Body {
                     shown if shown < *rows => format!("; the first {}", number(shown)),
                     _ => String::new(),
                 };
-                let head = format!(
-                    "body: a batch of {} rows, {size}, {} once decoded{first}\n",
-                    number(*rows),
-                    bytes(*decoded_bytes)
-                );
-                head + &rows_table(columns, values)
+                let (rows, decoded) = (number(*rows), bytes(*decoded_bytes));
+                let table = rows_table(columns, values);
+                format!(
+                    "body: a batch of {rows} rows, {size}, {decoded} once decoded{first}\n{table}"
+                )
             }
         }
     }
 }
 
-fn rows_table(columns: &[Column], values: &[Vec<Option<String>>]) -> String {
+fn rows_table(columns: &[BodyColumn], values: &[Vec<Option<String>>]) -> String {
     let headers: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    let cell = |(column, value): (&Column, &Option<String>)| match value {
+    let cell = |(column, value): (&BodyColumn, &Option<String>)| match value {
         None => "null".to_owned(),
         Some(value) if column.name == REASON_COLUMN => cut(value, REASON_SHOWN),
         Some(value) => cut(value, VALUE_SHOWN),
     };
     let rows = values.iter().map(|row| columns.iter().zip(row).map(cell));
-    table(&headers, &[], rows)
-}
-
-fn values(batch: &RecordBatch, row: usize, order: &[usize]) -> Vec<Option<String>> {
-    order.iter().map(|n| value(batch.column(*n), row)).collect()
+    table_under(&headers, &[], rows)
 }
 
 /// A value as text; bytes that are no text as escapes.
 fn value(array: &ArrayRef, row: usize) -> Option<String> {
-    macro_rules! number_of {
-        ($type:ty) => {
-            array.as_primitive::<$type>().value(row).to_string()
-        };
-    }
     macro_rules! time_of {
-        ($type:ty) => {
-            match array.as_primitive::<$type>().value_as_datetime(row) {
-                Some(time) => time.to_string(),
-                None => number_of!($type),
-            }
-        };
+        ($type:ty) => {{
+            let times = array.as_primitive::<$type>();
+            let time = times.value_as_datetime(row);
+            time.map_or_else(|| times.value(row).to_string(), |time| time.to_string())
+        }};
     }
     if array.is_null(row) {
         return None;
     }
-    Some(match array.data_type() {
+    Some(downcast_integer_array! {
+        array => array.value(row).to_string(),
         DataType::Null => return None,
         DataType::Boolean => array.as_boolean().value(row).to_string(),
-        DataType::Int8 => number_of!(Int8Type),
-        DataType::Int16 => number_of!(Int16Type),
-        DataType::Int32 => number_of!(Int32Type),
-        DataType::Int64 => number_of!(Int64Type),
-        DataType::UInt8 => number_of!(UInt8Type),
-        DataType::UInt16 => number_of!(UInt16Type),
-        DataType::UInt32 => number_of!(UInt32Type),
-        DataType::UInt64 => number_of!(UInt64Type),
         // Debug, because Display writes out all zeros of 1e300.
         DataType::Float32 => format!("{:?}", array.as_primitive::<Float32Type>().value(row)),
         DataType::Float64 => format!("{:?}", array.as_primitive::<Float64Type>().value(row)),
@@ -204,7 +185,7 @@ fn value(array: &ArrayRef, row: usize) -> Option<String> {
         DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value_as_string(row),
         DataType::Date32 => match array.as_primitive::<Date32Type>().value_as_date(row) {
             Some(date) => date.to_string(),
-            None => number_of!(Date32Type),
+            None => array.as_primitive::<Date32Type>().value(row).to_string(),
         },
         DataType::Timestamp(TimeUnit::Second, _) => time_of!(TimestampSecondType),
         DataType::Timestamp(TimeUnit::Millisecond, _) => time_of!(TimestampMillisecondType),
@@ -228,10 +209,7 @@ fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let mut depth = 0usize;
     let mut chars = json.chars().peekable();
-    let new_line = |text: &mut String, depth: usize| {
-        text.push('\n');
-        text.extend(std::iter::repeat_n("  ", depth));
-    };
+    let new_line = |depth: usize| format!("\n{}", "  ".repeat(depth));
     while let Some(c) = chars.next() {
         match c {
             '"' => {
@@ -252,17 +230,17 @@ fn indented(json: &str) -> String {
                     text.push(end);
                 } else {
                     depth += 1;
-                    new_line(&mut text, depth);
+                    text += &new_line(depth);
                 }
             }
             '}' | ']' => {
                 depth = depth.saturating_sub(1);
-                new_line(&mut text, depth);
+                text += &new_line(depth);
                 text.push(c);
             }
             ',' => {
                 text.push(c);
-                new_line(&mut text, depth);
+                text += &new_line(depth);
             }
             ':' => text.push_str(": "),
             c if c.is_whitespace() => {}
@@ -272,7 +250,7 @@ fn indented(json: &str) -> String {
     text
 }
 
-/// Bytes by their place, in hexadecimal and, where they are letters, as these.
+/// Bytes with their offset, in hexadecimal and, if they are printable ASCII, as text.
 fn dump(head: &[u8]) -> String {
     let mut text = String::new();
     for (n, line) in head.chunks(LINE).enumerate() {

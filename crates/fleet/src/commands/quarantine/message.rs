@@ -8,16 +8,16 @@ use crate::output::{Output, Tone, bytes, number, table, time};
 
 /// One message, with what could be read of its body.
 #[derive(Debug, Serialize)]
-pub struct Shown<'a> {
+pub struct ShownMessage<'a> {
     #[serde(flatten)]
     message: &'a Quarantined,
     body_bytes: u64,
     body: Body,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> ShownMessage<'a> {
     /// `rows`: how many rows of a batch to decode for showing.
-    pub fn of(message: &'a Quarantined, rows: usize) -> Self {
+    pub fn new(message: &'a Quarantined, rows: usize) -> Self {
         Self {
             message,
             body_bytes: message.body.len() as u64,
@@ -26,63 +26,55 @@ impl<'a> Shown<'a> {
     }
 
     pub fn to_text(&self, output: Output) -> String {
-        let Quarantined {
-            program,
-            position,
-            reason,
-            death,
-            ..
-        } = self.message;
-        let reason = reason.map_or("no known reason".to_owned(), |reason| reason.to_string());
+        let message = self.message;
+        let reason = message
+            .reason
+            .map_or("no known reason".to_owned(), |r| r.to_string());
         let reason = output.paint(Tone::Bad, reason);
-        let mut text = format!("{program}, position {}: {reason}\n", number(*position));
-        if let Some(death) = death {
+        let position = number(message.position);
+        let mut text = format!("{}, position {position}: {reason}\n", message.program);
+        if let Some(death) = &message.death {
             let death = printable(death.as_bytes());
             text += &format!("The broker itself moved it here: {death}\n");
         }
         text += &format!("\n{}", self.headers(output));
-        if !self.message.history.is_empty() {
+        if !message.history.is_empty() {
             text += &format!("\n{}", self.history(output));
         }
-        text += &format!("\n{}", self.body.to_text(&bytes(self.body_bytes)));
-        text
+        text + &format!("\n{}", self.body.to_text(&bytes(self.body_bytes)))
     }
 
-    /// Every header as it is but the history, which has a table of its own when it can be read.
+    /// Every header as it is, except for a history that can be read, which has a table of its own.
     fn headers(&self, output: Output) -> String {
-        let readable = !self.message.history.is_empty();
+        let has_history = !self.message.history.is_empty();
         let headers = self.message.headers.iter();
-        let rows = headers
-            .filter(|(name, _)| !(readable && *name == header::HISTORY))
-            .map(|(name, value)| {
-                let value = match value {
-                    HeaderValue::Int(int) => int.to_string(),
-                    HeaderValue::Text(text) => printable(text.as_bytes()),
-                };
-                [
-                    output.cell(Tone::Faint, printable(name.as_bytes())),
-                    value.into(),
-                ]
-            });
-        table(&["header", "value"], &[], rows)
+        let headers = headers.filter(|(name, _)| !(has_history && *name == header::HISTORY));
+        let rows = headers.map(|(name, value)| {
+            let value = match value {
+                HeaderValue::Int(int) => int.to_string(),
+                HeaderValue::Text(text) => printable(text.as_bytes()),
+            };
+            let name = output.cell(Tone::Faint, printable(name.as_bytes()));
+            [name, value.into()]
+        });
+        table("header | value", rows)
     }
 
     fn history(&self, output: Output) -> String {
         let rows = self.message.history.iter().map(|failure| {
-            let place = match failure.r#where.as_str() {
+            let at = match failure.r#where.as_str() {
                 "" => "–".to_owned(),
-                place => printable(place.as_bytes()),
+                at => printable(at.as_bytes()),
             };
             [
                 output.cell(Tone::Faint, time(failure.when_ms)),
                 printable(failure.who.as_bytes()).into(),
                 printable(failure.host.as_bytes()).into(),
                 number(failure.times.into()).into(),
-                place.into(),
+                at.into(),
                 printable(failure.what.as_bytes()).into(),
             ]
         });
-        let headers = ["failed last", "program", "host", "times", "at", "error"];
-        table(&headers, &[3], rows)
+        table("failed last | program | host | >times | at | error", rows)
     }
 }

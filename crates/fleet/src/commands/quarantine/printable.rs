@@ -35,33 +35,27 @@ pub fn cut(text: &str, most: usize) -> String {
 /// Text of more than one line: line ends stay, everything else as in [`printable`] but for the backslash, which
 /// has a meaning of its own in such texts.
 pub fn lines(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => shown.push(c),
-            c if steers(c) => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-    }
-    shown
+    escape_lines(text, |c| c.escape_default().to_string())
 }
 
 /// `value` as JSON for a terminal as well as for programs: what serde leaves in strings that could steer a
 /// terminal is written as JSON's own escapes.
 pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
-    let mut shown = String::new();
-    for c in serde_json::to_string_pretty(value)?.chars() {
-        match c {
-            '\n' => shown.push(c),
-            // All of them are below U+10000, so that one escape is enough.
-            c if steers(c) => {
-                let _ = write!(shown, "\\u{:04x}", u32::from(c));
-            }
-            c => shown.push(c),
+    let text = serde_json::to_string_pretty(value)?;
+    // What steers is below U+10000, so that one escape is enough.
+    Ok(escape_lines(&text, |c| format!("\\u{:04x}", u32::from(c))) + "\n")
+}
+
+fn escape_lines(text: &str, escape: impl Fn(char) -> String) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && steers(c) {
+            shown += &escape(c);
+        } else {
+            shown.push(c);
         }
     }
-    shown.push('\n');
-    Ok(shown)
+    shown
 }
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, marks and overrides of direction.

@@ -1,11 +1,11 @@
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use batch::{Decision, Fact, Receipt, RunId, Stage};
-use ledger::{Ledger, Progress, StageStatus};
+use ledger::{Ledger, Progress, RunStatus, StageStatus};
 use pipeline::broker::{Broker, Confirm, Publication};
-use pipeline::{history, names};
+use pipeline::{history, names, now_ms};
 use serde_json::json;
 
-use super::{Because, DecideArguments, read};
+use super::{Attribution, DecideArguments, find_run, read_ledger};
 use crate::commands::user;
 use crate::exit::Exit;
 use crate::output::{Output, Tone};
@@ -20,53 +20,54 @@ pub async fn decide(
     let DecideArguments {
         run,
         stage,
-        because,
+        attribution,
     } = arguments;
-    let ledger = read(broker).await?;
-    let known = known(&ledger, &run)?;
-    let stages: Vec<&str> = known.stages.iter().map(|s| s.stage.as_str()).collect();
+    let ledger = read_ledger(broker).await?;
+    let progress = find_run(&ledger, &run)?;
+    check_stage(&progress, &stage, decision)?;
+    check_receipts(broker, &ledger, &run).await?;
+    let (who, why) = (attribution.who(), attribution.reason);
+    let answer =
+        json!({ "run": run, "stage": stage, "decision": decision, "who": who, "why": why });
+    let mut text = format!(
+        "Stage {stage} of run {run}: {decision} by {who}. Follow it: fleet runs show {run} --watch\n"
+    );
+    for warning in warnings(&progress, &stage, decision) {
+        text += &format!("{}\n", output.paint(Tone::Warning, warning));
+    }
+    let fact = Fact::OperatorDecided {
+        stage,
+        decision,
+        who,
+        why,
+    };
+    publish(broker, &progress, fact).await?;
+    output.answer(&answer, text)?;
+    Ok(Exit::Ok)
+}
+
+/// Refuses a decision that would change nothing.
+fn check_stage(progress: &Progress, stage: &Stage, decision: Decision) -> anyhow::Result<()> {
+    let run = &progress.run;
+    let stages: Vec<&str> = progress.stages.iter().map(|s| s.stage.as_str()).collect();
     if stages.is_empty() {
         bail!(
             "run {run} has no gates: its pipeline has no persister, so there is nothing to decide"
         );
     }
     if !stages.contains(&stage.as_str()) {
-        let stages = stages.join(", ");
-        bail!(
-            "run {run} has no stage {:?}; its stages are {stages}",
-            stage.as_str()
-        );
+        let (stage, stages) = (stage.as_str(), stages.join(", "));
+        bail!("run {run} has no stage {stage:?}; its stages are {stages}");
     }
-    if known.status == ledger::RunStatus::Abandoned {
-        bail!("run {run} was abandoned: the next run carries what it did not");
+    if progress.status == RunStatus::Abandoned {
+        bail!("run {run} was abandoned: the next run includes what it did not");
     }
-    if stage == Stage::Plan && decision == Decision::Passed && known.tasks_planned.is_none() {
+    if *stage == Stage::Plan && decision == Decision::Passed && progress.tasks_planned.is_none() {
         bail!(
             "run {run} has no manifest: how many tasks there are is not known, and it can only be abandoned"
         );
     }
-    still_there(broker, &ledger, &run).await?;
-    let (who, why) = because.of();
-    let fact = Fact::OperatorDecided {
-        stage: stage.clone(),
-        decision,
-        who: who.clone(),
-        why: why.clone(),
-    };
-    say(broker, &known, fact).await?;
-    if output.is_json() {
-        let answer =
-            json!({ "run": run, "stage": stage, "decision": decision, "who": who, "why": why });
-        output.json(&answer)?;
-    } else {
-        output.line(format!(
-            "Stage {stage} of run {run} is {decision}, by {who}. Follow it: fleet runs show {run} --watch"
-        ))?;
-        for warning in warnings(&known, &stage, decision) {
-            output.line(output.paint(Tone::Warning, warning))?;
-        }
-    }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 /// What an approval does not bring about, although one might expect it to.
@@ -79,68 +80,51 @@ fn warnings(run: &Progress, stage: &Stage, decision: Decision) -> Vec<String> {
     if *stage == Stage::Fetch && run.tasks_fetched < planned {
         let unread = planned - run.tasks_fetched;
         warnings.push(format!(
-            "{unread} of {planned} tasks are not fetched: the next run begins before this one, and carries what they leave out."
+            "{unread} of {planned} tasks are not fetched: the next run begins before this one, and includes what they leave out."
         ));
     }
     let run_plan = run.started.as_ref().and_then(|s| s.run_plan.as_ref());
     let before = run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage));
-    for earlier in before {
-        let bad = run.stages.iter().find(|known| {
-            known.stage == earlier
-                && matches!(known.status, StageStatus::Rejected | StageStatus::Skipped)
-        });
-        if let Some(bad) = bad {
-            let status = bad.status;
-            warnings.push(format!(
-                "Nothing follows while {earlier}, which it builds on, is {status}: approve that."
-            ));
-            break;
-        }
+    let blocking = before.iter().find_map(|earlier| {
+        let earlier = run.stages.iter().find(|known| known.stage == *earlier)?;
+        matches!(earlier.status, StageStatus::Rejected | StageStatus::Skipped).then_some(earlier)
+    });
+    if let Some(earlier) = blocking {
+        warnings.push(format!(
+            "Nothing follows while {}, which it builds on, is {}: approve that.",
+            earlier.stage, earlier.status
+        ));
     }
     warnings
 }
 
-/// Gives a run up.
 pub async fn abandon(
     broker: &Broker,
     run: RunId,
-    because: Because,
+    attribution: Attribution,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let ledger = read(broker).await?;
-    let known = known(&ledger, &run)?;
-    let status = known.status;
-    if !status.is_unfinished() {
-        bail!("run {run} stands in nobody's way: it is {status}");
+    let ledger = read_ledger(broker).await?;
+    let progress = find_run(&ledger, &run)?;
+    if !progress.status.is_unfinished() {
+        let status = progress.status;
+        bail!("run {run} is {status}: only an unfinished run can be abandoned");
     }
-    let (who, why) = because.of();
-    let fact = Fact::Abandoned {
-        who: who.clone(),
-        why: why.clone(),
-    };
-    say(broker, &known, fact).await?;
-    match output.is_json() {
-        true => {
-            output.json(&json!({ "run": run, "status": "abandoned", "who": who, "why": why }))?
-        }
-        false => output.line(format!("Run {run} is abandoned, by {who}."))?,
-    }
+    let (who, why) = (attribution.who(), attribution.reason);
+    let answer = json!({ "run": run, "status": "abandoned", "who": who, "why": why });
+    let text = format!("Run {run}: abandoned by {who}.");
+    publish(broker, &progress, Fact::Abandoned { who, why }).await?;
+    output.answer(&answer, text)?;
     Ok(Exit::Ok)
 }
 
-fn known(ledger: &Ledger, run: &RunId) -> anyhow::Result<Progress> {
-    let progress = ledger.progress(run).with_context(|| {
-        format!("the ledger knows no run {run}; fleet runs list names those that it knows")
-    })?;
-    Ok(progress.into_owned())
-}
-
 /// Refuses to decide on an ended run whose receipts are cut off: nothing would come of it.
-async fn still_there(broker: &Broker, ledger: &Ledger, run: &RunId) -> anyhow::Result<()> {
-    let Some(first) = ledger.record(run).map(|ended| ended.first_offset) else {
-        return Ok(());
-    };
-    if history::read_run(broker, run, first).await?.is_none() {
+async fn check_receipts(broker: &Broker, ledger: &Ledger, run: &RunId) -> anyhow::Result<()> {
+    if let Some(ended) = ledger.record(run)
+        && history::read_run(broker, run, ended.first_offset)
+            .await?
+            .is_none()
+    {
         bail!(
             "the receipts of run {run} are no longer on the ledger (pipeline.ledger_max_age_days): begin a run with --full instead"
         );
@@ -149,13 +133,12 @@ async fn still_there(broker: &Broker, ledger: &Ledger, run: &RunId) -> anyhow::R
 }
 
 /// Publishes a receipt, up to the confirm. Decisions count in the order of their times: this one comes after all that
-/// is known of the run, whatever the clock here says.
-async fn say(broker: &Broker, known: &Progress, fact: Fact) -> anyhow::Result<()> {
-    let run = &known.run;
-    let now = chrono::Utc::now().timestamp_millis();
+/// is known of the run, whatever the clock here shows.
+async fn publish(broker: &Broker, progress: &Progress, fact: Fact) -> anyhow::Result<()> {
+    let run = &progress.run;
     let receipt = Receipt {
         run: run.clone(),
-        at_ms: now.max(known.latest_ms.saturating_add(1)),
+        at_ms: now_ms().max(progress.latest_ms.saturating_add(1)),
         fact,
     };
     let session = broker.connect("fleet-runs").await?;
@@ -171,16 +154,14 @@ async fn say(broker: &Broker, known: &Progress, fact: Fact) -> anyhow::Result<()
     }
 }
 
-impl Because {
-    /// Who decides, and why.
-    fn of(self) -> (String, String) {
-        let who = || {
+impl Attribution {
+    fn who(&self) -> String {
+        self.who.clone().unwrap_or_else(|| {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             match host.trim() {
                 "" => user(),
                 host => format!("{}@{host}", user()),
             }
-        };
-        (self.who.unwrap_or_else(who), self.reason)
+        })
     }
 }

@@ -1,84 +1,71 @@
-use std::fmt::Write;
-
-use batch::Decision;
+use batch::RunMode;
 use comfy_table::Cell;
-use ledger::{Progress, StageProgress, StageStatus};
+use ledger::{ProblemKind, Progress, StageProgress, StageStatus};
 
-use super::{begun_ms, span, tasks, took, watch};
+use super::{began_ms, span, tasks, took_ms};
 use crate::output::{Output, Tone, bytes, number, table, time};
 
-/// A run as a drawing: what it carries, its stages, and what each store has accounted for.
+/// A run as text: what it includes, its stages, and what each store has accounted for.
 pub fn describe(run: &Progress, output: Output) -> String {
     let mut text = beginning(run);
     if !run.stages.is_empty() {
-        text.push('\n');
-        text.push_str(&stages(run, output));
+        text += &format!("\n{}", stages(run, output));
     }
-    text.push('\n');
-    text.push_str(&stores(run));
-    text
+    text + &format!("\n{}", stores(run))
 }
 
 fn beginning(run: &Progress) -> String {
-    let mode = run.started.as_ref().map(|started| {
+    let started = run.started.as_ref();
+    let includes = started.map(|started| {
         let partial = if started.partial {
             ", some shards or a sample only"
         } else {
             ""
         };
-        format!(
-            "{} until {}{partial}",
-            watch::mode(started.mode),
-            time(started.until_ms)
-        )
+        let rows = match started.mode {
+            RunMode::Full => "all rows".to_owned(),
+            RunMode::Since { since_ms } => format!("what changed since {}", time(since_ms)),
+        };
+        format!("{rows} until {}{partial}", time(started.until_ms))
     });
-    let rules = run.started.as_ref().and_then(|s| s.run_plan.as_ref());
-    let rules = rules.map_or_else(Vec::new, |run_plan| {
-        let rules = run_plan.overrides.iter();
-        rules
-            .map(|(rule, number)| format!("{rule}={number}"))
-            .collect()
-    });
+    let unknown = || "unknown: its beginning is no longer on the ledger".to_owned();
+    let read = format!(
+        "{} in {} batches, {}",
+        number(run.rows_fetched),
+        number(run.batches_fetched),
+        bytes(run.bytes_fetched)
+    );
     let mut lines = vec![
         ("run", run.run.to_string()),
         ("status", run.status.to_string()),
-        (
-            "carries",
-            mode.unwrap_or_else(|| "unknown: its beginning is no longer on the ledger".into()),
-        ),
-        ("began (UTC)", time(begun_ms(run))),
-        ("took", took(run)),
+        ("includes", includes.unwrap_or_else(unknown)),
+        ("began (UTC)", time(began_ms(run))),
+        ("took", span(took_ms(run))),
         ("tasks", tasks(run)),
-        (
-            "rows read",
-            format!(
-                "{} in {} batches, {}",
-                number(run.rows_fetched),
-                number(run.batches_fetched),
-                bytes(run.bytes_fetched)
-            ),
-        ),
+        ("rows read", read),
     ];
-    if let Some(given_up) = &run.abandoned {
-        let (at, who, why) = (time(given_up.at_ms), &given_up.who, &given_up.why);
+    if let Some(abandoned) = &run.abandoned {
+        let (at, who, why) = (time(abandoned.at_ms), &abandoned.who, &abandoned.why);
         lines.push(("abandoned", format!("{at} by {who}: {why}")));
     }
-    if let Some(left) = run.gap.as_ref().filter(|_| !run.status.is_unfinished()) {
-        lines.push(("left out", left.clone()));
+    if let Some(gap) = run.gap.as_ref().filter(|_| !run.status.is_unfinished()) {
+        lines.push(("gap", gap.clone()));
     }
-    if !rules.is_empty() {
-        lines.push(("its own rules", rules.join(", ")));
+    let overrides = started.and_then(|started| Some(&started.run_plan.as_ref()?.overrides));
+    if let Some(rules) = overrides.filter(|rules| !rules.is_empty()) {
+        let rules = rules
+            .iter()
+            .map(|(rule, number)| format!("{rule}={number}"));
+        lines.push(("its own rules", rules.collect::<Vec<_>>().join(", ")));
     }
-    let mut text = String::new();
-    for (name, value) in lines {
-        let _ = writeln!(text, "{name:<14}{value}");
-    }
-    text
+    let lines = lines
+        .iter()
+        .map(|(name, value)| format!("{name:<14}{value}\n"));
+    lines.collect()
 }
 
-/// One line a stage, in the order of the run, and one for each thing that did not go well in it.
+/// A row for each stage in the order of the run, and one for each problem of it.
 fn stages(run: &Progress, output: Output) -> String {
-    let headers = ["stage", "status", "took", "done", "", "why"];
     let rows = run.stages.iter().flat_map(|stage| {
         let by = stage.by.as_deref().map(|who| match stage.ended_ms {
             Some(at) => format!("{who}, {}: ", time(at)),
@@ -93,13 +80,13 @@ fn stages(run: &Progress, output: Output) -> String {
             Cell::new(format!("{}{}", by.unwrap_or_default(), stage.why)),
         ];
         let problems = stage.problems.iter().map(|problem| {
-            let empty = || Cell::new("");
-            let problem = output.cell(Tone::Warning, problem);
-            [empty(), empty(), empty(), empty(), empty(), problem]
+            let mut row = [""; 6].map(Cell::new);
+            row[5] = output.cell(Tone::Warning, problem);
+            row
         });
         std::iter::once(row).chain(problems)
     });
-    table(&headers, &[2, 3], rows)
+    table("stage | status | >took | >done |  | why", rows)
 }
 
 fn tone(status: StageStatus) -> Tone {
@@ -112,10 +99,9 @@ fn tone(status: StageStatus) -> Tone {
 }
 
 fn stage_took(run: &Progress, stage: &StageProgress) -> String {
-    let skipped = stage.status == Decision::Skipped.into();
     let end = stage.ended_ms.unwrap_or(run.latest_ms);
     match stage.began_ms {
-        Some(began) if !skipped => span(end.saturating_sub(began)),
+        Some(began) if stage.status != StageStatus::Skipped => span(end.saturating_sub(began)),
         _ => "–".to_owned(),
     }
 }
@@ -128,15 +114,6 @@ fn done(stage: &StageProgress) -> String {
 }
 
 fn stores(run: &Progress) -> String {
-    let headers = [
-        "store",
-        "accounted",
-        "stored",
-        "unchanged",
-        "skipped",
-        "quarantined",
-        "why",
-    ];
     let row = |name: String, rows: &batch::Rows, why: String| {
         [
             name,
@@ -158,5 +135,24 @@ fn stores(run: &Progress) -> String {
         let targets = targets.map(|(name, rows)| row(format!("  {name}"), rows, String::new()));
         std::iter::once(whole).chain(targets)
     });
-    table(&headers, &[1, 2, 3, 4, 5], rows)
+    table(
+        "store | >accounted | >stored | >unchanged | >skipped | >quarantined | why",
+        rows,
+    )
+}
+
+pub fn problem(problem: &ProblemKind) -> String {
+    match problem {
+        ProblemKind::Failed { attempt, error } => {
+            format!("attempt {attempt} failed, and it will be tried again: {error}")
+        }
+        ProblemKind::Quarantined {
+            program,
+            reason,
+            error,
+        } => {
+            let error = error.as_ref().map_or(String::new(), |e| format!(": {e}"));
+            format!("in the quarantine of {program} ({reason}){error}")
+        }
+    }
 }

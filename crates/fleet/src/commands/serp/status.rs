@@ -83,7 +83,6 @@ fn describe(
         output.line("There is no SERP service: serp.nodes and serp.node_template are empty.")?;
         return Ok(());
     }
-    let headers = ["shard", "node", "port", "state", "version", "run"];
     let rows = ports.iter().map(|port| {
         let none = || output.cell(Tone::Faint, "–");
         let (state, version, run) = match &port.served {
@@ -101,7 +100,10 @@ fn describe(
         let (shard, number) = (Cell::new(port.shard), Cell::new(port.port));
         [shard, Cell::new(&port.node), number, state, version, run]
     });
-    output.text(&table(&headers, &[0, 2, 4], rows))?;
+    output.text(&table(
+        ">shard | node | >port | state | >version | run",
+        rows,
+    ))?;
     Ok(())
 }
 
