@@ -100,7 +100,7 @@ impl Config {
             readable(self.dictionary.source_password.as_ref()),
             Catalog::load(self.pipeline.file.as_deref())
                 .map_err(message)
-                .and_then(|catalog| self.pipelines_of_gates(&catalog)),
+                .and_then(|catalog| self.check_gate_pipelines(&catalog)),
             Cluster::new(&self.source.connection())
                 .map(drop)
                 .map_err(message),
@@ -115,7 +115,7 @@ impl Config {
     }
 
     /// Refuses gate rules for a pipeline type that there is not: no run would be evaluated by them.
-    fn pipelines_of_gates(&self, catalog: &Catalog) -> Result<(), String> {
+    fn check_gate_pipelines(&self, catalog: &Catalog) -> Result<(), String> {
         let types = catalog.types().iter();
         let known: Vec<&str> = types.map(|entry| entry.name.as_str()).collect();
         let mut named = self.gates.pipelines.keys();

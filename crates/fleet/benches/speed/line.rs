@@ -13,7 +13,7 @@ use crate::figure::{Figure, median};
 /// The program under measurement, as it is released.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_fleet");
 /// For a run of seconds, on a machine that has other work as well.
-const PATIENCE: Duration = Duration::from_secs(600);
+const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(40);
 
 /// One pipeline type with its hub table and its stores.
@@ -88,13 +88,13 @@ impl Line {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
         let run = runtime.block_on(self.complete());
         let after = workers.iter().map(usage);
-        let of_worker = |((program, before), (cpu, peak_bytes))| Usage {
+        let usage_of = |((program, before), (cpu, peak_bytes))| Usage {
             program,
             cpu_seconds: cpu - before,
             peak_bytes,
         };
         let names = self.workers.iter().copied();
-        let mut usage: Vec<Usage> = names.zip(before).zip(after).map(of_worker).collect();
+        let mut usage: Vec<Usage> = names.zip(before).zip(after).map(usage_of).collect();
         usage.push(Usage {
             program: "queuer",
             cpu_seconds: queuer,
@@ -139,7 +139,7 @@ impl Line {
         let (mut ledger, mut consumer) = following.expect("the ledger can be read");
         let latest = ledger.runs().max_by_key(|run| run.started_ms());
         let name = latest.expect("a run was published").run().clone();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + RUN_TIMEOUT;
         loop {
             let run = ledger.run(&name).expect("it is known");
             if run.is_complete() {

@@ -31,7 +31,7 @@ const BENCHMARKS: [Benchmark; 8] = [
 ];
 
 fn main() {
-    // Cargo adds options of its own; what is left says which benchmarks are wanted.
+    // Cargo adds options of its own; the rest names the benchmarks that are wanted.
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| !a.starts_with("--"))

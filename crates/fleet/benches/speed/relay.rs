@@ -24,12 +24,12 @@ pub fn run() -> Vec<Figure> {
         ("4 KiB", 4 << 10, 100_000, 60_000),
         ("66 KB", 66_000, 20_000, 15_000),
     ];
-    let figures = sizes.map(|(label, bytes, of_perf_test, messages)| {
+    let figures = sizes.map(|(label, bytes, perf_test_messages, messages)| {
         let mut ours = Vec::new();
         let mut limits = Vec::new();
         // In turn, so that both see the machine in the same state.
         for _ in 0..ROUNDS {
-            limits.push(perf_test(bytes, of_perf_test));
+            limits.push(perf_test(bytes, perf_test_messages));
             ours.push(relay(bytes, messages));
         }
         Figure::against(

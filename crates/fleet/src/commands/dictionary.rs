@@ -200,13 +200,13 @@ async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
 fn nodes(config: &Config, cluster: &Cluster, steps: &[RollbackStep]) -> Vec<String> {
     let rolled: BTreeSet<u32> = steps.iter().map(|step| step.shard).collect();
     let shards = cluster.shards().filter(|s| rolled.contains(&s.number()));
-    let of_shard = |shard: &stores::clickhouse::Shard| {
+    let nodes = |shard: &stores::clickhouse::Shard| {
         let replicas = shard.replicas().into_iter();
         let mut addresses: Vec<String> = replicas.map(|r| r.address().to_owned()).collect();
         addresses.sort();
         config.serp.nodes_of(shard.number(), &addresses)
     };
-    shards.flat_map(of_shard).collect()
+    shards.flat_map(nodes).collect()
 }
 
 fn print_steps(steps: &[RollbackStep], went: &str, output: Output) -> anyhow::Result<()> {

@@ -120,31 +120,23 @@ pub enum Format {
 pub fn run(command: PipelineCommand, context: &Context) -> anyhow::Result<Exit> {
     let config = &context.config()?;
     let management = || Management::from_settings(&config.broker);
-    let pipelines = |selection: Selection| Pipelines {
+    let pipelines = |file: Option<PathBuf>, selected| Pipelines {
         config,
-        file: selection.file.or_else(|| config.pipeline.file.clone()),
-        selected: selection.pipeline,
+        file: file.or_else(|| config.pipeline.file.clone()),
+        selected,
     };
+    let selected = |Selection { file, pipeline }| pipelines(file, pipeline);
     block_on(async {
         match command {
             PipelineCommand::Configure {
                 file,
                 pipeline,
                 discard,
-            } => {
-                let (file, declared) = (
-                    Selection {
-                        file,
-                        pipeline: None,
-                    },
-                    pipeline,
-                );
-                change::configure(&pipelines(file), &declared, discard, context).await
-            }
-            PipelineCommand::Diff(selection) => change::diff(&pipelines(selection), context).await,
-            PipelineCommand::Show(selection) => map::show(&pipelines(selection), context).await,
+            } => change::configure(&pipelines(file, None), &pipeline, discard, context).await,
+            PipelineCommand::Diff(selection) => change::diff(&selected(selection), context).await,
+            PipelineCommand::Show(selection) => map::show(&selected(selection), context).await,
             PipelineCommand::Graph { selection, format } => {
-                map::graph(&pipelines(selection), format, context).await
+                map::graph(&selected(selection), format, context).await
             }
             PipelineCommand::Qlen => watch::qlen(&management()?, context).await,
             PipelineCommand::Wait {
@@ -155,7 +147,7 @@ pub fn run(command: PipelineCommand, context: &Context) -> anyhow::Result<Exit> 
             PipelineCommand::Delete { pipeline, discard } => {
                 change::delete(&management()?, &pipeline, discard, context).await
             }
-            PipelineCommand::Test(selection) => map::test(&pipelines(selection), context),
+            PipelineCommand::Test(selection) => map::test(&selected(selection), context),
         }
     })
 }

@@ -92,7 +92,7 @@ fn a_table_that_contradicts_the_source_is_left_alone_and_named() {
 }
 
 #[test]
-fn a_clickhouse_that_is_not_there_is_said_by_its_address() {
+fn an_unreachable_clickhouse_is_named_by_its_address() {
     let stores = Stores::new();
     let nowhere = "clickhouse.cluster=http://127.0.0.1:9,http://127.0.0.1:10";
     let answer = stores.configure(&["--set", nowhere]);

@@ -21,7 +21,7 @@ fn help_needs_no_store() {
     }
 }
 
-/// Two shards of one replica each, and a broker that says whether the SERP service is paused.
+/// Two shards of one replica each, and a broker that knows whether the SERP service is paused.
 struct Shards {
     database: Database,
     folder: Folder,
@@ -91,7 +91,7 @@ impl Shards {
 }
 
 #[test]
-fn a_rollback_is_said_before_it_is_done_and_is_done_once() {
+fn a_rollback_is_announced_before_it_is_done_and_is_done_once() {
     let shards = Shards::new();
     for shard in 0..2 {
         shards.load(shard, "keywords_metrics_dict_next", 10);
@@ -151,7 +151,7 @@ fn a_rollback_is_refused_while_orders_may_restart_the_serp_service() {
 }
 
 #[test]
-fn what_is_not_well_is_seen_in_the_status() {
+fn the_status_shows_replicas_without_a_dictionary() {
     let shards = Shards::new();
     shards.load(0, "keywords_metrics_dict", 20);
     shards.pause();

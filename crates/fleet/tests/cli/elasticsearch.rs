@@ -79,7 +79,7 @@ fn indices_are_created_once_and_follow_the_columns_of_the_source() {
 }
 
 #[test]
-fn an_elasticsearch_that_is_not_there_is_said_by_its_address() {
+fn an_unreachable_elasticsearch_is_named_by_its_address() {
     let stores = Stores::new();
     let nowhere = "elasticsearch.urls=[\"http://127.0.0.1:9\"]";
     let answer = stores.configure(&["--set", nowhere]);

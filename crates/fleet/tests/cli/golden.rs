@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Set to write the files anew from what the commands answer now.
+/// Set to 1 to write the files from what the commands print now.
 const UPDATE: &str = "UPDATE_GOLDEN";
 
 /// A folder of its own to call `fleet` in, without anything from the environment of the tests.
@@ -61,7 +61,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Changes what the file says of the call.
+    /// Changes the call that the file begins with.
     pub fn called_with(&mut self, change: impl FnOnce(&str) -> String) {
         self.called = change(&self.called);
     }
@@ -110,7 +110,7 @@ fn first_difference<'t>(is: &'t str, was: &'t str) -> Option<(usize, (&'t str, &
 }
 
 fn how_to_update() -> String {
-    format!("if the change is meant: {UPDATE}=1 cargo test -p fleet, then look at the difference")
+    format!("if the change is meant: {UPDATE}=1 cargo test -p fleet, then check the difference")
 }
 
 /// The root of the repository.

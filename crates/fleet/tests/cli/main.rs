@@ -1,4 +1,4 @@
-//! What commands answer and how programs begin and end. The texts are in `tests/golden`.
+//! What commands print and how programs begin and end. The texts are in `tests/golden`.
 
 mod clickhouse;
 mod dictionary;
@@ -28,7 +28,7 @@ fn help_needs_neither_broker_nor_configuration() {
 }
 
 #[test]
-fn a_word_that_is_no_command_is_a_wrong_call() {
+fn an_unknown_command_is_a_usage_error() {
     Folder::new()
         .fleet(&["confg"], &[])
         .must_be("usage-unknown-command.txt");
@@ -44,7 +44,7 @@ fn completions_exist_for_every_shell() {
 }
 
 #[test]
-fn every_mistake_in_the_settings_is_told_at_once() {
+fn all_mistakes_in_the_settings_are_listed_at_once() {
     let folder = Folder::new();
     folder.write(
         "fleet.toml",
@@ -81,7 +81,7 @@ fn values_that_cannot_work_together_are_refused() {
 }
 
 #[test]
-fn rules_by_which_nothing_would_ever_be_judged_are_refused() {
+fn gate_rules_that_would_never_apply_are_refused() {
     let check = |setting: &str| Folder::new().fleet(&["config", "check", "--set", setting], &[]);
     check("gates.max_rejected_row_ratio=7").must_be("config-gate-share.txt");
     check("gates.pipelines.dircet.max_failed_task_ratio=0.2").must_be("config-gate-pipeline.txt");
@@ -89,7 +89,7 @@ fn rules_by_which_nothing_would_ever_be_judged_are_refused() {
 }
 
 #[test]
-fn what_only_the_program_itself_can_judge_has_its_key_and_place_too() {
+fn mistakes_that_only_the_program_can_find_are_named_by_key_and_position_too() {
     let folder = Folder::new();
     folder.write(
         "fleet.toml",
@@ -119,7 +119,7 @@ fn checking_reads_the_files_of_secrets() {
 }
 
 #[test]
-fn a_valid_configuration_is_called_so() {
+fn a_valid_configuration_is_confirmed() {
     let folder = Folder::new();
     folder.write("a.toml", "stats.host = \"statsd\"\n");
     folder
@@ -207,7 +207,7 @@ fn what_is_shown_is_a_configuration_with_the_same_effect() {
     );
 }
 
-/// `UPDATE_GOLDEN=1 cargo test -p fleet` writes the page anew.
+/// `UPDATE_GOLDEN=1 cargo test -p fleet` writes the page.
 #[test]
 fn the_reference_page_is_what_the_command_prints() {
     let answer = Folder::new().fleet(&["config", "reference"], &[]);

@@ -69,7 +69,7 @@ fn a_type_is_drawn_without_a_broker() {
 }
 
 #[test]
-fn a_broker_that_is_not_there_is_said_with_what_to_do() {
+fn an_unreachable_broker_is_named_with_what_to_do() {
     // Nothing listens on the ports below 10.
     let nowhere = [
         ("FLEET__BROKER__URL", "amqp://127.0.0.1:8/%2f"),
@@ -85,7 +85,7 @@ fn a_broker_that_is_not_there_is_said_with_what_to_do() {
 }
 
 #[test]
-fn a_discard_without_a_number_is_a_wrong_call() {
+fn a_discard_without_a_number_is_a_usage_error() {
     let arguments = [
         "pipeline",
         "delete",

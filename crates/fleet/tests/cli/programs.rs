@@ -25,7 +25,7 @@ fn each_role_has_its_help() {
 }
 
 #[test]
-fn called_by_the_name_of_a_role_it_is_that_role() {
+fn a_program_called_by_the_name_of_a_role_runs_that_role() {
     let folder = Folder::new();
     let link = folder.path().join("es-writer");
     symlink(env!("CARGO_BIN_EXE_fleet"), &link).unwrap();
@@ -60,7 +60,7 @@ fn a_process_of_an_unknown_role_is_a_mistake_in_the_settings() {
 }
 
 #[test]
-fn a_broker_that_is_not_there_is_given_up_and_said() {
+fn an_unreachable_broker_ends_a_program_when_its_time_is_up() {
     let variables = [
         // A port of the loopback that nothing can listen on.
         ("FLEET__BROKER__URL", "amqp://127.0.0.1:1/%2f"),
@@ -82,7 +82,7 @@ fn a_broker_that_is_not_there_is_given_up_and_said() {
 }
 
 #[test]
-fn an_address_that_is_none_is_a_mistake_in_the_settings() {
+fn an_invalid_address_is_a_mistake_in_the_settings() {
     for (role, mistake) in [
         ("fetcher", "broker.url=http://127.0.0.1"),
         ("fetcher", "source.cluster=http://{1..x}"),
@@ -117,7 +117,7 @@ fn refused_credentials_end_a_program_at_once() {
 }
 
 #[test]
-fn a_program_told_to_stop_while_it_waits_for_its_pipeline_ends_well() {
+fn a_program_stopped_while_it_waits_for_its_pipeline_exits_with_0() {
     let host = VirtualHost::create();
     for role in ["queuer", "fetcher", "ch-writer", "es-writer"] {
         let mut child = Command::new(Path::new(env!("CARGO_BIN_EXE_fleet")))

@@ -1,4 +1,4 @@
-//! `fleet quarantine` against the real broker, with messages as programs leave them and as nobody should.
+//! `fleet quarantine` against the real broker, with messages as programs leave them and as none should.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn quarantined(
 }
 
 /// Headers of batch `n` of a task.
-fn of_batch(n: u32, rows: u64) -> Headers {
+fn batch_headers(n: u32, rows: u64) -> Headers {
     let id = BatchId {
         task: TaskHash::new([b"task".as_slice()]),
         attempt: 1,
@@ -135,7 +135,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     hostile.headers.set(header::HISTORY, "[{\"who\":");
     let body = refused_rows();
     let half = body.slice(..body.len() / 2);
-    let rows = |n| Message::new(of_batch(n, 5), body.clone());
+    let rows = |n| Message::new(batch_headers(n, 5), body.clone());
     vec![
         (
             "es-writer-quar",
@@ -161,7 +161,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         (
             "es-writer-quar",
             quarantined(
-                Message::new(of_batch(2, 1000), half),
+                Message::new(batch_headers(2, 1000), half),
                 "es-writer",
                 Reason::Truncated,
                 &[cut],
@@ -183,7 +183,7 @@ async fn publish(session: &Session, queue: &str, message: Message) {
 
 /// Lets the broker move a message to quarantine, as one that kills its worker again and again.
 async fn give_up(session: &Session) {
-    let headers = of_batch(3, 5);
+    let headers = batch_headers(3, 5);
     publish(
         session,
         "ch-writer-in",
@@ -202,20 +202,20 @@ async fn give_up(session: &Session) {
 }
 
 /// A virtual host with a configured pipeline.
-struct Bench {
+struct Quarantine {
     host: VirtualHost,
     folder: Folder,
 }
 
-impl Bench {
+impl Quarantine {
     fn new() -> Self {
-        let bench = Self {
+        let quarantine = Self {
             host: VirtualHost::create(),
             folder: Folder::new(),
         };
-        let configured = bench.fleet(&["pipeline", "configure", "--type", "direct"]);
+        let configured = quarantine.fleet(&["pipeline", "configure", "--type", "direct"]);
         assert_eq!(configured.code, Some(0), "{}", configured.stderr);
-        bench
+        quarantine
     }
 
     fn fleet(&self, arguments: &[&str]) -> Answer {
@@ -276,29 +276,35 @@ fn help_needs_no_broker() {
 }
 
 #[test]
-fn an_empty_quarantine_is_said_to_be_empty() {
-    let bench = Bench::new();
-    bench.list(&[]).must_be("quarantine-list-nothing.txt");
-    bench
+fn an_empty_quarantine_is_reported_as_empty() {
+    let quarantine = Quarantine::new();
+    quarantine.list(&[]).must_be("quarantine-list-nothing.txt");
+    quarantine
         .list(&["--json", "--program", "fetcher-quar"])
         .must_be("quarantine-list-nothing-json.txt");
-    bench
-        .list(&["--program", "nobody"])
-        .must_be("quarantine-list-nobody.txt");
-    bench
+    quarantine
+        .list(&["--program", "unknown"])
+        .must_be("quarantine-list-unknown.txt");
+    quarantine
         .show(&["fetcher", "1"])
         .must_be("quarantine-show-none.txt");
 }
 
 #[test]
 fn what_is_in_quarantine_is_listed_and_filtered() {
-    let bench = Bench::new();
-    bench.fill();
-    bench.list(&[]).must_be("quarantine-list.txt");
-    bench.list(&["--json"]).must_be("quarantine-list-json.txt");
-    bench.list(&["--each"]).must_be("quarantine-list-each.txt");
+    let quarantine = Quarantine::new();
+    quarantine.fill();
+    quarantine.list(&[]).must_be("quarantine-list.txt");
+    quarantine
+        .list(&["--json"])
+        .must_be("quarantine-list-json.txt");
+    quarantine
+        .list(&["--each"])
+        .must_be("quarantine-list-each.txt");
     let reason = ["--reason", "refused-rows", "--program", "es-writer"];
-    bench.list(&reason).must_be("quarantine-list-reason.txt");
+    quarantine
+        .list(&reason)
+        .must_be("quarantine-list-reason.txt");
     let few = [
         "--program",
         "es-writer",
@@ -308,11 +314,11 @@ fn what_is_in_quarantine_is_listed_and_filtered() {
         "--run",
         RUN,
     ];
-    bench.list(&few).must_be("quarantine-list-few.txt");
-    bench
+    quarantine.list(&few).must_be("quarantine-list-few.txt");
+    quarantine
         .list(&["--run", "direct-1"])
         .must_be("quarantine-list-other-run.txt");
-    bench
+    quarantine
         .list(&[
             "--json",
             "--each",
@@ -323,54 +329,54 @@ fn what_is_in_quarantine_is_listed_and_filtered() {
         ])
         .must_be("quarantine-list-each-json.txt");
     // All of this has changed nothing.
-    bench.list(&[]).must_be("quarantine-list.txt");
+    quarantine.list(&[]).must_be("quarantine-list.txt");
 }
 
 #[test]
 fn a_message_is_shown_with_all_that_is_known_of_it() {
-    let bench = Bench::new();
-    bench.fill();
+    let quarantine = Quarantine::new();
+    quarantine.fill();
     let show = |program: &str, position: &str, name: &str| {
-        bench.show(&[program, position]).must_be(name);
+        quarantine.show(&[program, position]).must_be(name);
     };
     show("es-writer", "2", "quarantine-show-rows.txt");
     show("es-writer", "3", "quarantine-show-truncated.txt");
     show("es-writer", "4", "quarantine-show-hostile.txt");
     show("fetcher", "1", "quarantine-show-task.txt");
     show("ch-writer", "1", "quarantine-show-given-up.txt");
-    bench
+    quarantine
         .show(&["es-writer", "1", "--json", "--rows", "2"])
         .must_be("quarantine-show-json.txt");
-    bench
+    quarantine
         .show(&["es-writer", "4", "--json"])
         .must_be("quarantine-show-hostile-json.txt");
-    let nowhere = bench.show(&["es-writer", "5"]);
+    let nowhere = quarantine.show(&["es-writer", "5"]);
     nowhere.must_be("quarantine-show-no-position.txt");
 }
 
 #[test]
 fn messages_are_found_by_their_task_and_saved() {
-    let bench = Bench::new();
-    bench.fill();
+    let quarantine = Quarantine::new();
+    quarantine.fill();
     let task = TaskHash::new([b"task".as_slice()]).to_string();
-    let found = bench.show(&["es-writer", "--task", &task, "--rows", "0"]);
+    let found = quarantine.show(&["es-writer", "--task", &task, "--rows", "0"]);
     found.must_be("quarantine-show-of-task.txt");
-    let none = bench.show(&["fetcher", "--task", "0000000000000000"]);
+    let none = quarantine.show(&["fetcher", "--task", "0000000000000000"]);
     none.must_be("quarantine-show-other-task.txt");
-    let several = bench.show(&["es-writer", "--task", &task, "--save", "body"]);
+    let several = quarantine.show(&["es-writer", "--task", &task, "--save", "body"]);
     several.must_be("quarantine-save-several.txt");
     let save = ["es-writer", "1", "--rows", "0", "--save", "body"];
-    assert_eq!(bench.show(&save).code, Some(0));
-    let saved = std::fs::read(bench.folder.path().join("body")).unwrap();
+    assert_eq!(quarantine.show(&save).code, Some(0));
+    let saved = std::fs::read(quarantine.folder.path().join("body")).unwrap();
     assert_eq!(saved, refused_rows());
-    bench.show(&save).must_be("quarantine-save-again.txt");
+    quarantine.show(&save).must_be("quarantine-save-again.txt");
 }
 
 /// What would steer a terminal never reaches it, whatever is shown.
 #[test]
 fn no_answer_holds_a_control_character() {
-    let bench = Bench::new();
-    bench.fill();
+    let quarantine = Quarantine::new();
+    quarantine.fill();
     for more in [
         &["list", "--each"][..],
         &["list", "--each", "--json"],
@@ -379,7 +385,7 @@ fn no_answer_holds_a_control_character() {
         &["show", "es-writer", "4", "--json"],
         &["show", "es-writer", "2", "--json"],
     ] {
-        let answer = bench.fleet(&[&["quarantine"], more].concat());
+        let answer = quarantine.fleet(&[&["quarantine"], more].concat());
         let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
         assert!(
             !answer.stdout.is_empty() && !answer.stdout.contains(steers),

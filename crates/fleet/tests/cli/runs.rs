@@ -41,7 +41,7 @@ impl Runs {
 
     /// Puts receipts of a run on the ledger, a second after each other.
     #[tokio::main(flavor = "current_thread")]
-    async fn say(&self, hours: i64, facts: Vec<Fact>) {
+    async fn publish(&self, hours: i64, facts: Vec<Fact>) {
         let broker = Broker::RabbitMq(RabbitMq::new(self.host.url()).unwrap());
         let session = broker.connect("test").await.unwrap();
         for (n, fact) in (0..).zip(facts) {
@@ -80,7 +80,7 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
             .into_iter()
             .collect(),
     };
-    let judged = |stage: &str, decision, why: &str| Fact::GateDecided {
+    let decided = |stage: &str, decision, why: &str| Fact::GateDecided {
         stage: stage.parse::<Stage>().unwrap(),
         decision,
         why: why.into(),
@@ -120,22 +120,22 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
         },
         stored("ch-writer", [1000, 0]),
         stored("es-writer", es),
-        judged(
+        decided(
             "plan",
             Decision::Passed,
             "1 tasks published, 1000 rows at most",
         ),
-        judged(
+        decided(
             "fetch",
             Decision::Passed,
             "1 of 1 tasks fetched, 0 given up, 1000 rows",
         ),
-        judged(
+        decided(
             "ch-writer",
             Decision::Passed,
             "1000 rows read = 1000 stored",
         ),
-        judged("es-writer", es_decision, "by the rows refused"),
+        decided("es-writer", es_decision, "by the rows refused"),
         Fact::Ordered {
             shards: vec![0],
             operator_decisions: 0,
@@ -164,7 +164,7 @@ fn late() -> Vec<Fact> {
 #[test]
 fn a_run_is_drawn_as_its_stages_with_what_went_wrong_in_each() {
     let runs = Runs::new();
-    runs.say(0, [receipts(0, [1000, 0]), late()].concat());
+    runs.publish(0, [receipts(0, [1000, 0]), late()].concat());
     let name = run(0).to_string();
     runs.fleet(&["runs", "show", &name])
         .must_be("runs-show-late.txt");
@@ -175,8 +175,8 @@ fn a_run_is_drawn_as_its_stages_with_what_went_wrong_in_each() {
 #[test]
 fn runs_are_listed_with_their_rate_and_the_skew_between_the_stores() {
     let runs = Runs::new();
-    runs.say(0, receipts(0, [1000, 0]));
-    runs.say(1, receipts(1, [500, 500]));
+    runs.publish(0, receipts(0, [1000, 0]));
+    runs.publish(1, receipts(1, [500, 500]));
     runs.fleet(&["runs", "list"]).must_be("runs-list.txt");
     runs.fleet(&["runs", "list", "--limit", "1"])
         .must_be("runs-list-latest.txt");
@@ -187,7 +187,7 @@ fn runs_are_listed_with_their_rate_and_the_skew_between_the_stores() {
 #[test]
 fn decisions_are_on_the_ledger_with_who_and_why() {
     let runs = Runs::new();
-    runs.say(0, receipts(0, [500, 500]));
+    runs.publish(0, receipts(0, [500, 500]));
     let name = run(0).to_string();
     let approve = |stage: &str| {
         let words = ["runs", "approve", &name, "--stage", stage];
@@ -225,23 +225,23 @@ fn an_approval_names_a_stage_before_it_that_keeps_anything_from_following_and_no
             operator_decisions: 0,
         }),
     );
-    runs.say(0, facts);
+    runs.publish(0, facts);
     let name = run(0).to_string();
     let approve = |stage: &str| {
         let words = ["runs", "approve", &name, "--stage", stage];
         let because = ["--reason", "repaired", "--who", "ada"];
         runs.fleet(&[&words[..], &because].concat()).stdout
     };
-    let said = approve("sync");
-    assert!(said.contains("Nothing follows while fetch"), "{said}");
-    let said = approve("fetch");
-    assert!(!said.contains("Nothing follows"), "{said}");
+    let text = approve("sync");
+    assert!(text.contains("Nothing follows while fetch"), "{text}");
+    let text = approve("fetch");
+    assert!(!text.contains("Nothing follows"), "{text}");
 }
 
 #[test]
-fn a_run_in_the_way_is_abandoned_by_name_and_one_that_is_not_is_left_alone() {
+fn an_unfinished_run_is_abandoned_by_name_and_an_ended_one_is_refused() {
     let runs = Runs::new();
-    runs.say(0, receipts(0, [1000, 0]));
+    runs.publish(0, receipts(0, [1000, 0]));
     let name = run(0).to_string();
     let abandon = |name: &str| {
         let because = ["--reason", "the hub is rebuilt", "--who", "ada"];

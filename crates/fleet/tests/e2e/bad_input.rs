@@ -1,4 +1,4 @@
-//! Each kind of bad input: a named reason in quarantine, and the worker goes on.
+//! Each kind of bad input: a named reason in quarantine, and the worker continues.
 
 use batch::{BatchId, HeaderValue, Headers, Message, TaskHash, header};
 use bytes::Bytes;
@@ -88,7 +88,7 @@ fn keys_of(stack: &Stack, batch: &Message) -> u64 {
 }
 
 #[test]
-fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
+fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_continue() {
     let _turn = one_at_a_time();
     let limits = "[ch_writer]\nmax_body_bytes = 1000000\n[es_writer]\nmax_body_bytes = 1000000\n";
     let stack = configured(1_000, limits);
@@ -159,7 +159,7 @@ fn every_kind_of_bad_batch_is_named_in_quarantine_and_the_writers_go_on() {
         assert_eq!(found, wanted, "{worker}");
         assert!(
             process.ended().is_none(),
-            "{worker} goes on: {}",
+            "{worker} has ended: {}",
             process.log()
         );
     }

@@ -19,7 +19,7 @@ fn every_row_reaches_both_stores_and_the_refused_ones_quarantine() {
     }
     assert_stores_agree(&stack);
     assert_eq!(expected(&stack).refused, Hub::REFUSED);
-    every_refused_row_says_why(&stack);
+    every_refused_row_has_its_reason(&stack);
     fields_are_the_same_in_both_stores(&stack);
     for worker in &mut workers {
         let ended = worker.terminate(std::time::Duration::from_secs(40));
@@ -31,7 +31,7 @@ fn every_row_reaches_both_stores_and_the_refused_ones_quarantine() {
     }
 }
 
-fn every_refused_row_says_why(stack: &Stack) {
+fn every_refused_row_has_its_reason(stack: &Stack) {
     let quarantined = peek(stack, "es-writer-quar");
     let header = |message: &Value, name: &str| message["properties"]["headers"][name].clone();
     let rows: u64 = quarantined
@@ -153,7 +153,7 @@ fn find(stack: &Stack, index: &str, row: &Value) -> Value {
 }
 
 #[test]
-fn a_second_run_carries_only_what_changed_and_a_third_nothing() {
+fn a_second_run_includes_only_what_changed_and_a_third_nothing() {
     let _turn = one_at_a_time();
     let stack = configured(5_000, "[queuer]\nchange_overlap_seconds = 0\n");
     let _workers = start_workers(&stack);
@@ -225,8 +225,8 @@ fn a_run_is_refused_while_another_is_unfinished_and_forced_by_name() {
     let first = publish(&stack, &[]);
     let refused = stack.fleet.output(&["run", "queuer"]);
     assert!(!refused.status.success());
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains(&first) && said.contains("--force"), "{said}");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains(&first) && text.contains("--force"), "{text}");
 
     let second = publish(&stack, &["--force", &first]);
     assert_ne!(first, second);

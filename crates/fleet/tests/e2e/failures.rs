@@ -84,7 +84,7 @@ fn a_replica_that_is_down_is_done_without() {
         until_stage(&stack, &run, store, "passed");
     }
     assert_stores_agree(&stack);
-    // A dictionary is put in place on all replicas or on none: the run waits for the dead ones, and says so.
+    // A dictionary goes live on all replicas or on none: the run waits for the dead ones, and names them.
     let named = eventually(|| {
         let progress = progress(&stack, &run);
         let problems =
@@ -106,7 +106,7 @@ impl Drop for Background {
 }
 
 #[test]
-fn a_worker_told_to_stop_ends_well_and_leaves_the_rest_to_the_next() {
+fn a_stopped_worker_exits_with_0_and_leaves_the_rest_to_the_next() {
     let _turn = one_at_a_time();
     let stack = configured(60_000, "[fetcher]\nconcurrency = 1\nprefetch = 1\n");
     let mut workers = start_workers(&stack);
@@ -140,8 +140,9 @@ fn an_index_blocked_for_writing_pauses_the_writer_and_nothing_is_quarantined() {
     block(true);
     let workers = start_workers(&stack);
     let run = publish(&stack, &[]);
-    let said = eventually(|| workers[2].log().contains(&all) && workers[2].log().contains("block"));
-    assert!(said, "{}", workers[2].log());
+    let logged =
+        eventually(|| workers[2].log().contains(&all) && workers[2].log().contains("block"));
+    assert!(logged, "{}", workers[2].log());
     block(false);
     complete(&stack, &run);
     assert_stores_agree(&stack);

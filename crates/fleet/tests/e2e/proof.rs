@@ -156,10 +156,10 @@ impl DictionaryReader {
             .flat_map(|shard| stack.database.replicas(shard).to_vec())
             .collect();
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let told = stop.clone();
+        let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let (mut read, mut failed) = (0, Vec::new());
-            while !told.load(std::sync::atomic::Ordering::SeqCst) {
+            while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
                 for replica in &replicas {
                     let sql = format!(
                         "SELECT dictHas('{name}', (country, keyword)) FROM {table} ORDER BY keyword LIMIT 1"
@@ -247,7 +247,7 @@ fn a_batched_run_writes_nothing_before_it_is_read_whole_and_then_all_of_it() {
 }
 
 #[test]
-fn a_rejected_run_touches_no_store_and_its_batches_go_on_when_it_is_approved() {
+fn a_rejected_run_touches_no_store_and_its_batches_are_released_when_it_is_approved() {
     let _turn = one_at_a_time();
     let stack = Stack::create(BINARY, 4_000, "");
     configure_as(&stack, "batched");
@@ -332,7 +332,7 @@ fn what_one_store_missed_is_sent_again_and_the_other_has_it_already() {
     let first = publish(&stack, &[]);
     complete(&stack, &first);
     stack.hub.change(4);
-    // Elasticsearch is judged by a rule that its refused rows do not pass; ClickHouse closes, and goes on to its end.
+    // The gate of Elasticsearch has a rule that its refused rows do not pass; ClickHouse passes, and its stages follow.
     let second = publish(
         &stack,
         &[

@@ -53,7 +53,7 @@ fn one_statement_on_the_cluster_names_the_replica_that_lags_and_syncs_all_when_i
     assert_eq!(
         stack.database.run(0, asked),
         "4",
-        "servers carried the statement out"
+        "servers have executed the statement"
     );
 }
 
@@ -74,12 +74,12 @@ fn named_until_it_has_caught_up(stack: &Stack, refresher: &Fleet, lagging: &str)
         problems.into_iter().filter(of_replica).collect::<Vec<_>>()
     };
     assert!(eventually(|| !late().is_empty()), "{}", last(stack, &run));
-    let told = late();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(lagging), "{told:?}");
-    assert!(seconds_behind(&told[0]) >= Some(1), "{told:?}");
+    let named = late();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].contains(lagging), "{named:?}");
+    assert!(seconds_behind(&named[0]) >= Some(1), "{named:?}");
 
-    // The other shard goes on; this one is left as it is, on both replicas.
+    // The other shard continues; this one is left as it is, on both replicas.
     assert!(
         eventually(|| dictionary_entries(stack, 1) == keys(stack, 1)),
         "{}",

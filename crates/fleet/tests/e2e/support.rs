@@ -7,7 +7,7 @@ use serde_json::Value;
 use testkit::{FleetProcess, Stack};
 
 /// A cycle of some ten thousand rows takes seconds; a loaded machine may take minutes.
-const PATIENCE: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// One cycle at a time: several at once would only slow each other down, and their timeouts with them.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
@@ -60,12 +60,12 @@ pub fn publish(stack: &Stack, options: &[&str]) -> String {
     names.max().expect("the run is on the ledger").to_owned()
 }
 
-/// What the ledger says of a run.
+/// The progress of a run by the ledger.
 pub fn progress(stack: &Stack, run: &str) -> Value {
     stack.fleet.json(&["runs", "show", run])
 }
 
-/// Waits until the run is complete; answers with what the ledger says of it.
+/// Waits until the run is complete; returns its progress.
 pub fn complete(stack: &Stack, run: &str) -> Value {
     let progress = || progress(stack, run);
     let done = eventually(|| {
@@ -87,7 +87,7 @@ pub fn stage(progress: &Value, name: &str) -> Value {
         .unwrap_or_default()
 }
 
-/// Waits until a stage of the run has this status; answers with what the ledger says of the run.
+/// Waits until a stage of the run has this status; returns the progress of the run.
 pub fn until_stage(stack: &Stack, run: &str, name: &str, status: &str) -> Value {
     let reached = || stage(&progress(stack, run), name)["status"] == status;
     let done = eventually(reached);
@@ -97,7 +97,7 @@ pub fn until_stage(stack: &Stack, run: &str, name: &str, status: &str) -> Value 
 }
 
 pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if condition() {
             return true;

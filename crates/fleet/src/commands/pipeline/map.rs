@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use comfy_table::Cell;
 use pipeline::{Role, RoleKind};
 use serde_json::{Value, json};
@@ -163,15 +161,13 @@ pub fn test(pipelines: &Pipelines<'_>, context: &Context) -> anyhow::Result<Exit
     let mut text = String::new();
     let mut all_ok = true;
     for pipeline in types {
-        let complete = |topology: &Topology| {
-            let (programs, edges) = (topology.programs.len(), topology.edges.len());
-            format!("{pipeline} is complete: {programs} programs, {edges} edges\n")
-        };
         let problems = match catalog.topology(pipeline, &ROLES) {
             Ok(topology) => {
                 let problems = topology.check();
                 if problems.is_empty() {
-                    text += &complete(&topology);
+                    let (programs, edges) = (topology.programs.len(), topology.edges.len());
+                    text +=
+                        &format!("{pipeline} is complete: {programs} programs, {edges} edges\n");
                 }
                 problems
             }
@@ -180,7 +176,7 @@ pub fn test(pipelines: &Pipelines<'_>, context: &Context) -> anyhow::Result<Exit
         };
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
         for problem in &problems {
-            let _ = writeln!(text, "{}", context.output.paint(Tone::Bad, problem));
+            text += &format!("{}\n", context.output.paint(Tone::Bad, problem));
         }
         let ok = problems.is_empty();
         all_ok &= ok;

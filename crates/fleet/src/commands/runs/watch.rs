@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use batch::{Receipt, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
-use ledger::{Progress, StageStatus};
+use ledger::{Progress, StageProgress, StageStatus};
 use pipeline::broker::Broker;
 use pipeline::history;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -40,7 +41,7 @@ pub async fn watch(
 /// status changes, and the drawing at the end.
 pub async fn draw(broker: &Broker, name: &str, output: Output) -> anyhow::Result<Exit> {
     let in_place = std::io::stdout().is_terminal() && !output.is_json();
-    let mut printed: Vec<(Stage, StageStatus)> = Vec::new();
+    let mut printed = BTreeMap::new();
     let mut lines = 0;
     let show = |progress: &Progress, last: bool| {
         if in_place {
@@ -109,21 +110,15 @@ async fn follow(
 }
 
 /// A line for each stage whose status is not the one printed before.
-fn stage_changes(progress: &Progress, printed: &mut Vec<(Stage, StageStatus)>) -> Vec<String> {
-    let changed = progress.stages.iter().filter_map(|stage| {
-        let now = (stage.stage.clone(), stage.status);
-        if printed.contains(&now) {
-            return None;
-        }
-        printed.retain(|(known, _)| *known != stage.stage);
-        printed.push(now);
-        let line = format!("{} is {}", stage.stage, stage.status);
-        Some(match stage.why.as_str() {
-            "" => line,
-            why => format!("{line}: {why}"),
-        })
-    });
-    changed.collect()
+fn stage_changes(progress: &Progress, printed: &mut BTreeMap<Stage, StageStatus>) -> Vec<String> {
+    let stages = progress.stages.iter();
+    let changed = stages
+        .filter(|stage| printed.insert(stage.stage.clone(), stage.status) != Some(stage.status));
+    let line = |stage: &StageProgress| match stage.why.as_str() {
+        "" => format!("{} is {}", stage.stage, stage.status),
+        why => format!("{} is {}: {why}", stage.stage, stage.status),
+    };
+    changed.map(line).collect()
 }
 
 /// A bar on a terminal, plain lines elsewhere, JSON lines with --json.
