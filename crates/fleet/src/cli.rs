@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 
-use crate::commands::Command;
+use crate::commands::FleetCommand;
 use crate::exit::EXIT_CODES;
 
 /// Distributes keyword metrics from the hub to the customer-facing stores
@@ -24,7 +24,7 @@ pub struct Cli {
     #[command(flatten)]
     pub globals: Globals,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: FleetCommand,
 }
 
 const STYLES: Styles = Styles::styled()

@@ -63,15 +63,15 @@ fn bulks(stack: &Stack) -> Vec<Bulk> {
     let rows = EsWriterSettings::default().bulk_rows;
     let requests = documents.len().div_ceil(rows);
     let few = actions(stack, &lite);
-    let of_index = |index: &str, documents: Vec<Vec<u8>>| -> Vec<Bulk> {
+    let index_bulks = |index: &str, documents: Vec<Vec<u8>>| -> Vec<Bulk> {
         // An index that takes fewer rows gets smaller requests, and as many.
         let size = documents.len().div_ceil(requests);
         let bodies = documents.chunks(size).map(|chunk| chunk.concat().into());
         bodies.map(|body| (index.to_owned(), body)).collect()
     };
-    let pairs = of_index(&all, documents)
+    let pairs = index_bulks(&all, documents)
         .into_iter()
-        .zip(of_index(&lite, few));
+        .zip(index_bulks(&lite, few));
     pairs.flat_map(|(all, lite)| [all, lite]).collect()
 }
 

@@ -157,7 +157,7 @@ impl Line {
 /// CPU seconds of each program for a million rows: the middle one of some cycles.
 pub fn cpu_figures(path: &str, cycles: &[Cycle]) -> Vec<Figure> {
     let programs = cycles[0].usage.iter().map(|usage| usage.program);
-    let of_program = |(n, program): (usize, &str)| {
+    let figure = |(n, program): (usize, &str)| {
         let cost = |cycle: &Cycle| cycle.usage[n].cpu_seconds * 1e6 / cycle.rows as f64;
         Figure::absolute(
             format!("{path}: CPU of {program}"),
@@ -166,7 +166,7 @@ pub fn cpu_figures(path: &str, cycles: &[Cycle]) -> Vec<Figure> {
             None,
         )
     };
-    programs.enumerate().map(of_program).collect()
+    programs.enumerate().map(figure).collect()
 }
 
 fn usage(worker: &FleetProcess) -> (f64, u64) {

@@ -166,13 +166,15 @@ impl Demo {
             .iter()
             .filter_map(|group| group["run"].as_str())
             .max();
-        let of_latest = || {
+        let latest_groups = || {
             groups
                 .iter()
                 .filter(|group| group["run"].as_str() == latest)
         };
-        let rows = of_latest().filter_map(|group| group["rows"].as_u64()).sum();
-        let mut reasons: Vec<&str> = of_latest()
+        let rows = latest_groups()
+            .filter_map(|group| group["rows"].as_u64())
+            .sum();
+        let mut reasons: Vec<&str> = latest_groups()
             .filter_map(|group| group["reason"].as_str())
             .collect();
         reasons.sort_unstable();

@@ -67,7 +67,7 @@ impl Service {
 
     /// What every port answers for its node's keyword.
     pub fn answers(&self) -> Vec<Line> {
-        let of_node = |node: &Node| {
+        let probes = |node: &Node| {
             let Keyword {
                 country,
                 keyword,
@@ -93,7 +93,7 @@ impl Service {
             let what = format!("SERP node {}, volume of {keyword:?} ({country})", node.name);
             Line::new(what, found, *volume)
         };
-        self.nodes.iter().map(of_node).collect()
+        self.nodes.iter().map(probes).collect()
     }
 
     /// Ends the service; what each node's prober has seen.

@@ -19,7 +19,7 @@ use crate::exit::Exit;
 
 /// A new command is a line here and one in [`run`].
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum FleetCommand {
     /// Run one of the fleet's programs, until it is stopped
     Run(run::RunArguments),
     /// Check, show and explain the settings
@@ -51,29 +51,29 @@ pub enum Command {
 }
 
 /// Runs a command. The caller prints an error.
-pub fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
+pub fn run(command: FleetCommand, context: &Context) -> anyhow::Result<Exit> {
     // A program of the fleet logs what its settings want; an operator's command, whose answer has the rest, what is wrong.
-    if !matches!(command, Command::Run(_)) {
+    if !matches!(command, FleetCommand::Run(_)) {
         app::start_logs(&LogSettings {
             level: "warn".to_owned(),
             ..LogSettings::default()
         })?;
     }
     match command {
-        Command::Run(arguments) => run::run(arguments, context),
-        Command::Config(command) => config::run(command, context),
-        Command::Pipeline(command) => pipeline::run(command, context),
-        Command::Clickhouse(ClickHouseCommand::Configure(dry_run)) => {
+        FleetCommand::Run(arguments) => run::run(arguments, context),
+        FleetCommand::Config(command) => config::run(command, context),
+        FleetCommand::Pipeline(command) => pipeline::run(command, context),
+        FleetCommand::Clickhouse(ClickHouseCommand::Configure(dry_run)) => {
             configure::run(Store::ClickHouse, &dry_run, context)
         }
-        Command::Runs(command) => runs::run(command, context),
-        Command::Elasticsearch(ElasticsearchCommand::Configure(dry_run)) => {
+        FleetCommand::Runs(command) => runs::run(command, context),
+        FleetCommand::Elasticsearch(ElasticsearchCommand::Configure(dry_run)) => {
             configure::run(Store::Elasticsearch, &dry_run, context)
         }
-        Command::Quarantine(command) => quarantine::run(command, context),
-        Command::Dictionary(command) => dictionary::run(command, context),
-        Command::Serp(action) => serp::run(action, context),
-        Command::Completions(arguments) => completions::run(&arguments, context),
+        FleetCommand::Quarantine(command) => quarantine::run(command, context),
+        FleetCommand::Dictionary(command) => dictionary::run(command, context),
+        FleetCommand::Serp(action) => serp::run(action, context),
+        FleetCommand::Completions(arguments) => completions::run(&arguments, context),
     }
 }
 

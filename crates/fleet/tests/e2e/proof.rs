@@ -120,13 +120,13 @@ fn a_run_goes_from_the_hub_to_every_port_of_the_serp_service_which_answers_all_t
 
     // Nothing changed: nothing is refreshed or restarted.
     let starts = || -> u32 {
-        let of_node = |node: &Supervisor| {
+        let node_answers = |node: &Supervisor| {
             node.ports()
                 .into_iter()
                 .map(|port| node.starts(port))
                 .sum::<u32>()
         };
-        served.nodes.iter().map(of_node).sum()
+        served.nodes.iter().map(node_answers).sum()
     };
     let before = starts();
     let third = publish(stack, &[]);

@@ -70,8 +70,11 @@ fn named_until_it_has_caught_up(stack: &Stack, refresher: &Fleet, lagging: &str)
     let run = publish(stack, &[]);
     let late = || {
         let problems = problems(&stage(&progress(stack, &run), "sync"));
-        let of_replica = |problem: &String| problem.starts_with("shard 0: replica ");
-        problems.into_iter().filter(of_replica).collect::<Vec<_>>()
+        let names_replica = |problem: &String| problem.starts_with("shard 0: replica ");
+        problems
+            .into_iter()
+            .filter(names_replica)
+            .collect::<Vec<_>>()
     };
     assert!(eventually(|| !late().is_empty()), "{}", last(stack, &run));
     let named = late();
