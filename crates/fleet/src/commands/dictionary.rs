@@ -8,12 +8,11 @@ use dict_refresher::{
     DictionaryStatus, ReplicaStatus, RollbackError, RollbackStep, plan_rollback, rollback, status,
 };
 use serde_json::json;
-use serp::Pause;
 use stores::clickhouse::Cluster;
 use topology::management::Management;
 
-use crate::commands::block_on;
 use crate::commands::confirmation::{ConfirmationFlags, ConfirmationToken};
+use crate::commands::{block_on, serp};
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -141,14 +140,11 @@ async fn show_plan(
     let steps = plan_rollback(&cluster, &config.dictionary, arguments.shard);
     let steps = steps.await.map_err(cause)?;
     let any = steps.iter().any(|step| !step.already);
-    if output.is_json() {
-        output.json(&json!({ "dry_run": true, "replicas": steps }))?;
-    } else {
-        print_steps(&steps, "would go", output)?;
-        if any {
-            output.line("Nothing was done; --yes does it.")?;
-        }
+    let mut text = describe_steps(&steps, "would go");
+    if any {
+        text += "Nothing was done; --yes does it.";
     }
+    output.answer(&json!({ "dry_run": true, "replicas": steps }), text)?;
     Ok(Exit::differs_if(any))
 }
 
@@ -164,18 +160,19 @@ async fn roll_back(
     let cluster = cluster(config)?;
     let steps = rollback(&cluster, &config.dictionary, arguments.shard);
     let steps = steps.await.map_err(cause)?;
-    let nodes = nodes(config, &cluster, &steps);
-    if output.is_json() {
-        output.json(&json!({ "dry_run": false, "replicas": steps, "serp_nodes": nodes }))?;
-        return Ok(Exit::Ok);
-    }
-    print_steps(&steps, "went", output)?;
+    let rolled: BTreeSet<u32> = steps.iter().map(|step| step.shard).collect();
+    let nodes = serp::nodes(config, &cluster).into_iter();
+    let nodes = nodes.filter(|node| rolled.contains(&node.shard));
+    let nodes: Vec<String> = nodes.map(|node| node.node).collect();
+    let mut text = describe_steps(&steps, "went");
     if !nodes.is_empty() {
-        output.line("The SERP service has what it loaded when it was started. To restart it:")?;
+        text += "The SERP service has what it loaded when it was started. To restart it:\n";
     }
-    for node in nodes {
-        output.line(format!("  fleet serp restart {node} --yes"))?;
+    for node in &nodes {
+        text += &format!("  fleet serp restart {node} --yes\n");
     }
+    let answer = json!({ "dry_run": false, "replicas": steps, "serp_nodes": nodes });
+    output.answer(&answer, text)?;
     Ok(Exit::Ok)
 }
 
@@ -186,7 +183,7 @@ async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let management = Management::from_settings(&config.broker)?;
-    let pause = Pause::current(&management).await;
+    let pause = ::serp::Pause::current(&management).await;
     match pause.context("whether restarts of the SERP service are paused is not known")? {
         Some(_) => Ok(()),
         None => bail!(
@@ -196,31 +193,17 @@ async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// The SERP nodes that read what was rolled back.
-fn nodes(config: &Config, cluster: &Cluster, steps: &[RollbackStep]) -> Vec<String> {
-    let rolled: BTreeSet<u32> = steps.iter().map(|step| step.shard).collect();
-    let shards = cluster.shards().filter(|s| rolled.contains(&s.number()));
-    let nodes = |shard: &stores::clickhouse::Shard| {
-        let replicas = shard.replicas().into_iter();
-        let mut addresses: Vec<String> = replicas.map(|r| r.address().to_owned()).collect();
-        addresses.sort();
-        config.serp.nodes_of(shard.number(), &addresses)
-    };
-    shards.flat_map(nodes).collect()
-}
-
-fn print_steps(steps: &[RollbackStep], went: &str, output: Output) -> anyhow::Result<()> {
-    for step in steps {
-        let (shard, replica) = (step.shard, &step.replica);
+fn describe_steps(steps: &[RollbackStep], went: &str) -> String {
+    let lines = steps.iter().map(|step| {
         let version = format!("{} of run {}", step.to, step.to_run);
         let what = match step.from {
             _ if step.already => format!("is back at version {version} already"),
             Some(from) => format!("{went} from version {from} back to {version}"),
             None => format!("{went} back to version {version}"),
         };
-        output.line(format!("shard {shard}: {replica} {what}"))?;
-    }
-    Ok(())
+        format!("shard {}: {} {what}\n", step.shard, step.replica)
+    });
+    lines.collect()
 }
 
 /// A server's error decides on the exit code.

@@ -45,7 +45,7 @@ pub enum FleetCommand {
     Dictionary(dictionary::DictionaryCommand),
     /// Look at the SERP service, pause and resume its restarts, restart a node
     #[command(subcommand)]
-    Serp(serp::Action),
+    Serp(serp::SerpCommand),
     /// Print the completions for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -72,7 +72,7 @@ pub fn run(command: FleetCommand, context: &Context) -> anyhow::Result<Exit> {
         }
         FleetCommand::Quarantine(command) => quarantine::run(command, context),
         FleetCommand::Dictionary(command) => dictionary::run(command, context),
-        FleetCommand::Serp(action) => serp::run(action, context),
+        FleetCommand::Serp(command) => serp::run(command, context),
         FleetCommand::Completions(arguments) => completions::run(&arguments, context),
     }
 }

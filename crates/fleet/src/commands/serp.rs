@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::output::time;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub enum SerpCommand {
     /// Say what every port of every node serves, and whether restarts are paused; exit code 6 if a port is down
     Status,
     /// Keep serp-restarter from restarting anything
@@ -37,14 +37,14 @@ pub enum Action {
     Restart(restart::RestartArguments),
 }
 
-pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
+pub fn run(command: SerpCommand, context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
     block_on(async {
-        match action {
-            Action::Status => status::status(&config, context.output).await,
-            Action::Pause { reason } => pause(&config, &reason, context).await,
-            Action::Resume => resume(&config, context).await,
-            Action::Restart(arguments) => {
+        match command {
+            SerpCommand::Status => status::status(&config, context.output).await,
+            SerpCommand::Pause { reason } => pause(&config, &reason, context).await,
+            SerpCommand::Resume => resume(&config, context).await,
+            SerpCommand::Restart(arguments) => {
                 restart::restart(&arguments, &config, context.output).await
             }
         }
@@ -54,12 +54,8 @@ pub fn run(action: Action, context: &Context) -> anyhow::Result<Exit> {
 async fn pause(config: &Config, reason: &str, context: &Context) -> anyhow::Result<Exit> {
     let management = Management::from_settings(&config.broker)?;
     let pause = Pause::begin(&management, reason, &user()).await?;
-    if context.output.is_json() {
-        context.output.json(&json!({ "paused": pause }))?;
-    } else {
-        let text = format!("Restarts are {}.", paused(&pause));
-        context.output.line(text)?;
-    }
+    let text = format!("Restarts are {}.", paused(&pause));
+    context.output.answer(&json!({ "paused": pause }), text)?;
     Ok(Exit::Ok)
 }
 
@@ -70,12 +66,8 @@ async fn resume(config: &Config, context: &Context) -> anyhow::Result<Exit> {
         Some(pause) => format!("Restarts continue; they were {}.", paused(pause)),
         None => "Restarts were not paused.".to_owned(),
     };
-    if context.output.is_json() {
-        let answer = json!({ "paused": null, "ended": ended });
-        context.output.json(&answer)?;
-    } else {
-        context.output.line(text)?;
-    }
+    let answer = json!({ "paused": null, "ended": ended });
+    context.output.answer(&answer, text)?;
     Ok(Exit::Ok)
 }
 
@@ -95,15 +87,21 @@ fn paused(pause: &Pause) -> String {
     )
 }
 
+/// A SERP node by its name, and the shard whose dictionary it reads.
+pub struct ShardNode {
+    pub shard: u32,
+    pub node: String,
+}
+
 /// The nodes of every shard, by the settings.
-fn nodes(config: &Config) -> anyhow::Result<Vec<(u32, String)>> {
-    let cluster = Cluster::new(&config.clickhouse.connection())?;
-    let nodes = |shard: &stores::clickhouse::Shard| {
-        let number = shard.number();
-        let nodes = config.serp.nodes_of(number, &addresses(shard));
-        nodes.into_iter().map(move |node| (number, node))
-    };
-    Ok(cluster.shards().flat_map(nodes).collect())
+pub fn nodes(config: &Config, cluster: &Cluster) -> Vec<ShardNode> {
+    let shards = cluster.shards();
+    let nodes = shards.flat_map(|shard| {
+        let nodes = config.serp.nodes_of(shard.number(), &addresses(shard));
+        let shard = shard.number();
+        nodes.into_iter().map(move |node| ShardNode { shard, node })
+    });
+    nodes.collect()
 }
 
 /// Refuses a template that gives no node for a replica, which would never be restarted then, or one for two shards.

@@ -52,36 +52,30 @@ async fn show_plan(
     goal: RestartGoal,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let (mut ports, mut any) = (Vec::new(), false);
+    let (mut ports, mut text, mut any) = (Vec::new(), String::new(), false);
     for PortCheck { port, served } in restarter.check_ports(node).await {
         let is_behind = |served: &ServedVersion| !goal.is_reached(served, false);
         let restart = served.as_ref().is_ok_and(is_behind);
         any |= restart;
-        let address = node.address(port);
-        if output.is_json() {
-            ports.push(json!({
-                "port": port,
-                "version": served.as_ref().ok().and_then(|served| served.version),
-                "failure": served.as_ref().err().map(ToString::to_string),
-                "restart": restart,
-            }));
-            continue;
-        }
-        output.line(match served {
-            Ok(served) if restart => {
-                let version = version(&served);
-                format!("{address} serves {version} and would be restarted")
-            }
-            Ok(served) => format!("{address} serves {} already", version(&served)),
-            Err(failure) => format!("{address} is down and would be waited for: {failure}"),
-        })?;
+        ports.push(json!({
+            "port": port,
+            "version": served.as_ref().ok().and_then(|served| served.version),
+            "failure": served.as_ref().err().map(ToString::to_string),
+            "restart": restart,
+        }));
+        let what = match served {
+            Ok(served) if restart => format!("serves {} and would be restarted", version(&served)),
+            Ok(served) => format!("serves {} already", version(&served)),
+            Err(failure) => format!("is down and would be waited for: {failure}"),
+        };
+        text += &format!("{} {what}\n", node.address(port));
     }
-    if output.is_json() {
-        output.json(&json!({ "node": node.name, "dry_run": true, "ports": ports }))?;
-    } else if any {
-        output.line("Nothing was done; --yes does it.")?;
+    if any {
+        text += "Nothing was done; --yes does it.";
     }
-    Ok(if any { Exit::Differs } else { Exit::Ok })
+    let answer = json!({ "node": node.name, "dry_run": true, "ports": ports });
+    output.answer(&answer, text)?;
+    Ok(Exit::differs_if(any))
 }
 
 async fn restart_node(
@@ -109,19 +103,17 @@ async fn restart_node(
     let summary = restarter.restart_node(node, goal, &observer).await;
     let RestartSummary { restarted, already } =
         summary.with_context(|| format!("{} is not restarted to its end", node.name))?;
-    if output.is_json() {
-        output.json(&json!({
-            "node": node.name,
-            "dry_run": false,
-            "restarted": restarted,
-            "already": already,
-        }))?;
-    } else {
-        output.line(format!(
-            "{}: {restarted} restarted, {already} left as they were",
-            node.name
-        ))?;
-    }
+    let answer = json!({
+        "node": node.name,
+        "dry_run": false,
+        "restarted": restarted,
+        "already": already,
+    });
+    let text = format!(
+        "{}: {restarted} restarted, {already} left as they were",
+        node.name
+    );
+    output.answer(&answer, text)?;
     Ok(Exit::Ok)
 }
 

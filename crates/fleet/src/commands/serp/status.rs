@@ -5,9 +5,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use serp::{Pause, PortFailure, ServedVersion};
 use serp_restarter::{PortCheck, Restarter};
+use stores::clickhouse::Cluster;
 use topology::management::{Management, ManagementError};
 
-use super::{nodes, paused};
+use super::{ShardNode, nodes, paused};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{Output, Tone, duration, table};
@@ -23,17 +24,10 @@ struct PortStatus {
 pub async fn status(config: &Config, output: Output) -> anyhow::Result<Exit> {
     let ports = ports(config).await?;
     let pause = pause(config).await;
-    if output.is_json() {
-        output.json(&as_json(config, &pause, &ports))?;
-    } else {
-        describe(config, &pause, &ports, output)?;
-    }
+    let text = describe(config, &pause, &ports, output);
+    output.answer(&as_json(config, &pause, &ports), text)?;
     let all_up = ports.iter().all(|port| port.served.is_ok());
-    Ok(if all_up && pause.is_ok() {
-        Exit::Ok
-    } else {
-        Exit::Differs
-    })
+    Ok(Exit::differs_if(!all_up || pause.is_err()))
 }
 
 /// An error is part of the status: what is served is of interest without a broker too.
@@ -43,8 +37,8 @@ async fn pause(config: &Config) -> Result<Option<Pause>, ManagementError> {
 
 async fn ports(config: &Config) -> anyhow::Result<Vec<PortStatus>> {
     let restarter = Restarter::new(&config.serp)?;
-    let check = async |(shard, name): (u32, String)| {
-        let node = config.serp.node(&name).map_err(anyhow::Error::msg)?;
+    let check = async |ShardNode { shard, node }| {
+        let node = config.serp.node(&node).map_err(anyhow::Error::msg)?;
         let checks = restarter.check_ports(&node).await;
         let port = |PortCheck { port, served }| PortStatus {
             shard,
@@ -54,7 +48,8 @@ async fn ports(config: &Config) -> anyhow::Result<Vec<PortStatus>> {
         };
         anyhow::Ok(checks.into_iter().map(port).collect::<Vec<_>>())
     };
-    let all = join_all(nodes(config)?.into_iter().map(check)).await;
+    let cluster = Cluster::new(&config.clickhouse.connection())?;
+    let all = join_all(nodes(config, &cluster).into_iter().map(check)).await;
     let all: Result<Vec<_>, _> = all.into_iter().collect();
     Ok(all?.into_iter().flatten().collect())
 }
@@ -64,7 +59,7 @@ fn describe(
     pause: &Result<Option<Pause>, ManagementError>,
     ports: &[PortStatus],
     output: Output,
-) -> anyhow::Result<()> {
+) -> String {
     let restarts = match pause {
         Ok(None) => "not paused".to_owned(),
         Ok(Some(pause)) => output.paint(Tone::Warning, paused(pause)),
@@ -77,11 +72,9 @@ fn describe(
             Some(wait) => format!("{} UTC, opens in {}", config.serp.window, duration(wait)),
         },
     };
-    output.line(format!("restarts  {restarts}"))?;
-    output.line(format!("window    {window}"))?;
+    let head = format!("restarts  {restarts}\nwindow    {window}\n");
     if !config.serp.is_enabled() {
-        output.line("There is no SERP service: serp.nodes and serp.node_template are empty.")?;
-        return Ok(());
+        return head + "There is no SERP service: serp.nodes and serp.node_template are empty.";
     }
     let rows = ports.iter().map(|port| {
         let none = || output.cell(Tone::Faint, "–");
@@ -100,11 +93,7 @@ fn describe(
         let (shard, number) = (Cell::new(port.shard), Cell::new(port.port));
         [shard, Cell::new(&port.node), number, state, version, run]
     });
-    output.text(&table(
-        ">shard | node | >port | state | >version | run",
-        rows,
-    ))?;
-    Ok(())
+    head + &table(">shard | node | >port | state | >version | run", rows)
 }
 
 fn as_json(
