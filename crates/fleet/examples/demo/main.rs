@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let run = demo.cycle();
     let agrees = demo.prove(&run, started.elapsed(), service);
-    demo.say_where();
+    demo.announce_addresses();
     if agrees {
         return ExitCode::SUCCESS;
     }
@@ -164,7 +164,7 @@ impl Demo {
         runs["runs"].as_array()?.last().cloned()
     }
 
-    fn say_where(&self) {
+    fn announce_addresses(&self) {
         println!();
         println!("The services stay up (make down stops them):");
         let status = std::process::Command::new(repository().join("deploy/local/services"))

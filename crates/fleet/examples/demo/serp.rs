@@ -9,7 +9,7 @@ use testkit::{Hub, clickhouse, http};
 use crate::proof::Line;
 
 /// Loading a dictionary of 100,000 rows takes a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two reads of a prober: often enough to meet every restart, and no load beside the run.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -49,8 +49,8 @@ impl Service {
             let name = shard[0].as_str().expect("a node for each shard").to_owned();
             let source = format!("{address}/{dictionary}");
             let ports = Supervisor::start(&[], &ports(&name), &source);
-            ports.wait_until_up(PATIENCE);
-            let keyword = Keyword::of(hub, address);
+            ports.wait_until_up(START_TIMEOUT);
+            let keyword = Keyword::new(hub, address);
             let prober = Prober::paced(&ports.ports(), &keyword.path(), PAUSE);
             Node {
                 name,
@@ -104,7 +104,7 @@ impl Service {
 }
 
 impl Keyword {
-    fn of(hub: &Hub, address: &str) -> Self {
+    fn new(hub: &Hub, address: &str) -> Self {
         let sql = format!(
             "SELECT country, keyword, toString(argMax(processed_volume, changed_at)) AS volume FROM {db}.{table} \
              WHERE (country, keyword) IN (SELECT country, keyword FROM {db}.{table} WHERE number BETWEEN 20 AND 500 \

@@ -47,9 +47,9 @@ fn types_are_checked_without_a_broker() {
     folder
         .fleet(&["pipeline", "test", "--file", "own.toml"], &[])
         .must_be("pipeline-test-mistakes.txt");
-    let of_settings = [("FLEET__PIPELINE__FILE", "own.toml")];
+    let own_file = [("FLEET__PIPELINE__FILE", "own.toml")];
     folder
-        .fleet(&["pipeline", "test", "--type", "half"], &of_settings)
+        .fleet(&["pipeline", "test", "--type", "half"], &own_file)
         .must_be("pipeline-test-half.txt");
     folder
         .fleet(&["pipeline", "test", "--type", "dirct"], &[])
