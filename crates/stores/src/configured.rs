@@ -15,6 +15,11 @@ impl fmt::Display for Change {
     }
 }
 
+/// Settings of a store that cannot be used: which, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(crate) String);
+
 /// A store could not be configured. What was changed before stays changed: configuring again continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigureError {

@@ -14,5 +14,5 @@ mod mapping;
 
 pub use circuit_breakers::{CircuitBreakers, Permit};
 pub use class::Class;
-pub use configured::{Change, ConfigureError};
+pub use configured::{Change, ConfigError, ConfigureError};
 pub use mapping::{Mapping, MappingError};

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use batch::{Invalid, Reason};
@@ -6,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use super::address::parse_cluster;
 use super::replica::Transports;
-use super::{ConfigError, ConnectionSettings, Error, Query, Replica, Summary};
+use super::{ConnectionSettings, Error, Query, Replica, Summary};
+use crate::ConfigError;
 use crate::health::in_order_to_try;
 
 /// All shards of a ClickHouse installation.
@@ -18,22 +20,18 @@ pub struct Cluster {
 impl Cluster {
     /// Reads the cluster string; connects to nothing yet.
     pub fn new(settings: &ConnectionSettings) -> Result<Self, ConfigError> {
-        let addresses =
-            parse_cluster(&settings.cluster).map_err(|detail| ConfigError::Cluster {
-                section: settings.section,
-                detail,
-            })?;
+        let addresses = parse_cluster(&settings.cluster)
+            .map_err(|detail| ConfigError(format!("{}.cluster: {detail}", settings.section)))?;
         let transports = Transports::new(settings)?;
-        let shard = |(number, replicas): (usize, Vec<url::Url>)| Shard {
-            number: number as u32,
-            replicas: replicas
-                .into_iter()
-                .map(|url| Replica::new(url, settings, &transports))
-                .collect(),
+        let settings = Arc::new(settings.clone());
+        let replica = |url| Replica::new(url, settings.clone(), transports.clone());
+        let shards = (0..).zip(addresses).map(|(number, urls)| Shard {
+            number,
+            replicas: urls.into_iter().map(replica).collect(),
             turn: AtomicUsize::new(0),
-        };
+        });
         Ok(Self {
-            shards: addresses.into_iter().enumerate().map(shard).collect(),
+            shards: shards.collect(),
         })
     }
 
@@ -44,13 +42,10 @@ impl Cluster {
     /// The shard of this number, from 0; [`Reason::UnknownShard`] when there is none.
     pub fn shard(&self, number: u32) -> Result<&Shard, Invalid> {
         self.shards.get(number as usize).ok_or_else(|| {
-            Invalid::new(
-                Reason::UnknownShard,
-                format!(
-                    "there is no shard {number}: the cluster has {}, numbered from 0",
-                    self.shards.len()
-                ),
-            )
+            let count = self.shards.len();
+            let detail =
+                format!("there is no shard {number}: the cluster has {count}, numbered from 0");
+            Invalid::new(Reason::UnknownShard, detail)
         })
     }
 
@@ -81,7 +76,7 @@ impl Shard {
     /// Its replicas in the order to try them: the healthy ones, starting at the next one for each call,
     /// then those in cooldown. Never empty.
     pub fn replicas(&self) -> Vec<&Replica> {
-        in_order_to_try(&self.replicas, &self.turn, |r| &r.origin.health)
+        in_order_to_try(&self.replicas, &self.turn, |r| &r.endpoint.health)
     }
 
     /// The rows of a query, from JSONEachRow: fields of `T` are named as the columns. For small
@@ -95,27 +90,19 @@ impl Shard {
         &self,
         query: &Query,
     ) -> Result<(Vec<T>, Summary), Error> {
-        let mut failed = None;
-        for replica in self.replicas() {
-            match replica.counted_rows(query).await {
-                Err(error) if error.allows_failover() => self.note(&mut failed, error),
-                result => return result,
-            }
-        }
-        Err(failed.expect("a shard has a replica"))
+        self.fail_over(self.replicas(), Error::allows_failover, |replica| {
+            replica.counted_rows(query)
+        })
+        .await
     }
 
     /// Executes a statement on one replica. It may be executed twice, when a connection breaks before the
     /// answer: it has to be idempotent, such as `CREATE … IF NOT EXISTS`.
     pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
-        let mut failed = None;
-        for replica in self.replicas() {
-            match replica.execute(query).await {
-                Err(error) if error.allows_failover() => self.note(&mut failed, error),
-                result => return result,
-            }
-        }
-        Err(failed.expect("a shard has a replica"))
+        self.fail_over(self.replicas(), Error::allows_failover, |replica| {
+            replica.execute(query)
+        })
+        .await
     }
 
     /// Sends an `INSERT … FORMAT …` with the concatenation of `pieces` as its data, uncopied.
@@ -129,23 +116,32 @@ impl Shard {
             // A connection may break for no lasting reason: the server closes idle ones by itself.
             order.push(order[0]);
         }
+        let again = |e: &Error| e.nothing_was_sent() || (repeatable && e.allows_failover());
+        self.fail_over(order, again, |replica| {
+            replica.insert(query, pieces.clone())
+        })
+        .await
+    }
+
+    /// Sends a request to each replica of `order` until one answers, or fails with an error that is not for `again`.
+    async fn fail_over<'a, T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        order: Vec<&'a Replica>,
+        again: impl Fn(&Error) -> bool,
+        request: impl Fn(&'a Replica) -> F,
+    ) -> Result<T, Error> {
         let mut failed = None;
         for replica in order {
-            match replica.insert(query, pieces.clone()).await {
-                Err(error)
-                    if error.nothing_was_sent() || (repeatable && error.allows_failover()) =>
-                {
-                    self.note(&mut failed, error);
+            match request(replica).await {
+                Err(error) if again(&error) => {
+                    let (shard, replica) = (self.number, &error.replica);
+                    tracing::warn!(shard, replica, %error, "a replica failed");
+                    failed = Some(error);
                 }
                 result => return result,
             }
         }
         Err(failed.expect("a shard has a replica"))
-    }
-
-    fn note(&self, last: &mut Option<Error>, error: Error) {
-        tracing::warn!(shard = self.number, replica = error.replica(), %error, "a replica failed");
-        *last = Some(error);
     }
 }
 

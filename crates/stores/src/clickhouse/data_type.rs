@@ -8,7 +8,8 @@ use super::syntax::{end_of_quoted, identifier};
 /// A type with its arguments. [`fmt::Display`] writes it as the server does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataType {
-    pub family: TypeFamily,
+    /// Such as `UInt8` or `Array`; the name of the function of an `AggregateFunction` is read as a type too.
+    pub name: String,
     /// What stands in the brackets; empty without them.
     pub arguments: Vec<TypeArgument>,
 }
@@ -29,58 +30,11 @@ pub enum TypeArgument {
 #[error("{0:?} is not a type of ClickHouse")]
 pub struct NotADataType(pub String);
 
-macro_rules! families {
-    ($($family:ident)+) => {
-        /// What a type is called, without its arguments.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-        pub enum TypeFamily {
-            $($family,)+
-            /// A type, or the function of an `AggregateFunction`, that has no name here.
-            Other(String),
-        }
-
-        impl From<&str> for TypeFamily {
-            fn from(name: &str) -> Self {
-                match name {
-                    $(stringify!($family) => Self::$family,)+
-                    other => Self::Other(other.to_owned()),
-                }
-            }
-        }
-
-        impl fmt::Display for TypeFamily {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(Self::$family => stringify!($family),)+
-                    Self::Other(name) => name,
-                })
-            }
-        }
-    };
-}
-
-families! {
-    Bool
-    Int8 Int16 Int32 Int64 Int128 Int256
-    UInt8 UInt16 UInt32 UInt64 UInt128 UInt256
-    Float32 Float64 BFloat16
-    Decimal Decimal32 Decimal64 Decimal128 Decimal256
-    String FixedString
-    Date Date32 DateTime DateTime32 DateTime64 Time Time64
-    Enum8 Enum16
-    UUID IPv4 IPv6
-    Nullable LowCardinality
-    Array Map Tuple Nested
-    Variant Dynamic JSON
-    AggregateFunction SimpleAggregateFunction
-    Point Ring LineString MultiLineString Polygon MultiPolygon
-}
-
 impl DataType {
     /// The type inside, if this is `outer` around one; otherwise itself.
-    pub fn unwrapped(&self, outer: &TypeFamily) -> &Self {
+    pub fn unwrapped(&self, outer: &str) -> &Self {
         match self.arguments.as_slice() {
-            [TypeArgument::Type(inner)] if self.family == *outer => inner,
+            [TypeArgument::Type(inner)] if self.name == outer => inner,
             _ => self,
         }
     }
@@ -93,24 +47,18 @@ impl DataType {
     /// The type without `LowCardinality`, also where that is inside of other types.
     #[must_use]
     pub fn without_low_cardinality(&self) -> Self {
-        let plain = self.unwrapped(&TypeFamily::LowCardinality);
-        let argument = |argument: &TypeArgument| match argument {
-            TypeArgument::Type(r#type) => TypeArgument::Type(r#type.without_low_cardinality()),
-            TypeArgument::Named { name, r#type } => TypeArgument::Named {
-                name: name.clone(),
-                r#type: r#type.without_low_cardinality(),
-            },
-            TypeArgument::Literal(text) => TypeArgument::Literal(text.clone()),
-        };
-        Self {
-            family: plain.family.clone(),
-            arguments: plain.arguments.iter().map(argument).collect(),
+        let mut plain = self.unwrapped("LowCardinality").clone();
+        for argument in &mut plain.arguments {
+            if let TypeArgument::Type(r#type) | TypeArgument::Named { r#type, .. } = argument {
+                *r#type = r#type.without_low_cardinality();
+            }
         }
+        plain
     }
 
-    /// Whether it is of this family, or any type inside of it is.
-    pub fn contains(&self, family: &TypeFamily) -> bool {
-        self.family == *family || self.types().any(|r#type| r#type.contains(family))
+    /// Whether it is called so, or any type inside of it is.
+    pub fn contains(&self, name: &str) -> bool {
+        self.name == name || self.types().any(|r#type| r#type.contains(name))
     }
 
     /// The argument of this number, if it is a number.
@@ -131,7 +79,7 @@ impl DataType {
 
 impl fmt::Display for DataType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.family)?;
+        f.write_str(&self.name)?;
         for (n, argument) in self.arguments.iter().enumerate() {
             f.write_str(if n == 0 { "(" } else { ", " })?;
             match argument {
@@ -165,20 +113,16 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn r#type(&mut self) -> Option<DataType> {
-        let family = TypeFamily::from(self.word()?);
+        let name = self.word()?.to_owned();
         let mut arguments = Vec::new();
         if self.takes('(') && !self.takes(')') {
-            loop {
+            arguments.push(self.argument()?);
+            while self.takes(',') {
                 arguments.push(self.argument()?);
-                if self.takes(')') {
-                    break;
-                }
-                if !self.takes(',') {
-                    return None;
-                }
             }
+            self.takes(')').then_some(())?;
         }
-        Some(DataType { family, arguments })
+        Some(DataType { name, arguments })
     }
 
     fn argument(&mut self) -> Option<TypeArgument> {
@@ -212,9 +156,8 @@ impl<'a> Parser<'a> {
     fn word(&mut self) -> Option<&'a str> {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let end = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
-        let word = &self.rest[..end];
-        word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            .then(|| self.take(end))
+        let is_number = self.rest.starts_with(|c: char| c.is_ascii_digit());
+        (end > 0 && !is_number).then(|| self.take(end))
     }
 
     /// A word, several of them with points in between, or a name in backquotes.
@@ -327,19 +270,16 @@ mod tests {
     fn wrappers_are_seen_and_taken_off_wherever_they_are() {
         let text =
             "Array(Tuple(a LowCardinality(Nullable(String)), b Enum8('LowCardinality(' = 1)))";
-        assert!(parse(text).contains(&TypeFamily::Nullable));
-        assert!(!parse("Enum8('Nullable(' = 1)").contains(&TypeFamily::Nullable));
+        assert!(parse(text).contains("Nullable"));
+        assert!(!parse("Enum8('Nullable(' = 1)").contains("Nullable"));
         assert_eq!(
             parse(text).without_low_cardinality().to_string(),
             "Array(Tuple(a Nullable(String), b Enum8('LowCardinality(' = 1)))"
         );
         let inner = parse("LowCardinality(String)");
+        assert_eq!(*inner.unwrapped("LowCardinality"), parse("String"));
         assert_eq!(
-            *inner.unwrapped(&TypeFamily::LowCardinality),
-            parse("String")
-        );
-        assert_eq!(
-            parse("String").unwrapped(&TypeFamily::LowCardinality),
+            parse("String").unwrapped("LowCardinality"),
             &parse("String")
         );
         assert_eq!(parse("Array(UInt8)").inner(), Some(&parse("UInt8")));

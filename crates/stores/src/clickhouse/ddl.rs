@@ -4,10 +4,10 @@ mod apply;
 
 use batch::{Column, VERSION_COLUMN};
 
-use super::{DataType, Replication, TargetSettings, TypeFamily, quote_identifier, quote_string};
+use super::{DataType, Replication, TargetSettings, quote_identifier, quote_string};
 use crate::ConfigureError;
 
-pub use apply::{configure_target, diff_target};
+pub use apply::configure_target;
 
 /// Type of the version column: change times in milliseconds, negative before 1970.
 const VERSION_TYPE: &str = "Int64";
@@ -15,12 +15,7 @@ const VERSION_TYPE: &str = "Int64";
 /// The target table as it has to be on every replica.
 #[derive(Clone, Debug)]
 pub struct TargetTable {
-    database: String,
-    name: String,
-    /// Engine with its arguments.
-    engine: String,
-    replicated: bool,
-    deduplication_window: u64,
+    settings: TargetSettings,
     /// Names in the target, in the order of the source's primary key.
     key: Vec<String>,
     version: String,
@@ -37,9 +32,8 @@ impl TargetTable {
         columns: &[Column],
     ) -> Result<Self, ConfigureError> {
         if key.is_empty() {
-            return Err(ConfigureError::Invalid(
-                "the target table needs a key: the source's primary key is empty".to_owned(),
-            ));
+            let what = "the target table needs a key: the source's primary key is empty";
+            return Err(ConfigureError::Invalid(what.to_owned()));
         }
         let version = Column {
             name: VERSION_COLUMN.to_owned(),
@@ -48,106 +42,97 @@ impl TargetTable {
         let rest = columns.iter().filter(|c| c.name != VERSION_COLUMN);
         let sources: Vec<&Column> = key.iter().chain(rest).chain([&version]).collect();
         for (n, column) in sources.iter().enumerate() {
-            let nullable = data_type(column)?.contains(&TypeFamily::Nullable);
+            let nullable = data_type(column)?.contains("Nullable");
             if nullable && n < key.len() {
-                return Err(ConfigureError::Invalid(format!(
-                    "key column {:?} is {}; a key cannot be nullable",
-                    column.name, column.r#type
-                )));
+                let Column { name, r#type } = column;
+                let what = format!("key column {name:?} is {type}; a key cannot be nullable");
+                return Err(ConfigureError::Invalid(what));
             }
         }
         let names = settings
             .mapping()
             .target_names(sources.iter().map(|c| c.name.as_str()))
             .map_err(|e| ConfigureError::Invalid(e.to_string()))?;
-        let columns: Vec<Column> = sources
-            .iter()
-            .zip(&names)
-            .map(|(source, name)| Column {
-                name: name.clone(),
-                r#type: source.r#type.clone(),
-            })
-            .collect();
-        let version = names.last().expect("the version is there").clone();
+        let columns = sources.iter().zip(&names).map(|(source, name)| Column {
+            name: name.clone(),
+            r#type: source.r#type.clone(),
+        });
         Ok(Self {
-            database: settings.database.clone(),
-            name: settings.table.clone(),
-            engine: engine(settings, &version),
-            replicated: settings.engine == Replication::ReplicatedReplacing,
-            deduplication_window: settings.deduplication_window,
+            settings: settings.clone(),
+            columns: columns.collect(),
             key: names[..key.len()].to_vec(),
-            version,
-            columns,
+            version: names[names.len() - 1].clone(),
         })
     }
 
     /// `DATABASE.TABLE`, quoted.
-    pub fn qualified_name(&self) -> String {
-        format!(
-            "{}.{}",
-            quote_identifier(&self.database),
-            quote_identifier(&self.name)
-        )
+    fn qualified_name(&self) -> String {
+        let TargetSettings {
+            database, table, ..
+        } = &self.settings;
+        format!("{}.{}", quote_identifier(database), quote_identifier(table))
     }
 
     /// The statement that creates the database, if it is missing.
-    pub fn create_database(&self) -> String {
-        format!(
-            "CREATE DATABASE IF NOT EXISTS {}",
-            quote_identifier(&self.database)
-        )
+    fn create_database(&self) -> String {
+        let database = quote_identifier(&self.settings.database);
+        format!("CREATE DATABASE IF NOT EXISTS {database}")
     }
 
     /// The statement that creates the table, if it is missing.
-    pub fn create_table(&self) -> String {
-        let columns: Vec<String> = self
-            .columns
-            .iter()
-            .map(|c| format!("    {} {}", quote_identifier(&c.name), c.r#type))
-            .collect();
+    fn create_table(&self) -> String {
+        let columns = self.columns.iter().map(column_definition);
+        let columns: Vec<String> = columns.map(|column| format!("    {column}")).collect();
         let key: Vec<String> = self.key.iter().map(|name| quote_identifier(name)).collect();
         format!(
-            "CREATE TABLE IF NOT EXISTS {}\n(\n{}\n)\nENGINE = {}\nORDER BY ({})\nSETTINGS {} = {}",
+            "CREATE TABLE IF NOT EXISTS {}\n(\n{}\n)\nENGINE = {}({})\nORDER BY ({})\nSETTINGS {} = {}",
             self.qualified_name(),
             columns.join(",\n"),
-            self.engine,
+            self.engine_name(),
+            self.engine_arguments(),
             key.join(", "),
             self.window_setting(),
-            self.deduplication_window,
+            self.settings.deduplication_window,
         )
+    }
+
+    /// The engine comes from a closed list: names of engines cannot be bound as parameters.
+    fn engine_name(&self) -> &'static str {
+        match self.settings.engine {
+            Replication::Replacing => "ReplacingMergeTree",
+            Replication::ReplicatedReplacing => "ReplicatedReplacingMergeTree",
+        }
+    }
+
+    fn engine_arguments(&self) -> String {
+        let version = quote_identifier(&self.version);
+        match self.settings.engine {
+            Replication::Replacing => version,
+            Replication::ReplicatedReplacing => {
+                let path = quote_string(&self.settings.zookeeper_path);
+                let replica = quote_string(&self.settings.replica_name);
+                format!("{path}, {replica}, {version}")
+            }
+        }
     }
 
     /// The setting that makes the table remember inserts: a plain one remembers none by default.
     fn window_setting(&self) -> &'static str {
-        if self.replicated {
-            "replicated_deduplication_window"
-        } else {
-            "non_replicated_deduplication_window"
+        match self.settings.engine {
+            Replication::Replacing => "non_replicated_deduplication_window",
+            Replication::ReplicatedReplacing => "replicated_deduplication_window",
         }
-    }
-
-    fn engine_name(&self) -> &str {
-        self.engine.split('(').next().unwrap_or(&self.engine)
-    }
-}
-
-/// The engine comes from a closed list: names of engines cannot be bound as parameters.
-fn engine(settings: &TargetSettings, version: &str) -> String {
-    let version = quote_identifier(version);
-    match settings.engine {
-        Replication::Replacing => format!("ReplacingMergeTree({version})"),
-        Replication::ReplicatedReplacing => format!(
-            "ReplicatedReplacingMergeTree({}, {}, {version})",
-            quote_string(&settings.zookeeper_path),
-            quote_string(&settings.replica_name)
-        ),
     }
 }
 
 /// Types go into the statement as the source has them.
+fn column_definition(column: &Column) -> String {
+    format!("{} {}", quote_identifier(&column.name), column.r#type)
+}
+
 fn data_type(column: &Column) -> Result<DataType, ConfigureError> {
-    let r#type = column.r#type.parse();
-    r#type.map_err(|e| ConfigureError::Invalid(format!("column {:?}: {e}", column.name)))
+    let data_type = column.r#type.parse();
+    data_type.map_err(|e| ConfigureError::Invalid(format!("column {:?}: {e}", column.name)))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::syntax::{identifier, in_brackets, split_list};
 use super::{Error, Query, Replica, Shard};
 
 /// A table as one server has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct TableDescription {
     /// Name of the engine, such as `ReplacingMergeTree`.
     pub engine: String,
@@ -24,7 +24,8 @@ pub struct TableDescription {
 }
 
 /// One column of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "[String; 5]")]
 pub struct ColumnDescription {
     pub name: String,
     /// As the server writes it; [`super::DataType`] reads it.
@@ -52,13 +53,14 @@ pub enum DefaultKind {
 impl TableDescription {
     /// The columns that a SELECT can name: all but the ephemeral ones.
     pub fn readable_columns(&self) -> Vec<Column> {
-        let readable = |column: &&ColumnDescription| column.default_kind != DefaultKind::Ephemeral;
-        let columns = self.columns.iter().filter(readable);
-        let column = |column: &ColumnDescription| Column {
-            name: column.name.clone(),
-            r#type: column.r#type.clone(),
-        };
-        columns.map(column).collect()
+        let columns = self.columns.iter();
+        columns
+            .filter(|column| column.default_kind != DefaultKind::Ephemeral)
+            .map(|column| Column {
+                name: column.name.clone(),
+                r#type: column.r#type.clone(),
+            })
+            .collect()
     }
 
     pub fn column(&self, name: &str) -> Option<&ColumnDescription> {
@@ -84,7 +86,8 @@ impl TableDescription {
 }
 
 /// A sorting key or a primary key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub struct KeyExpression {
     text: String,
     columns: Option<Vec<String>>,
@@ -115,6 +118,31 @@ impl fmt::Display for KeyExpression {
     }
 }
 
+impl From<String> for KeyExpression {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+/// Position, name, type, default kind, whether it is in the sorting key. All as texts of one array: what a tuple is
+/// in JSON depends on the server's release.
+impl From<[String; 5]> for ColumnDescription {
+    fn from([_, name, r#type, default_kind, in_sorting_key]: [String; 5]) -> Self {
+        Self {
+            name,
+            r#type,
+            default_kind: match default_kind.as_str() {
+                "DEFAULT" => DefaultKind::Default,
+                "MATERIALIZED" => DefaultKind::Materialized,
+                "ALIAS" => DefaultKind::Alias,
+                "EPHEMERAL" => DefaultKind::Ephemeral,
+                _ => DefaultKind::None,
+            },
+            in_sorting_key: in_sorting_key == "1",
+        }
+    }
+}
+
 impl Replica {
     /// Describes a table; `None` where there is none of that name.
     pub async fn describe(
@@ -122,8 +150,7 @@ impl Replica {
         database: &str,
         table: &str,
     ) -> Result<Option<TableDescription>, Error> {
-        let rows: Vec<TableRow> = self.rows(&query(database, table)).await?;
-        Ok(rows.into_iter().next().map(TableDescription::from))
+        Ok(self.rows(&query(database, table)).await?.pop())
     }
 }
 
@@ -134,8 +161,7 @@ impl Shard {
         database: &str,
         table: &str,
     ) -> Result<Option<TableDescription>, Error> {
-        let rows: Vec<TableRow> = self.rows(&query(database, table)).await?;
-        Ok(rows.into_iter().next().map(TableDescription::from))
+        Ok(self.rows(&query(database, table)).await?.pop())
     }
 }
 
@@ -150,52 +176,6 @@ fn query(database: &str, table: &str) -> Query {
     )
     .param("database", database)
     .param("table", table)
-}
-
-#[derive(Deserialize)]
-struct TableRow {
-    engine: String,
-    engine_full: String,
-    sorting_key: String,
-    primary_key: String,
-    columns: Vec<ColumnRow>,
-}
-
-/// Position, name, type, default kind, whether it is in the sorting key. All as texts of one array: what a tuple is
-/// in JSON depends on the server's release.
-type ColumnRow = [String; 5];
-
-impl From<TableRow> for TableDescription {
-    fn from(row: TableRow) -> Self {
-        Self {
-            sorting_key: KeyExpression::new(&row.sorting_key),
-            primary_key: KeyExpression::new(&row.primary_key),
-            columns: row
-                .columns
-                .into_iter()
-                .map(ColumnDescription::from)
-                .collect(),
-            engine: row.engine,
-            engine_full: row.engine_full,
-        }
-    }
-}
-
-impl From<ColumnRow> for ColumnDescription {
-    fn from([_, name, r#type, default_kind, in_sorting_key]: ColumnRow) -> Self {
-        Self {
-            name,
-            r#type,
-            default_kind: match default_kind.as_str() {
-                "DEFAULT" => DefaultKind::Default,
-                "MATERIALIZED" => DefaultKind::Materialized,
-                "ALIAS" => DefaultKind::Alias,
-                "EPHEMERAL" => DefaultKind::Ephemeral,
-                _ => DefaultKind::None,
-            },
-            in_sorting_key: in_sorting_key == "1",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,28 +6,20 @@ use super::codes;
 use crate::Class;
 use crate::answer::excerpt;
 
-/// A cluster that cannot be used as it is configured.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{section}.cluster: {detail}")]
-    Cluster {
-        section: &'static str,
-        detail: String,
-    },
-    #[error("{section}: the HTTP client cannot be built: {detail}")]
-    Client {
-        section: &'static str,
-        detail: String,
-    },
+/// What went wrong with a request to a replica.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{replica}: {kind}")]
+pub struct Error {
+    /// Address of the replica.
+    pub replica: String,
+    pub kind: ErrorKind,
 }
 
-/// What went wrong with a request to a replica, which every variant names by its address.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub enum ErrorKind {
     /// The server answered with an exception.
-    #[error("{replica}: {message} ({name}, code {code})")]
+    #[error("{message} ({name}, code {code})")]
     Exception {
-        replica: String,
         /// Number in ClickHouse's `ErrorCodes.cpp`.
         code: i32,
         /// The name of the code, such as `TOO_MANY_PARTS`; empty where the server does not give it.
@@ -36,104 +28,73 @@ pub enum Error {
         message: String,
     },
     /// No connection, or it broke.
-    #[error("{replica}: {}: {detail}", if *sent { "the connection broke" } else { "no connection" })]
+    #[error("{}: {detail}", if *sent { "the connection broke" } else { "no connection" })]
     Connection {
-        replica: String,
         /// Whether the server may have got something of the request.
         sent: bool,
         detail: String,
     },
     /// The request or a wait within it exceeded its timeout.
-    #[error("{replica}: {what} took longer than {} s", after.as_secs_f64())]
-    Timeout {
-        replica: String,
-        what: &'static str,
-        after: Duration,
-    },
+    #[error("{what} took longer than {} s", after.as_secs_f64())]
+    Timeout { what: &'static str, after: Duration },
     /// The answer is not ClickHouse's, but a proxy's page for example.
     #[error(
-        "{replica}: the answer (status {status}) is not ClickHouse's: {excerpt:?}; check the address, and any proxy before it"
+        "the answer (status {status}) is not ClickHouse's: {excerpt:?}; check the address, and any proxy before it"
     )]
     UnexpectedAnswer {
-        replica: String,
         /// HTTP status; 0 where it is not known.
         status: u16,
         excerpt: String,
     },
     /// The answer is incomplete.
-    #[error("{replica}: the answer was cut off: {detail}")]
-    Truncated { replica: String, detail: String },
+    #[error("the answer was cut off: {0}")]
+    Truncated(String),
     /// A row of the answer is not of the type that was asked for.
-    #[error("{replica}: a row of the answer cannot be read: {detail}")]
-    UnreadableRow { replica: String, detail: String },
+    #[error("a row of the answer cannot be read: {0}")]
+    UnreadableRow(String),
     /// The request cannot be built: a parameter's name is no identifier, for example.
-    #[error("{replica}: the request cannot be built: {detail}")]
-    Unsendable { replica: String, detail: String },
+    #[error("the request cannot be built: {0}")]
+    Unsendable(String),
     /// The password's file cannot be read.
-    #[error("{replica}: {detail}")]
-    NoPassword { replica: String, detail: String },
+    #[error("{0}")]
+    NoPassword(String),
 }
 
 impl Error {
-    /// Address of the replica that it was about.
-    pub fn replica(&self) -> &str {
-        match self {
-            Self::Exception { replica, .. }
-            | Self::Connection { replica, .. }
-            | Self::Timeout { replica, .. }
-            | Self::UnexpectedAnswer { replica, .. }
-            | Self::Truncated { replica, .. }
-            | Self::UnreadableRow { replica, .. }
-            | Self::Unsendable { replica, .. }
-            | Self::NoPassword { replica, .. } => replica,
-        }
-    }
-
     /// ClickHouse's own code, if the server answered with one.
     pub fn code(&self) -> Option<i32> {
-        match self {
-            Self::Exception { code, .. } => Some(*code),
+        match self.kind {
+            ErrorKind::Exception { code, .. } => Some(code),
             _ => None,
         }
     }
 
     /// Whether the fault may be the replica's alone, so that another one is tried at once.
     pub fn allows_failover(&self) -> bool {
-        match self {
-            Self::UnexpectedAnswer { .. } => true,
+        matches!(self.kind, ErrorKind::UnexpectedAnswer { .. })
             // Read-only and full are states of one replica until all of them say so.
-            other => matches!(classify(other), Class::RetryNow | Class::Pause),
-        }
+            || matches!(classify(self), Class::RetryNow | Class::Pause)
     }
 
     /// Whether the server certainly got nothing of the request.
     pub(super) fn nothing_was_sent(&self) -> bool {
-        matches!(self, Self::Connection { sent: false, .. })
+        matches!(self.kind, ErrorKind::Connection { sent: false, .. })
     }
+}
 
+impl ErrorKind {
     /// Reads the text of an answer that is an error: an exception, or the page of a proxy.
-    /// `header_code` comes from the header `X-ClickHouse-Exception-Code`; a `status` of 0 is unknown.
-    pub(super) fn from_answer(
-        replica: &str,
-        status: u16,
-        header_code: Option<i32>,
-        text: &str,
-    ) -> Self {
+    /// `header_code` comes from the header `X-ClickHouse-Exception-Code`.
+    pub(super) fn from_answer(status: Option<u16>, header_code: Option<i32>, text: &str) -> Self {
         let text = text.trim();
         let Some(code) = header_code.or_else(|| codes::code_in(text)) else {
             return Self::UnexpectedAnswer {
-                replica: replica.to_owned(),
-                status: if status == 0 {
-                    gateway_status(text)
-                } else {
-                    status
-                },
+                status: status.unwrap_or_else(|| gateway_status(text)),
                 excerpt: excerpt(text.as_bytes()),
             };
         };
         let codes::ExceptionText { name, message } = codes::exception_text(text);
         Self::Exception {
-            replica: replica.to_owned(),
             code,
             name: codes::name(code).map_or(name, str::to_owned),
             message,
@@ -162,16 +123,15 @@ fn gateway_status(page: &str) -> u16 {
 
 /// The one place that decides how an error of ClickHouse is handled.
 pub fn classify(error: &Error) -> Class {
-    match error {
-        Error::Exception { code, .. } => codes::classify(*code),
-        Error::Connection { .. } | Error::Timeout { .. } | Error::Truncated { .. } => {
-            Class::RetryNow
-        }
-        Error::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
-        Error::UnreadableRow { .. } => Class::Quarantine(Reason::WrongSchema),
+    use ErrorKind as Kind;
+    match &error.kind {
+        Kind::Exception { code, .. } => codes::classify(*code),
+        Kind::Connection { .. } | Kind::Timeout { .. } | Kind::Truncated(_) => Class::RetryNow,
+        Kind::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
+        Kind::UnreadableRow(_) => Class::Quarantine(Reason::WrongSchema),
         // A fault of the program or its settings: the data waits until that is fixed.
-        Error::Unsendable { .. } => Class::RetryLater,
-        Error::NoPassword { .. } => Class::Pause,
+        Kind::Unsendable(_) => Class::RetryLater,
+        Kind::NoPassword(_) => Class::Pause,
     }
 }
 
@@ -179,8 +139,15 @@ pub fn classify(error: &Error) -> Class {
 mod tests {
     use super::*;
 
+    fn error(kind: ErrorKind) -> Error {
+        let replica = "http://a:8123".to_owned();
+        Error { replica, kind }
+    }
+
+    /// A `status` of 0 is unknown.
     fn answer(status: u16, header_code: Option<i32>, text: &str) -> Error {
-        Error::from_answer("http://a:8123", status, header_code, text)
+        let status = Some(status).filter(|status| *status > 0);
+        error(ErrorKind::from_answer(status, header_code, text))
     }
 
     #[test]
@@ -228,23 +195,18 @@ mod tests {
 
     #[test]
     fn connections_and_silences_ask_for_another_replica() {
-        let replica = || "a".to_owned();
-        for error in [
-            Error::Connection {
-                replica: replica(),
+        for kind in [
+            ErrorKind::Connection {
                 sent: false,
                 detail: String::new(),
             },
-            Error::Timeout {
-                replica: replica(),
+            ErrorKind::Timeout {
                 what: "an insert",
                 after: Duration::from_secs(1),
             },
-            Error::Truncated {
-                replica: replica(),
-                detail: String::new(),
-            },
+            ErrorKind::Truncated(String::new()),
         ] {
+            let error = error(kind);
             assert_eq!(classify(&error), Class::RetryNow);
             assert!(error.allows_failover());
         }

@@ -8,10 +8,10 @@
 use app::with_causes;
 use bytes::Bytes;
 use futures_util::stream;
-use reqwest::header::{CONTENT_LENGTH, HeaderMap};
+use reqwest::header::CONTENT_LENGTH;
 
 use super::replica::{POOL_IDLE, Replica};
-use super::{ConnectionSettings, Error, Query, Summary};
+use super::{ConnectionSettings, Error, ErrorKind, Query, Summary};
 
 pub(super) fn client(settings: &ConnectionSettings) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
@@ -34,35 +34,34 @@ impl Replica {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
         let request = self
+            .transports
             .inserts
             .post(self.insert_url(query))
-            .header("X-ClickHouse-User", &self.user)
+            .header("X-ClickHouse-User", &self.settings.user)
             .header("X-ClickHouse-Key", self.password()?)
             // With a length the server knows a body that was cut off; chunks would cost it a copy too.
             .header(CONTENT_LENGTH, length)
             .body(reqwest::Body::wrap_stream(stream::iter(pieces)));
-        let answer = match request.send().await {
+        let answered = async {
+            let answer = request.send().await?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            Ok((status, headers, answer.text().await?))
+        };
+        let (status, headers, body) = match answered.await {
             Ok(answer) => answer,
-            Err(e) => return Err(self.failed(self.insert_error(&e))),
+            Err(e) => return Err(self.endpoint.failed(self.insert_error(&e))),
         };
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = match answer.text().await {
-            Ok(body) => body,
-            Err(e) => return Err(self.failed(self.insert_error(&e))),
-        };
-        let code = header(&headers, "X-ClickHouse-Exception-Code").and_then(|c| c.parse().ok());
-        let summary = header(&headers, "X-ClickHouse-Summary").and_then(Summary::from_header);
-        match summary {
+        let header = |name| headers.get(name)?.to_str().ok();
+        let code = header("X-ClickHouse-Exception-Code").and_then(|code| code.parse().ok());
+        match header("X-ClickHouse-Summary").and_then(Summary::from_header) {
             Some(summary) if status.is_success() && code.is_none() && body.trim().is_empty() => {
-                self.origin.health.mark_up();
+                self.endpoint.health.mark_up();
                 Ok(summary)
             }
-            _ => Err(self.failed(Error::from_answer(
-                self.address(),
-                status.as_u16(),
-                code,
-                &body,
-            ))),
+            _ => {
+                let kind = ErrorKind::from_answer(Some(status.as_u16()), code, &body);
+                Err(self.endpoint.failed(kind))
+            }
         }
     }
 
@@ -73,37 +72,21 @@ impl Replica {
         if !query.has_setting("async_insert") {
             pairs.append_pair("async_insert", "0");
         }
-        for (name, value) in query.options() {
-            pairs.append_pair(&name, value);
-        }
+        pairs.extend_pairs(query.options());
         drop(pairs);
         url
     }
 
-    fn insert_error(&self, error: &reqwest::Error) -> Error {
-        let replica = self.address().to_owned();
-        if error.is_connect() {
-            Error::Connection {
-                replica,
-                sent: false,
-                detail: with_causes(error),
-            }
-        } else if error.is_timeout() {
-            Error::Timeout {
-                replica,
+    fn insert_error(&self, error: &reqwest::Error) -> ErrorKind {
+        if error.is_timeout() && !error.is_connect() {
+            return ErrorKind::Timeout {
                 what: "an insert",
-                after: self.insert_timeout,
-            }
-        } else {
-            Error::Connection {
-                replica,
-                sent: true,
-                detail: with_causes(error),
-            }
+                after: self.settings.insert_timeout,
+            };
+        }
+        ErrorKind::Connection {
+            sent: !error.is_connect(),
+            detail: with_causes(error),
         }
     }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }

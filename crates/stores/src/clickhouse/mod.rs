@@ -17,11 +17,11 @@ mod settings;
 mod stream;
 mod syntax;
 
-pub use crate::{Change, Class, ConfigureError, Mapping, MappingError};
+pub use crate::{Change, Class, ConfigError, ConfigureError, Mapping, MappingError};
 pub use cluster::{Cluster, Shard};
-pub use data_type::{DataType, NotADataType, TypeArgument, TypeFamily};
+pub use data_type::{DataType, NotADataType, TypeArgument};
 pub use describe::{ColumnDescription, DefaultKind, KeyExpression, TableDescription};
-pub use error::{ConfigError, Error, classify};
+pub use error::{Error, ErrorKind, classify};
 pub use query::{Query, Summary};
 pub use replica::Replica;
 pub use settings::{ConnectionSettings, Replication, SourceSettings, TargetSettings};

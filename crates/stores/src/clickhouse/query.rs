@@ -7,10 +7,16 @@ const DEDUPLICATION_TOKEN: &str = "insert_deduplication_token";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     sql: String,
-    /// Values, escaped as the server wants them, by the names that the statement gives them.
-    params: Vec<(String, String)>,
+    pub(super) params: Vec<QueryParam>,
     settings: Vec<(String, String)>,
     query_id: Option<String>,
+}
+
+/// The value of a `{name:Type}` in a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct QueryParam {
+    pub name: String,
+    pub value: String,
 }
 
 impl Query {
@@ -28,20 +34,8 @@ impl Query {
     /// Bytes that are no text: `unhex({name:String})`.
     #[must_use]
     pub fn param(mut self, name: &str, value: impl std::fmt::Display) -> Self {
-        // The server reads the values of parameters as it reads a TabSeparated field.
-        let text = value.to_string();
-        let mut escaped = String::with_capacity(text.len());
-        for c in text.chars() {
-            match c {
-                '\\' => escaped.push_str("\\\\"),
-                '\t' => escaped.push_str("\\t"),
-                '\n' => escaped.push_str("\\n"),
-                '\r' => escaped.push_str("\\r"),
-                '\0' => escaped.push_str("\\0"),
-                c => escaped.push(c),
-            }
-        }
-        self.params.push((name.to_owned(), escaped));
+        let (name, value) = (name.to_owned(), value.to_string());
+        self.params.push(QueryParam { name, value });
         self
     }
 
@@ -80,21 +74,27 @@ impl Query {
     }
 
     /// The request's URL parameters: parameters as `param_NAME`, settings, the query's id.
-    pub(super) fn options(&self) -> impl Iterator<Item = (String, &str)> {
-        let params = self
-            .params
-            .iter()
-            .map(|(name, value)| (format!("param_{name}"), value.as_str()));
-        let settings = self
-            .settings
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_str()));
-        let id = self
-            .query_id
-            .iter()
-            .map(|id| ("query_id".to_owned(), id.as_str()));
-        params.chain(settings).chain(id)
+    pub(super) fn options(&self) -> impl Iterator<Item = (String, String)> {
+        let params = self.params.iter();
+        let params = params.map(|param| (format!("param_{}", param.name), escaped(&param.value)));
+        let id = self.query_id.iter();
+        let id = id.map(|id| ("query_id".to_owned(), id.clone()));
+        params.chain(self.settings.iter().cloned()).chain(id)
     }
+}
+
+/// The server reads the values of parameters as it reads a TabSeparated field.
+fn escaped(value: &str) -> String {
+    let escapes = [
+        ('\\', "\\\\"),
+        ('\t', "\\t"),
+        ('\n', "\\n"),
+        ('\r', "\\r"),
+        ('\0', "\\0"),
+    ];
+    // The backslash comes first: the others bring more of them.
+    let escape = |text: String, (c, escaped): (char, &str)| text.replace(c, escaped);
+    escapes.into_iter().fold(value.to_owned(), escape)
 }
 
 /// The server's own counts of what a statement did.
@@ -111,16 +111,17 @@ impl Summary {
     /// From the header `X-ClickHouse-Summary`: a JSON object of numbers written as strings.
     pub(super) fn from_header(text: &str) -> Option<Self> {
         let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-        let number = |name: &str| match fields.get(name) {
-            Some(serde_json::Value::String(text)) => text.parse().unwrap_or(0),
-            Some(value) => value.as_u64().unwrap_or(0),
-            None => 0,
+        let number = |name: &str| {
+            let value = fields.get(name)?;
+            value
+                .as_str()
+                .map_or(value.as_u64(), |text| text.parse().ok())
         };
         Some(Self {
-            read_rows: number("read_rows"),
-            read_bytes: number("read_bytes"),
-            written_rows: number("written_rows"),
-            written_bytes: number("written_bytes"),
+            read_rows: number("read_rows").unwrap_or(0),
+            read_bytes: number("read_bytes").unwrap_or(0),
+            written_rows: number("written_rows").unwrap_or(0),
+            written_bytes: number("written_bytes").unwrap_or(0),
         })
     }
 }
@@ -144,7 +145,10 @@ mod tests {
     fn parameters_are_escaped_as_the_server_reads_them() {
         let query = Query::new("SELECT {x:String}").param("x", "a\\b\tc\nd'e");
         let options: Vec<_> = query.options().collect();
-        assert_eq!(options, [("param_x".to_owned(), "a\\\\b\\tc\\nd'e")]);
+        assert_eq!(
+            options,
+            [("param_x".to_owned(), "a\\\\b\\tc\\nd'e".to_owned())]
+        );
     }
 
     #[test]
@@ -157,8 +161,8 @@ mod tests {
         assert_eq!(
             options,
             [
-                ("max_threads".to_owned(), "2"),
-                ("query_id".to_owned(), "q")
+                ("max_threads".to_owned(), "2".to_owned()),
+                ("query_id".to_owned(), "q".to_owned())
             ]
         );
     }

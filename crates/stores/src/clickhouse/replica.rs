@@ -1,18 +1,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::clickhouse::error::Error as TransportError;
 use app::with_causes;
-use bytes::Bytes;
-use futures_util::TryStreamExt;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
-use settings::Secret;
 use url::Url;
 
-use super::{ByteStream, ConfigError, ConnectionSettings, Error, Query, Summary};
+use super::{ByteStream, ConnectionSettings, Error, ErrorKind, Query, Summary};
+use crate::ConfigError;
 use crate::answer::excerpt;
 use crate::health::EndpointHealth;
 
@@ -24,56 +21,50 @@ const ARROW_BEGINNING: [u8; 4] = [0xFF; 4];
 
 /// One server. It has no failover: [`super::Shard`] has.
 pub struct Replica {
-    pub(super) origin: Arc<Origin>,
-    /// Transport of everything but inserts.
-    queries: ::clickhouse::Client,
-    /// Transport of inserts: see [`super::insert`].
-    pub(super) inserts: reqwest::Client,
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) url: Url,
-    pub(super) user: String,
-    password: Option<Secret>,
-    idle_timeout: Duration,
-    pub(super) insert_timeout: Duration,
+    pub(super) settings: Arc<ConnectionSettings>,
+    pub(super) transports: Transports,
 }
 
 /// What a stream shares with the replica that it comes from.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct Endpoint {
     pub address: String,
     pub health: EndpointHealth,
 }
 
+/// The connection pools that all replicas of a cluster share.
+#[derive(Clone)]
+pub(super) struct Transports {
+    /// Of everything but inserts.
+    queries: ::clickhouse::Client,
+    /// Of inserts: see [`super::insert`].
+    pub inserts: reqwest::Client,
+}
+
 impl Replica {
-    pub(super) fn new(url: Url, settings: &ConnectionSettings, transports: &Transports) -> Self {
-        let address = url.as_str().trim_end_matches('/').to_owned();
-        let queries = transports
-            .queries
-            .clone()
-            .with_url(url.as_str())
-            .with_user(&settings.user);
+    pub(super) fn new(url: Url, settings: Arc<ConnectionSettings>, transports: Transports) -> Self {
+        let endpoint = Endpoint {
+            address: url.as_str().trim_end_matches('/').to_owned(),
+            health: EndpointHealth::new(settings.replica_cooldown),
+        };
         Self {
-            origin: Arc::new(Origin {
-                address,
-                health: EndpointHealth::new(settings.replica_cooldown),
-            }),
-            queries,
-            inserts: transports.inserts.clone(),
+            endpoint: Arc::new(endpoint),
             url,
-            user: settings.user.clone(),
-            password: settings.password.clone(),
-            idle_timeout: settings.idle_timeout,
-            insert_timeout: settings.insert_timeout,
+            settings,
+            transports,
         }
     }
 
     /// Its address, without credentials, as in logs and errors.
     pub fn address(&self) -> &str {
-        &self.origin.address
+        &self.endpoint.address
     }
 
     /// Starts its cooldown of `replica_cooldown_seconds`. Its own methods do this by themselves.
     pub fn mark_down(&self) {
-        self.origin.health.mark_down();
+        self.endpoint.health.mark_down();
     }
 
     /// The answer of a query in ArrowStream, piece by piece. Returns with the first piece, so that an
@@ -82,18 +73,16 @@ impl Replica {
     /// A server before 25.11 writes an exception in mid-stream among the data, and a network may split it
     /// so that it is not recognised: an incomplete Arrow stream is a failed attempt, not bad data.
     pub async fn stream(&self, query: &Query) -> Result<ByteStream, Error> {
-        let (first, rest) = self.begin(query, "ArrowStream").await?;
-        let Some(first) = first else {
-            return Err(self.failed(Error::Truncated {
-                replica: self.address().to_owned(),
-                detail: "it is empty where an Arrow stream should be".to_owned(),
-            }));
+        let stream = self.begin(query, "ArrowStream").await?;
+        let Some(first) = &stream.first else {
+            let detail = "it is empty where an Arrow stream should be".to_owned();
+            return Err(self.endpoint.failed(ErrorKind::Truncated(detail)));
         };
         let beginning = first.len().min(ARROW_BEGINNING.len());
         if first[..beginning] != ARROW_BEGINNING[..beginning] {
-            return Err(self.unexpected(&first));
+            return Err(self.unexpected(first));
         }
-        Ok(rest.beginning_with(first))
+        Ok(stream)
     }
 
     /// The rows of a query, read from JSONEachRow. For small answers: all of it is held in memory.
@@ -113,13 +102,13 @@ impl Replica {
             // The summary is in the headers: they must not go out before all is read.
             .setting("wait_end_of_query", 1);
         let (body, summary) = self.collect(&query, "JSONEachRow").await?;
-        let rows: Result<Vec<T>, Error> = body
-            .split(|byte| *byte == b'\n')
+        let lines = body.split(|byte| *byte == b'\n');
+        let rows: Result<Vec<T>, Error> = lines
             .filter(|line| !line.trim_ascii().is_empty())
             .map(|line| {
-                serde_json::from_slice(line).map_err(|e| Error::UnreadableRow {
-                    replica: self.address().to_owned(),
-                    detail: format!("{e}, in {:?}", excerpt(line)),
+                serde_json::from_slice(line).map_err(|e| {
+                    let detail = format!("{e}, in {:?}", excerpt(line));
+                    self.endpoint.failed(ErrorKind::UnreadableRow(detail))
                 })
             })
             .collect();
@@ -128,32 +117,30 @@ impl Replica {
 
     /// Executes a statement that returns no rows.
     pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
-        let (_, summary) = self.collect(query, "Null").await?;
-        Ok(summary)
+        Ok(self.collect(query, "Null").await?.1)
     }
 
     /// A whole answer. Only ClickHouse sends a summary: an empty page of a proxy is not taken for "no rows".
     async fn collect(&self, query: &Query, format: &str) -> Result<(Vec<u8>, Summary), Error> {
-        let (first, mut stream) = self.begin(query, format).await?;
-        let mut body = first.map(Vec::from).unwrap_or_default();
-        let Some(summary) = stream.summary() else {
-            return Err(self.unexpected(&body));
+        let mut stream = self.begin(query, format).await?;
+        let Some(summary) = stream.cursor.summary().map(Summary::from) else {
+            return Err(self.unexpected(&stream.first.unwrap_or_default()));
         };
+        let mut body = Vec::new();
         while let Some(piece) = stream.try_next().await? {
             body.extend_from_slice(&piece);
         }
         Ok((body, summary))
     }
 
-    /// Sends a query; returns with the first piece of the answer and the stream of the others.
-    async fn begin(
-        &self,
-        query: &Query,
-        format: &str,
-    ) -> Result<(Option<Bytes>, ByteStream), Error> {
+    /// Sends a query; returns when the answer begins.
+    async fn begin(&self, query: &Query, format: &str) -> Result<ByteStream, Error> {
         let mut request = self
+            .transports
             .queries
             .clone()
+            .with_url(self.url.as_str())
+            .with_user(&self.settings.user)
             .with_password(self.password()?)
             .query_raw(query.sql());
         for (name, value) in query.options() {
@@ -161,33 +148,31 @@ impl Replica {
         }
         let cursor = request
             .fetch_bytes(format)
-            .map_err(|e| self.failed(self.origin.error(e)))?;
-        let mut stream = ByteStream::new(cursor, self.origin.clone(), self.idle_timeout);
-        let first = stream.try_next().await?;
-        Ok((first, stream))
+            .map_err(|error| self.endpoint.failed(error.into()))?;
+        let mut stream = ByteStream {
+            first: None,
+            cursor,
+            endpoint: self.endpoint.clone(),
+            idle_timeout: self.settings.idle_timeout,
+        };
+        stream.first = stream.try_next().await?;
+        Ok(stream)
     }
 
     /// Read for each request, so that a rotated password counts at once.
     pub(super) fn password(&self) -> Result<String, Error> {
-        let Some(password) = &self.password else {
+        let Some(password) = &self.settings.password else {
             return Ok(String::new());
         };
-        let password = password.reveal().map_err(|e| Error::NoPassword {
+        let password = password.reveal().map_err(|e| Error {
             replica: self.address().to_owned(),
-            detail: e.to_string(),
+            kind: ErrorKind::NoPassword(e.to_string()),
         })?;
         Ok(password.into_owned())
     }
 
-    /// Starts the replica's cooldown if `error` may be its fault; returns the error.
-    pub(super) fn failed(&self, error: Error) -> Error {
-        self.origin.note_failure(&error);
-        error
-    }
-
     fn unexpected(&self, body: &[u8]) -> Error {
-        self.failed(Error::UnexpectedAnswer {
-            replica: self.address().to_owned(),
+        self.endpoint.failed(ErrorKind::UnexpectedAnswer {
             status: 200,
             excerpt: excerpt(body),
         })
@@ -197,57 +182,46 @@ impl Replica {
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replica")
-            .field("origin", &self.origin)
+            .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }
 
-impl Origin {
-    pub fn note_failure(&self, error: &Error) {
+impl Endpoint {
+    /// The error of a request. Starts the cooldown if it may be this replica's fault.
+    pub fn failed(&self, kind: ErrorKind) -> Error {
+        let replica = self.address.clone();
+        let error = Error { replica, kind };
         if error.allows_failover() {
             self.health.mark_down();
         }
-    }
-
-    /// Translates an error of the `clickhouse` crate.
-    pub fn error(&self, error: TransportError) -> Error {
-        let replica = self.address.clone();
-        match error {
-            // The crate drops the status; the text shows whether the answer is ClickHouse's.
-            TransportError::BadResponse(text) => Error::from_answer(&replica, 0, None, &text),
-            TransportError::Network(error) => {
-                use hyper_util::client::legacy::Error as RequestError;
-                match error.downcast_ref::<RequestError>() {
-                    Some(request) => Error::Connection {
-                        replica,
-                        sent: !request.is_connect(),
-                        detail: with_causes(error.as_ref()),
-                    },
-                    // Not of the request: the body of the answer broke off.
-                    None => Error::Truncated {
-                        replica,
-                        detail: with_causes(error.as_ref()),
-                    },
-                }
-            }
-            TransportError::InvalidParams(_) | TransportError::Unsupported(_) => {
-                Error::Unsendable {
-                    replica,
-                    detail: with_causes(&error),
-                }
-            }
-            other => Error::Truncated {
-                replica,
-                detail: with_causes(&other),
-            },
-        }
+        error
     }
 }
 
-/// The connection pools that all replicas of a cluster share.
-pub(super) struct Transports {
-    queries: ::clickhouse::Client,
-    inserts: reqwest::Client,
+impl From<::clickhouse::error::Error> for ErrorKind {
+    fn from(error: ::clickhouse::error::Error) -> Self {
+        use ::clickhouse::error::Error as Transport;
+        match error {
+            // The crate drops the status; the text shows whether the answer is ClickHouse's.
+            Transport::BadResponse(text) => Self::from_answer(None, None, &text),
+            Transport::Network(error) => {
+                let detail = with_causes(error.as_ref());
+                match error.downcast_ref::<hyper_util::client::legacy::Error>() {
+                    Some(request) => Self::Connection {
+                        sent: !request.is_connect(),
+                        detail,
+                    },
+                    // Not of the request: the body of the answer broke off.
+                    None => Self::Truncated(detail),
+                }
+            }
+            Transport::InvalidParams(_) | Transport::Unsupported(_) => {
+                Self::Unsendable(with_causes(&error))
+            }
+            other => Self::Truncated(with_causes(&other)),
+        }
+    }
 }
 
 impl Transports {
@@ -257,9 +231,11 @@ impl Transports {
         tcp.set_nodelay(true);
         // The TLS layer above decides which schemes are valid.
         tcp.enforce_http(false);
-        let failed = |detail: String| ConfigError::Client {
-            section: settings.section,
-            detail,
+        let failed = |detail: String| {
+            let section = settings.section;
+            ConfigError(format!(
+                "{section}: the HTTP client cannot be built: {detail}"
+            ))
         };
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())

@@ -1,24 +1,31 @@
 //! Lists, names and brackets as ClickHouse writes them in `system.tables` and `system.columns`.
 
-/// The parts of a list, without the spaces around them. A comma in quotes, backquotes or brackets separates nothing.
-pub(super) fn split_list(list: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_i32);
-    let mut at = 0;
-    while let Some(c) = list[at..].chars().next() {
+/// The characters outside of quotes and backquotes, each with its position and the number of brackets that are open
+/// after it. Ends at a quote that is not closed.
+fn unquoted(text: &str) -> impl Iterator<Item = (usize, char, i32)> {
+    let (mut at, mut depth) = (0, 0);
+    std::iter::from_fn(move || {
+        let mut c = text[at..].chars().next()?;
+        while matches!(c, '\'' | '`') {
+            at = end_of_quoted(text, at)?;
+            c = text[at..].chars().next()?;
+        }
         match c {
-            '\'' | '`' => {
-                at = end_of_quoted(list, at).unwrap_or(list.len());
-                continue;
-            }
             '(' | '[' => depth += 1,
             ')' | ']' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(list[start..at].trim());
-                start = at + 1;
-            }
             _ => {}
         }
         at += c.len_utf8();
+        Some((at - c.len_utf8(), c, depth))
+    })
+}
+
+/// The parts of a list, without the spaces around them. A comma in quotes, backquotes or brackets separates nothing.
+pub(super) fn split_list(list: &str) -> Vec<&str> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    for (at, ..) in unquoted(list).filter(|(_, c, depth)| (*c, *depth) == (',', 0)) {
+        parts.push(list[start..at].trim());
+        start = at + 1;
     }
     let last = list[start..].trim();
     if !(parts.is_empty() && last.is_empty()) {
@@ -30,23 +37,8 @@ pub(super) fn split_list(list: &str) -> Vec<&str> {
 /// What stands in the brackets that `text` begins with; `None` where it begins with none, or they do not end.
 pub(super) fn in_brackets(text: &str) -> Option<&str> {
     let inner = text.strip_prefix('(')?;
-    let (mut at, mut depth) = (0, 1);
-    while let Some(c) = inner[at..].chars().next() {
-        match c {
-            '\'' | '`' => {
-                at = end_of_quoted(inner, at)?;
-                continue;
-            }
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(&inner[..at]);
-        }
-        at += c.len_utf8();
-    }
-    None
+    let (end, ..) = unquoted(inner).find(|(_, _, depth)| *depth < 0)?;
+    Some(&inner[..end])
 }
 
 /// The name that `text` is, without its backquotes; `None` for any other expression.

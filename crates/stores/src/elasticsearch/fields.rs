@@ -4,7 +4,7 @@ use batch::{Column, VERSION_COLUMN};
 use serde_json::{Value, json};
 
 use super::IndexSettings;
-use crate::clickhouse::{DataType, TypeFamily};
+use crate::clickhouse::DataType;
 use crate::{ConfigureError, Mapping};
 
 /// Longest text, in characters, that a `keyword` field indexes. Lucene refuses terms of more than
@@ -18,12 +18,6 @@ pub(super) struct IndexField {
     pub mapping: Value,
 }
 
-/// A column that a field may come from.
-struct FieldSource<'a> {
-    column: &'a Column,
-    is_key: bool,
-}
-
 /// The fields that `index` has, of the `key` columns (always) and the other `columns` (as selected).
 pub(super) fn fields_of_index(
     index: &IndexSettings,
@@ -31,85 +25,79 @@ pub(super) fn fields_of_index(
     columns: &[Column],
     mapping: &Mapping,
 ) -> Result<Vec<IndexField>, ConfigureError> {
+    let invalid = |what: String| ConfigureError::Invalid(format!("index {:?}: {what}", index.name));
     // The version is the document's own, not a field.
-    let source = |column, is_key| FieldSource { column, is_key };
-    let all: Vec<FieldSource> = key
-        .iter()
-        .map(|column| source(column, true))
-        .chain(columns.iter().map(|column| source(column, false)))
-        .filter(|source| source.column.name != VERSION_COLUMN)
-        .collect();
+    let is_field = |column: &&Column| column.name != VERSION_COLUMN;
+    let key: Vec<&Column> = key.iter().filter(is_field).collect();
+    let columns = columns.iter().filter(is_field);
+    let all: Vec<&Column> = key.iter().copied().chain(columns).collect();
     let names = mapping
-        .target_names(all.iter().map(|source| source.column.name.as_str()))
-        .map_err(|e| invalid(index, &e.to_string()))?;
-    for wanted in index.fields.iter().filter(|name| *name != "*") {
-        if !names.contains(wanted) {
-            let names = names.join(", ");
-            return Err(invalid(
-                index,
-                &format!("no column gives field {wanted:?}; there are {names}"),
-            ));
-        }
+        .target_names(all.iter().map(|column| column.name.as_str()))
+        .map_err(|e| invalid(e.to_string()))?;
+    let mut wanted = index.fields.iter().filter(|name| *name != "*");
+    if let Some(unknown) = wanted.find(|name| !names.contains(name)) {
+        let names = names.join(", ");
+        return Err(invalid(format!(
+            "no column gives field {unknown:?}; there are {names}"
+        )));
     }
-    let selected = all.into_iter().zip(names);
-    let selected = selected.filter(|(source, name)| source.is_key || index.selects(name));
-    selected
-        .map(|(FieldSource { column, is_key }, name)| {
-            let data_type = column.r#type.parse().ok();
-            let mapping = data_type.and_then(|data_type| field_mapping(&data_type, is_key));
-            let mapping = mapping.ok_or_else(|| {
-                invalid(
-                    index,
-                    &format!(
-                        "column {:?} of type {} has no counterpart among the fields of documents; \
-                         leave it out of `fields`",
-                        column.name, column.r#type
-                    ),
-                )
-            })?;
-            Ok(IndexField { name, mapping })
-        })
-        .collect()
-}
-
-fn invalid(index: &IndexSettings, what: &str) -> ConfigureError {
-    ConfigureError::Invalid(format!("index {:?}: {what}", index.name))
+    let mut fields = Vec::new();
+    for (
+        n,
+        (
+            Column {
+                name: column,
+                r#type,
+            },
+            name,
+        ),
+    ) in all.into_iter().zip(names).enumerate()
+    {
+        let is_key = n < key.len();
+        if !is_key && !index.selects(&name) {
+            continue;
+        }
+        let data_type: Option<DataType> = r#type.parse().ok();
+        let mapping = data_type.and_then(|data_type| field_mapping(&data_type, is_key));
+        let mapping = mapping.ok_or_else(|| {
+            invalid(format!(
+                "column {column:?} of type {type} has no counterpart among the fields of documents; \
+                 leave it out of `fields`"
+            ))
+        })?;
+        fields.push(IndexField { name, mapping });
+    }
+    Ok(fields)
 }
 
 /// The mapping of a field for values of a ClickHouse type, as es-writer writes them.
 fn field_mapping(data_type: &DataType, is_key: bool) -> Option<Value> {
-    use TypeFamily as F;
-    let simple = |name: &str| Some(json!({ "type": name }));
-    let date = |format: &str| Some(json!({ "type": "date", "format": format }));
-    match data_type.family {
+    Some(match data_type.name.as_str() {
         // Any field of Elasticsearch takes one value or many.
-        F::Nullable | F::Array => field_mapping(data_type.inner()?, is_key),
-        F::LowCardinality => field_mapping(data_type.inner()?, false),
-        F::String if is_key => Some(json!({
+        "Nullable" | "Array" => return field_mapping(data_type.inner()?, is_key),
+        "LowCardinality" => return field_mapping(data_type.inner()?, false),
+        "String" if is_key => json!({
             "type": "keyword",
             "ignore_above": IGNORE_ABOVE,
             // A key of many values is what readers search in.
             "fields": { "text": { "type": "text" } },
-        })),
-        F::String | F::FixedString => Some(json!({
-            "type": "keyword",
-            "ignore_above": IGNORE_ABOVE,
-        })),
-        F::Bool => simple("boolean"),
-        F::Int8 | F::Int16 | F::Int32 | F::UInt8 | F::UInt16 => simple("integer"),
+        }),
+        "String" | "FixedString" => json!({ "type": "keyword", "ignore_above": IGNORE_ABOVE }),
+        "Bool" => json!({ "type": "boolean" }),
         // Enums travel as their numbers.
-        F::Enum8 | F::Enum16 => simple("integer"),
-        // Elasticsearch refuses the few UInt64 above 2^63 by itself, row by row.
-        F::Int64 | F::UInt32 | F::UInt64 => simple("long"),
-        F::Float32 | F::BFloat16 => simple("float"),
-        F::Float64 => simple("double"),
-        F::Decimal | F::Decimal32 | F::Decimal64 | F::Decimal128 | F::Decimal256 => {
-            simple("double")
+        "Int8" | "Int16" | "Int32" | "UInt8" | "UInt16" | "Enum8" | "Enum16" => {
+            json!({ "type": "integer" })
         }
-        F::DateTime | F::DateTime32 => date("epoch_second"),
-        F::Date | F::Date32 | F::DateTime64 => date("epoch_millis"),
-        _ => None,
-    }
+        // Elasticsearch refuses the few UInt64 above 2^63 by itself, row by row.
+        "Int64" | "UInt32" | "UInt64" => json!({ "type": "long" }),
+        "Float32" | "BFloat16" => json!({ "type": "float" }),
+        "Float64" | "Decimal" | "Decimal32" | "Decimal64" | "Decimal128" | "Decimal256" => {
+            json!({ "type": "double" })
+        }
+        "DateTime" | "DateTime32" => json!({ "type": "date", "format": "epoch_second" }),
+        "Date" | "Date32" | "DateTime64" => json!({ "type": "date", "format": "epoch_millis" }),
+        _ => return None,
+    })
 }
 
 /// Whether an existing field can hold the values of the wanted one.
@@ -130,16 +118,13 @@ const FRACTION: [&str; 4] = ["half_float", "float", "double", "scaled_float"];
 /// An index may be older than the fleet, so a field that takes the same values is accepted, even if it is
 /// narrower (what does not fit is refused row by row) or has other parameters.
 pub(super) fn fit(existing: &Value, wanted: &Value) -> FieldFit {
-    let text = |mapping: &Value, key: &str| mapping[key].as_str().unwrap_or_default().to_owned();
-    let (there, needed) = (text(existing, "type"), text(wanted, "type"));
-    let (there, needed) = (there.as_str(), needed.as_str());
-    let good = match needed {
+    let there = existing["type"].as_str().unwrap_or_default();
+    let good = match wanted["type"].as_str().unwrap_or_default() {
         "integer" | "long" => WHOLE.contains(&there) || FRACTION.contains(&there),
         "float" | "double" => FRACTION.contains(&there),
         "date" => {
             let formats = existing["format"].as_str().unwrap_or(DEFAULT_DATE_FORMAT);
-            let needed = text(wanted, "format");
-            there == "date" && formats.split("||").any(|format| format == needed)
+            there == "date" && formats.split("||").any(|format| wanted["format"] == format)
         }
         needed => there == needed,
     };

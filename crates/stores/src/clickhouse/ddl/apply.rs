@@ -1,41 +1,31 @@
-use serde::Deserialize;
+use batch::Column;
+use serde::de::IgnoredAny;
 
-use super::TargetTable;
+use super::{TargetTable, column_definition};
 use crate::clickhouse::syntax::identifier;
-use crate::clickhouse::{
-    Cluster, DataType, Error, Query, Replica, Shard, TableDescription, TypeFamily, quote_identifier,
-};
+use crate::clickhouse::{Cluster, DataType, Error, Query, Replica, Shard, TableDescription};
 use crate::{Change, ConfigureError};
 
 /// Brings the table of every replica of every shard into the wanted state: creates the database and the
 /// table where they are missing, adds missing columns, sets the deduplication window. Returns what it
-/// changed: nothing, when all was in place.
+/// changed: nothing, when all was in place. A dry run changes nothing, and returns what would change.
 ///
 /// Refuses, before it changes anything on that replica, a table of another engine, key or version,
 /// and a column that has another type there. Stops at the first error.
 pub async fn configure_target(
     cluster: &Cluster,
     table: &TargetTable,
+    dry_run: bool,
 ) -> Result<Vec<Change>, ConfigureError> {
     let mut changes = Vec::new();
     for replica in cluster.shards().flat_map(Shard::replicas) {
-        for DdlStep { sql, change } in steps(replica, table).await? {
-            replica.execute(&Query::new(sql)).await?;
-            changes.push(change);
+        for DdlStep { sql, what } in steps(replica, table).await? {
+            if !dry_run {
+                replica.execute(&Query::new(sql)).await?;
+            }
+            let place = replica.address().to_owned();
+            changes.push(Change { place, what });
         }
-    }
-    Ok(changes)
-}
-
-/// What [`configure_target`] would change; changes nothing.
-pub async fn diff_target(
-    cluster: &Cluster,
-    table: &TargetTable,
-) -> Result<Vec<Change>, ConfigureError> {
-    let mut changes = Vec::new();
-    for replica in cluster.shards().flat_map(Shard::replicas) {
-        let steps = steps(replica, table).await?;
-        changes.extend(steps.into_iter().map(|step| step.change));
     }
     Ok(changes)
 }
@@ -43,105 +33,81 @@ pub async fn diff_target(
 /// A statement, and what it changes.
 struct DdlStep {
     sql: String,
-    change: Change,
+    what: String,
 }
 
 async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<DdlStep>, ConfigureError> {
     let mut steps = Vec::new();
-    let mut step = |sql: String, what: String| {
-        let place = replica.address().to_owned();
-        let change = Change { place, what };
-        steps.push(DdlStep { sql, change });
-    };
-    let Some(existing) = replica.describe(&table.database, &table.name).await? else {
-        if !database_exists(replica, table).await? {
-            let what = format!("database {} created", table.database);
+    let mut step = |sql: String, what: String| steps.push(DdlStep { sql, what });
+    let (database, name) = (&table.settings.database, &table.settings.table);
+    let Some(existing) = replica.describe(database, name).await? else {
+        if !database_exists(replica, database).await? {
+            let what = format!("database {database} created");
             step(table.create_database(), what);
         }
-        let what = format!(
-            "table {}.{} created with {} columns, engine {}",
-            table.database,
-            table.name,
-            table.columns.len(),
-            table.engine_name()
-        );
+        let (columns, engine) = (table.columns.len(), table.engine_name());
+        let what =
+            format!("table {database}.{name} created with {columns} columns, engine {engine}");
         step(table.create_table(), what);
         return Ok(steps);
     };
-    check(&existing, replica, table)?;
-    for column in &table.columns {
-        if existing.column(&column.name).is_some() {
-            continue;
-        }
-        let add = format!(
-            "ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}",
-            table.qualified_name(),
-            quote_identifier(&column.name),
-            column.r#type
-        );
+    if let Some(what) = conflict(&existing, table) {
+        return Err(ConfigureError::Conflict {
+            place: replica.address().to_owned(),
+            what: format!("table {database}.{name}: {what}"),
+        });
+    }
+    let alter = format!("ALTER TABLE {}", table.qualified_name());
+    let missing = |column: &&Column| existing.column(&column.name).is_none();
+    for column in table.columns.iter().filter(missing) {
+        let definition = column_definition(column);
+        let what = format!("column {} {} added", column.name, column.r#type);
         step(
-            add,
-            format!("column {} {} added", column.name, column.r#type),
+            format!("{alter} ADD COLUMN IF NOT EXISTS {definition}"),
+            what,
         );
     }
     let setting = table.window_setting();
-    let window = table.deduplication_window.to_string();
-    let there = existing.setting(setting);
-    if there != Some(window.as_str()) {
-        let modify = format!(
-            "ALTER TABLE {} MODIFY SETTING {setting} = {window}",
-            table.qualified_name()
-        );
-        let there = there.unwrap_or("unset");
-        step(modify, format!("{setting} set to {window}, from {there}"));
+    let window = table.settings.deduplication_window.to_string();
+    let there = existing.setting(setting).unwrap_or("unset");
+    if there != window {
+        let what = format!("{setting} set to {window}, from {there}");
+        step(format!("{alter} MODIFY SETTING {setting} = {window}"), what);
     }
     Ok(steps)
 }
 
-async fn database_exists(replica: &Replica, table: &TargetTable) -> Result<bool, Error> {
-    #[derive(Deserialize)]
-    struct DatabaseRow {}
+async fn database_exists(replica: &Replica, database: &str) -> Result<bool, Error> {
     let query = Query::new("SELECT name FROM system.databases WHERE name = {database:String}")
-        .param("database", &table.database);
-    Ok(!replica.rows::<DatabaseRow>(&query).await?.is_empty())
+        .param("database", database);
+    Ok(!replica.rows::<IgnoredAny>(&query).await?.is_empty())
 }
 
-/// Refuses a difference that cannot be removed without losing rows.
-fn check(
-    existing: &TableDescription,
-    replica: &Replica,
-    table: &TargetTable,
-) -> Result<(), ConfigureError> {
-    let conflict = |what: String| {
-        Err(ConfigureError::Conflict {
-            place: replica.address().to_owned(),
-            what: format!("table {}.{}: {what}", table.database, table.name),
-        })
-    };
-    if existing.engine != table.engine_name() {
-        return conflict(format!(
-            "its engine is {}, not {}; move its rows into a table of the right engine",
-            existing.engine,
-            table.engine_name()
+/// A difference that cannot be removed without losing rows.
+fn conflict(existing: &TableDescription, table: &TargetTable) -> Option<String> {
+    let (engine, wanted) = (&existing.engine, table.engine_name());
+    if engine != wanted {
+        return Some(format!(
+            "its engine is {engine}, not {wanted}; move its rows into a table of the right engine"
         ));
     }
-    for column in &table.columns {
-        match existing.column(&column.name) {
-            Some(found) if !holds(&found.r#type, &column.r#type) => {
-                return conflict(format!(
-                    "column {:?} is {}, and {} in the source; change one of them with \
+    for Column { name, r#type } in &table.columns {
+        match existing.column(name) {
+            Some(found) if !holds(&found.r#type, r#type) => {
+                return Some(format!(
+                    "column {name:?} is {}, and {type} in the source; change one of them with \
                      ALTER TABLE … MODIFY COLUMN, or give the column another name in `rename`",
-                    column.name, found.r#type, column.r#type
+                    found.r#type
                 ));
             }
-            None if table.key.contains(&column.name) => {
-                return conflict(format!("key column {:?} is missing", column.name));
+            None if table.key.contains(name) => {
+                return Some(format!("key column {name:?} is missing"));
             }
             Some(_) | None => {}
         }
     }
     if existing.sorting_key.columns() != Some(&table.key) {
-        return conflict(format!(
+        return Some(format!(
             "it is ordered by ({}), not by ({}); move its rows into a table of the right order",
             existing.sorting_key,
             table.key.join(", ")
@@ -149,14 +115,12 @@ fn check(
     }
     // Without its version column the engine would keep whichever row came last.
     let version = existing.engine_arguments().pop().and_then(identifier);
-    let version = version.unwrap_or_default();
-    if version != table.version {
-        return conflict(format!(
-            "its engine has the version column {version:?}, not {:?}; move its rows into a table that has it",
-            table.version
-        ));
-    }
-    Ok(())
+    let (version, wanted) = (version.unwrap_or_default(), &table.version);
+    (version != *wanted).then(|| {
+        format!(
+            "its engine has the version column {version:?}, not {wanted:?}; move its rows into a table that has it"
+        )
+    })
 }
 
 /// Whether a column of type `there` holds every value of type `wanted`: the same type, or one that takes nulls too
@@ -165,9 +129,9 @@ fn holds(there: &str, wanted: &str) -> bool {
     let (Ok(there), Ok(wanted)) = (there.parse::<DataType>(), wanted.parse::<DataType>()) else {
         return there == wanted;
     };
-    let there = there.unwrapped(&TypeFamily::LowCardinality);
-    let wanted = wanted.unwrapped(&TypeFamily::LowCardinality);
-    there == wanted || there.unwrapped(&TypeFamily::Nullable) == wanted
+    let there = there.unwrapped("LowCardinality");
+    let wanted = wanted.unwrapped("LowCardinality");
+    there == wanted || there.unwrapped("Nullable") == wanted
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod types;
 
 use batch::{Column, Invalid, KeyValue, ReadPlan, Reason, Task, VERSION_COLUMN};
 
-use self::predicate::{Predicate, QueryParam};
+use self::predicate::Predicate;
 use self::types::{ChangeColumn, KeyType};
 use super::{Query, quote_identifier, quote_string};
 
@@ -13,26 +13,6 @@ use super::{Query, quote_identifier, quote_string};
 /// [`VERSION_COLUMN`] (Int64, the change time in milliseconds). Without a FORMAT.
 /// Refuses a task whose bounds do not fit its key, or whose columns are of types that no plan has.
 pub fn select(task: &Task) -> Result<Query, Invalid> {
-    let Statement { sql, params } = statement(task)?;
-    let with_param = |query: Query, param: QueryParam| query.param(&param.name, param.value);
-    Ok(params.into_iter().fold(Query::new(sql), with_param))
-}
-
-/// [`select`] as text: the statement, and a line for each of its parameters.
-pub fn select_text(task: &Task) -> Result<String, Invalid> {
-    let Statement { sql, params } = statement(task)?;
-    let lines = params
-        .iter()
-        .map(|param| format!("\n  {} = {}", param.name, quote_string(&param.value)));
-    Ok(sql + &lines.collect::<String>())
-}
-
-struct Statement {
-    sql: String,
-    params: Vec<QueryParam>,
-}
-
-fn statement(task: &Task) -> Result<Statement, Invalid> {
     let plan = &task.plan;
     let changed = ChangeColumn::for_column(&plan.changed)?;
     let columns = plan.key.iter().chain(&plan.columns);
@@ -42,20 +22,24 @@ fn statement(task: &Task) -> Result<Statement, Invalid> {
     let mut predicate = Predicate::default();
     predicate.range(&plan.key, &task.range)?;
     predicate.changed(&changed, plan);
-    if plan.sample > 1 {
-        predicate.sample(plan);
-    }
-    let sql = format!(
+    predicate.sample(plan);
+    let mut query = Query::new(format!(
         "SELECT {} FROM {}.{} WHERE {}",
         list.join(", "),
         quote_identifier(&plan.database),
         quote_identifier(&plan.table),
         predicate.conditions.join(" AND ")
-    );
-    Ok(Statement {
-        sql,
-        params: predicate.params,
-    })
+    ));
+    query.params = predicate.params;
+    Ok(query)
+}
+
+/// [`select`] as text: the statement, and a line for each of its parameters.
+pub fn select_text(task: &Task) -> Result<String, Invalid> {
+    let query = select(task)?;
+    let params = query.params.iter();
+    let lines = params.map(|param| format!("\n  {} = {}", param.name, quote_string(&param.value)));
+    Ok(query.sql().to_owned() + &lines.collect::<String>())
 }
 
 /// SQL for a key column's value as a bound has it ([`KeyValue`]): hexadecimal digits for strings,
@@ -69,12 +53,8 @@ pub fn bound_value(column: &Column, text: String) -> Result<KeyValue, Invalid> {
     Ok(KeyType::for_column(column)?.value(text))
 }
 
-/// Whether the column can be the change time of a plan; the error says what it must be.
-pub fn check_change_column(column: &Column) -> Result<(), Invalid> {
-    ChangeColumn::for_column(column).map(|_| ())
-}
-
-/// Resolution of the change column, in milliseconds.
+/// Resolution of the change column, in milliseconds. The error of a column that cannot be the change time of a plan
+/// says what it must be.
 pub fn change_resolution_ms(column: &Column) -> Result<i64, Invalid> {
     Ok(ChangeColumn::for_column(column)?.resolution_ms())
 }
@@ -85,25 +65,21 @@ pub fn compare_columns(shard: u32, plan: &ReadPlan, found: &[Column]) -> Result<
     let table = format!("{}.{} of shard {shard}", plan.database, plan.table);
     let changed = |what: String| {
         let advice = "plan the run again once all shards have the same columns";
-        Err(Invalid::new(
-            Reason::SourceChanged,
-            format!("{what}; {advice}"),
-        ))
+        let detail = format!("{what}; {advice}");
+        Err(Invalid::new(Reason::SourceChanged, detail))
     };
     if found.is_empty() {
         return changed(format!("there is no table {table}"));
     }
-    let wanted = plan.key.iter().chain(&plan.columns).chain([&plan.changed]);
-    for column in wanted {
-        match found.iter().find(|other| other.name == column.name) {
-            None => return changed(format!("column {} is missing in {table}", column.name)),
-            Some(other) if other.r#type != column.r#type => {
-                return changed(format!(
-                    "column {} is {} in {table}, but {} in the plan",
-                    column.name, other.r#type, column.r#type
-                ));
-            }
-            Some(_) => {}
+    for Column { name, r#type } in plan.key.iter().chain(&plan.columns).chain([&plan.changed]) {
+        let Some(other) = found.iter().find(|other| other.name == *name) else {
+            return changed(format!("column {name} is missing in {table}"));
+        };
+        if other.r#type != *r#type {
+            let there = &other.r#type;
+            return changed(format!(
+                "column {name} is {there} in {table}, but {type} in the plan"
+            ));
         }
     }
     Ok(())
@@ -229,7 +205,7 @@ mod tests {
             let resolution = change_resolution_ms(&column("changed_at", r#type));
             assert_eq!(resolution, Ok(ms), "{}", r#type);
         }
-        let refused = check_change_column(&column("changed_at", "Nullable(DateTime)"));
+        let refused = change_resolution_ms(&column("changed_at", "Nullable(DateTime)"));
         assert!(refused.unwrap_err().detail.contains("not Nullable"));
     }
 

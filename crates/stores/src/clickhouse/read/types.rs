@@ -2,7 +2,7 @@
 
 use batch::{Column, Invalid, KeyValue, Reason};
 
-use crate::clickhouse::{DataType, TypeFamily, quote_identifier, quote_string};
+use crate::clickhouse::{DataType, quote_identifier, quote_string};
 
 /// How values of a key column are written. Types whose values cannot all be compared (a NULL or a NaN is
 /// neither below nor above a bound) are refused: their rows would be in no range.
@@ -19,45 +19,36 @@ pub(super) enum KeyType {
 }
 
 impl KeyType {
-    pub fn for_column(column: &Column) -> Result<Self, Invalid> {
-        Self::supported(column).ok_or_else(|| {
-            Invalid::new(
-                Reason::SourceChanged,
-                format!(
-                    "key column {} is {}: ranges can be cut over strings, integers, decimals, dates, times, enums, UUIDs and IP addresses that are not Nullable",
-                    column.name, column.r#type
-                ),
-            )
+    pub fn for_column(Column { name, r#type }: &Column) -> Result<Self, Invalid> {
+        let data_type = r#type.parse().ok();
+        data_type.as_ref().and_then(Self::new).ok_or_else(|| {
+            let detail = format!(
+                "key column {name} is {type}: ranges can be cut over strings, integers, decimals, dates, times, enums, UUIDs and IP addresses that are not Nullable"
+            );
+            Invalid::new(Reason::SourceChanged, detail)
         })
     }
 
-    fn supported(column: &Column) -> Option<Self> {
-        let r#type: DataType = column.r#type.parse().ok()?;
-        let plain = r#type.unwrapped(&TypeFamily::LowCardinality);
-        use TypeFamily as F;
-        match plain.family {
-            F::String => Some(Self::Bytes { fixed: None }),
-            F::FixedString => Some(Self::Bytes {
+    fn new(data_type: &DataType) -> Option<Self> {
+        let plain = data_type.unwrapped("LowCardinality");
+        Some(match plain.name.as_str() {
+            "String" => Self::Bytes { fixed: None },
+            "FixedString" => Self::Bytes {
                 fixed: Some(plain.to_string()),
-            }),
-            F::DateTime => Some(Self::Time {
+            },
+            "DateTime" => Self::Time {
                 utc: "DateTime('UTC')".to_owned(),
-            }),
-            F::DateTime64 => Some(Self::Time {
+            },
+            "DateTime64" => Self::Time {
                 utc: format!("DateTime64({}, 'UTC')", plain.number(0).unwrap_or(3)),
-            }),
-            F::Int8 | F::Int16 | F::Int32 | F::Int64 | F::Int128 | F::Int256 => {
-                Some(Self::Plain(plain.to_string()))
+            },
+            "Int8" | "Int16" | "Int32" | "Int64" | "Int128" | "Int256" | "UInt8" | "UInt16"
+            | "UInt32" | "UInt64" | "UInt128" | "UInt256" | "Bool" | "Date" | "Date32"
+            | "Decimal" | "Enum8" | "Enum16" | "UUID" | "IPv4" | "IPv6" => {
+                Self::Plain(plain.to_string())
             }
-            F::UInt8 | F::UInt16 | F::UInt32 | F::UInt64 | F::UInt128 | F::UInt256 => {
-                Some(Self::Plain(plain.to_string()))
-            }
-            F::Bool | F::Date | F::Date32 | F::Decimal | F::Enum8 | F::Enum16 => {
-                Some(Self::Plain(plain.to_string()))
-            }
-            F::UUID | F::IPv4 | F::IPv6 => Some(Self::Plain(plain.to_string())),
-            _ => None,
-        }
+            _ => return None,
+        })
     }
 
     /// SQL for the text of `column`'s values; the column's name comes quoted.
@@ -118,27 +109,24 @@ enum ChangeColumnKind {
 }
 
 impl ChangeColumn {
-    pub fn for_column(column: &Column) -> Result<Self, Invalid> {
-        let r#type: Option<DataType> = column.r#type.parse().ok();
-        let kind = r#type.and_then(|r#type| match r#type.family {
-            TypeFamily::DateTime => Some(ChangeColumnKind::Seconds),
-            TypeFamily::DateTime64 => r#type
-                .number(0)
-                .map(|precision| ChangeColumnKind::Ticks { precision }),
-            TypeFamily::Int64 | TypeFamily::UInt64 => Some(ChangeColumnKind::Milliseconds),
+    pub fn for_column(Column { name, r#type }: &Column) -> Result<Self, Invalid> {
+        let data_type = r#type.parse().ok();
+        let kind = data_type.and_then(|data_type: DataType| match data_type.name.as_str() {
+            "DateTime" => Some(ChangeColumnKind::Seconds),
+            "DateTime64" => Some(ChangeColumnKind::Ticks {
+                precision: data_type.number(0)?,
+            }),
+            "Int64" | "UInt64" => Some(ChangeColumnKind::Milliseconds),
             _ => None,
         });
         let kind = kind.ok_or_else(|| {
-            Invalid::new(
-                Reason::SourceChanged,
-                format!(
-                    "change column {} is {}; it must be DateTime, DateTime64, or Int64 or UInt64 of milliseconds, and not Nullable",
-                    column.name, column.r#type
-                ),
-            )
+            let detail = format!(
+                "change column {name} is {type}; it must be DateTime, DateTime64, or Int64 or UInt64 of milliseconds, and not Nullable"
+            );
+            Invalid::new(Reason::SourceChanged, detail)
         })?;
         Ok(Self {
-            name: quote_identifier(&column.name),
+            name: quote_identifier(name),
             kind,
         })
     }
