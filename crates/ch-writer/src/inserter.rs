@@ -138,7 +138,8 @@ impl RowStore for Inserter<'_> {
             let refused = match result {
                 Ok(()) => None,
                 Err(error) => match classify(&error) {
-                    Class::Refused => Some(reason(&error)),
+                    // What the server says of the rows, without where the server is.
+                    Class::Refused => Some(error.kind.to_string()),
                     Class::Pause => {
                         breakers.trip(&endpoint, &error.to_string());
                         continue;
@@ -149,18 +150,5 @@ impl RowStore for Inserter<'_> {
             breakers.reset(&endpoint);
             return Ok(refused);
         }
-    }
-}
-
-/// What the server says of the rows, without where the server is.
-fn reason(error: &Error) -> String {
-    match error {
-        Error::Exception {
-            code,
-            name,
-            message,
-            ..
-        } => format!("{message} ({name}, code {code})"),
-        other => other.to_string(),
     }
 }

@@ -1,41 +1,38 @@
 //! Types of columns as a dictionary has them.
 
-use stores::clickhouse::{DataType, TypeFamily};
+use stores::clickhouse::DataType;
 
 /// Types that a dictionary holds as they are, whatever their arguments.
-const PLAIN: &[TypeFamily] = {
-    use TypeFamily as F;
-    &[
-        F::Bool,
-        F::Date,
-        F::Date32,
-        F::DateTime,
-        F::DateTime64,
-        F::Decimal,
-        F::Decimal128,
-        F::Decimal256,
-        F::Decimal32,
-        F::Decimal64,
-        F::Float32,
-        F::Float64,
-        F::IPv4,
-        F::IPv6,
-        F::Int128,
-        F::Int16,
-        F::Int256,
-        F::Int32,
-        F::Int64,
-        F::Int8,
-        F::String,
-        F::UInt128,
-        F::UInt16,
-        F::UInt256,
-        F::UInt32,
-        F::UInt64,
-        F::UInt8,
-        F::UUID,
-    ]
-};
+const PLAIN: [&str; 28] = [
+    "Bool",
+    "Date",
+    "Date32",
+    "DateTime",
+    "DateTime64",
+    "Decimal",
+    "Decimal128",
+    "Decimal256",
+    "Decimal32",
+    "Decimal64",
+    "Float32",
+    "Float64",
+    "IPv4",
+    "IPv6",
+    "Int128",
+    "Int16",
+    "Int256",
+    "Int32",
+    "Int64",
+    "Int8",
+    "String",
+    "UInt128",
+    "UInt16",
+    "UInt256",
+    "UInt32",
+    "UInt64",
+    "UInt8",
+    "UUID",
+];
 
 /// The type that an attribute or a key column has in a dictionary: that of the table without `LowCardinality`, which
 /// dictionaries do not know. `None` where a dictionary cannot hold such values at all, such as those of an Enum.
@@ -44,17 +41,17 @@ pub(crate) fn in_dictionary(table_type: &str) -> Option<String> {
         .parse::<DataType>()
         .ok()?
         .without_low_cardinality();
-    let holdable = match full.family {
-        TypeFamily::Nullable => is_plain(full.inner()?),
+    let holdable = match full.name.as_str() {
+        "Nullable" => is_plain(full.inner()?),
         // What is inside is the server's own column: it takes any.
-        TypeFamily::Array | TypeFamily::Map => true,
+        "Array" | "Map" => true,
         _ => is_plain(&full),
     };
     holdable.then(|| full.to_string())
 }
 
 fn is_plain(r#type: &DataType) -> bool {
-    PLAIN.contains(&r#type.family)
+    PLAIN.contains(&r#type.name.as_str())
 }
 
 #[cfg(test)]
@@ -112,7 +109,7 @@ mod tests {
             testkit::clickhouse::query(&database.shards()[0], &sql).0
         };
         for family in PLAIN {
-            let full = match family.to_string().as_str() {
+            let full = match family {
                 "Decimal" => "Decimal(18, 4)".to_owned(),
                 "DateTime64" => "DateTime64(3)".to_owned(),
                 name if name.starts_with("Decimal") => format!("{name}(2)"),

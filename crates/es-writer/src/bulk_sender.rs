@@ -5,7 +5,7 @@ use std::time::Duration;
 use batch::Reason;
 use pipeline::Outcome;
 use stores::Class;
-use stores::elasticsearch::{Error, ItemVerdict, classify};
+use stores::elasticsearch::{Error, ItemResult, classify};
 
 use crate::bulk_store::{BulkStore, RetryBudget, failed, missing};
 use crate::encode::Bulk;
@@ -98,23 +98,23 @@ impl<'a> BulkSender<'a> {
     }
 
     /// Takes the answer to a request, item by item.
-    fn classify_items(&mut self, bulk: &Bulk, items: Vec<ItemVerdict>) -> Result<Unsent, Outcome> {
+    fn classify_items(&mut self, bulk: &Bulk, items: Vec<ItemResult>) -> Result<Unsent, Outcome> {
         let (mut left, mut blocked, mut busy) = (Vec::new(), None, None);
         for (n, item) in items.into_iter().enumerate() {
             let row = bulk.rows[n];
             let is_missing = item.quarantine() == Some(Reason::MissingTarget);
             match item {
-                ItemVerdict::Stored => self.result.set(row, RowStatus::Stored),
-                ItemVerdict::Unchanged => self.result.set(row, RowStatus::Unchanged),
-                ItemVerdict::Again { status, reason } => {
+                ItemResult::Stored => self.result.set(row, RowStatus::Stored),
+                ItemResult::Unchanged => self.result.set(row, RowStatus::Unchanged),
+                ItemResult::Again { status, reason } => {
                     left.push(n);
                     busy.get_or_insert_with(|| format!("{reason} (status {status})"));
                 }
-                ItemVerdict::Blocked { reason } => {
+                ItemResult::Blocked { reason } => {
                     left.push(n);
                     blocked.get_or_insert(reason);
                 }
-                ItemVerdict::Refused {
+                ItemResult::Refused {
                     status,
                     kind,
                     reason,

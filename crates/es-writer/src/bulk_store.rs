@@ -6,7 +6,7 @@ use app::App;
 use backon::ExponentialBackoff;
 use batch::{Invalid, Reason};
 use pipeline::{Outcome, paused};
-use stores::elasticsearch::{Client, Error, ItemVerdict, classify};
+use stores::elasticsearch::{Client, Error, ItemResult, classify};
 use stores::{CircuitBreakers, Class, Permit};
 use tokio::sync::Semaphore;
 
@@ -39,10 +39,10 @@ impl BulkStore {
     }
 
     /// Sends one request as soon as there is a permit.
-    pub async fn bulk(&self, index: &str, bulk: &Bulk) -> Result<Vec<ItemVerdict>, Error> {
+    pub async fn bulk(&self, index: &str, bulk: &Bulk) -> Result<Vec<ItemResult>, Error> {
         let _permit = self.permits.acquire().await;
         let started = Instant::now();
-        let answer = self.client.bulk(index, vec![bulk.body.clone()]).await;
+        let answer = self.client.bulk(index, bulk.body.clone()).await;
         self.app.stats.time("bulk", &[], started.elapsed());
         answer
     }

@@ -15,7 +15,7 @@ use pipeline::{
     AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RECEIPTS, StoreReport, Weight, settle,
 };
 use stores::elasticsearch::{
-    Client, ElasticsearchConfigError, ElasticsearchSettings, Followers, IndexSettings, classify,
+    Client, ConfigError, ElasticsearchSettings, Followers, IndexSettings, classify,
 };
 use stores::{Class, Mapping};
 
@@ -49,10 +49,8 @@ impl EsWriter {
         app: &App,
         elasticsearch: &ElasticsearchSettings,
         settings: &EsWriterSettings,
-    ) -> Result<Self, ElasticsearchConfigError> {
-        elasticsearch
-            .check()
-            .map_err(ElasticsearchConfigError::Indices)?;
+    ) -> Result<Self, ConfigError> {
+        elasticsearch.check()?;
         let client = Client::new(elasticsearch)?;
         let every = Duration::from_secs(elasticsearch.followers_seconds);
         Ok(Self {

@@ -2,7 +2,6 @@
 
 use batch::arrow::Limits;
 use batch::{Invalid, Reason, Task};
-use futures_util::TryStreamExt;
 use stores::Class;
 use stores::clickhouse::read::select;
 use stores::clickhouse::{ByteStream, Error, Replica, classify};

@@ -2,7 +2,7 @@ use pipeline::ProducerError;
 use pipeline::broker::BrokerError;
 use queuer::QueuerError;
 use settings::{InvalidSettings, SecretError};
-use stores::{ConfigureError, clickhouse, elasticsearch};
+use stores::{ConfigError, ConfigureError, clickhouse, elasticsearch};
 use topology::TopologyError;
 use topology::management::ManagementError;
 
@@ -55,8 +55,7 @@ impl Exit {
         if cause.is::<InvalidSettings>()
             || cause.is::<SecretError>()
             || cause.is::<TopologyError>()
-            || cause.is::<clickhouse::ConfigError>()
-            || cause.is::<elasticsearch::ElasticsearchConfigError>()
+            || cause.is::<ConfigError>()
         {
             return Some(Self::Configuration);
         }
@@ -116,13 +115,13 @@ impl Exit {
     }
 
     fn from_clickhouse(error: &clickhouse::Error) -> Option<Self> {
-        use clickhouse::Error;
+        use clickhouse::ErrorKind as Kind;
         let store = matches!(
-            error,
-            Error::Connection { .. }
-                | Error::Timeout { .. }
-                | Error::UnexpectedAnswer { .. }
-                | Error::Truncated { .. }
+            error.kind,
+            Kind::Connection { .. }
+                | Kind::Timeout { .. }
+                | Kind::UnexpectedAnswer { .. }
+                | Kind::Truncated(_)
         );
         store.then_some(Self::Store)
     }

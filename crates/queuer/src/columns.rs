@@ -58,7 +58,7 @@ pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<Sourc
     };
     let key = finder.all(key)?;
     let changed = finder.find(&settings.changed_column)?;
-    read::check_change_column(&changed).map_err(|invalid| invalid.detail)?;
+    read::change_resolution_ms(&changed).map_err(|invalid| invalid.detail)?;
     for column in &key[..indexed] {
         read::bound_expression(column).map_err(|invalid| invalid.detail)?;
     }

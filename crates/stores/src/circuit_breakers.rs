@@ -11,13 +11,12 @@ use tokio::time::Instant;
 /// is reset in a moment.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Holds back the requests to places that take nothing from anyone ([`crate::Class::Pause`]): an index, a shard. The
-/// breaker of a place is tripped when it is read-only, its disk is full, or it refuses the credentials. From then on
-/// a single request, the probe, goes through every `poll`, until one is taken; the others are put off. Only places
-/// whose breaker is tripped are known here.
+/// Holds back the requests to a place, an index or a shard, that takes nothing from anyone ([`crate::Class::Pause`]):
+/// its breaker is tripped. From then on a single request, the probe, goes through every `poll`, until one is taken;
+/// the others are put off. Only places whose breaker is tripped are known here.
 pub struct CircuitBreakers {
     app: App,
-    /// Part of the health page that that tells of tripped breakers.
+    /// Part of the health page that tells of tripped breakers.
     component: &'static str,
     /// Gauge of the number of tripped breakers.
     gauge: &'static str,
@@ -83,21 +82,21 @@ impl CircuitBreakers {
         };
         let deadline = *since.get_or_insert_with(Instant::now) + self.pause_limit;
         let probe = async {
-            let held = tokio::time::timeout(SHORT_WAIT.min(self.poll), turn.lock_owned()).await?;
-            tokio::time::sleep(self.poll).await;
-            Ok::<_, tokio::time::error::Elapsed>(held)
+            let held = tokio::time::timeout(SHORT_WAIT.min(self.poll), turn.lock_owned()).await;
+            if held.is_ok() {
+                tokio::time::sleep(self.poll).await;
+            }
+            held.ok()
         };
-        tokio::select! {
+        let permit = tokio::select! {
             biased;
-            () = self.app.shutdown.triggered() => Err(self.why_tripped(place)),
+            () = self.app.shutdown.triggered() => None,
             // Nothing is ever sent: it ends in an error when the breaker is gone, which is what is waited for.
-            _ = reset.changed() => Ok(Permit(None)),
-            () = tokio::time::sleep_until(deadline) => Err(self.why_tripped(place)),
-            held = probe => match held {
-                Ok(held) => Ok(Permit(Some(held))),
-                Err(_) => Err(self.why_tripped(place)),
-            },
-        }
+            _ = reset.changed() => Some(Permit(None)),
+            () = tokio::time::sleep_until(deadline) => None,
+            held = probe => held.map(|held| Permit(Some(held))),
+        };
+        permit.ok_or_else(|| self.why_tripped(place))
     }
 
     /// The place takes nothing. Logged once, and shown on the health page, however many requests find out.
@@ -134,28 +133,28 @@ impl CircuitBreakers {
 
     fn why_tripped(&self, place: &str) -> String {
         let tripped = self.lock();
-        let why = tripped
-            .get(place)
-            .map_or("", |breaker| breaker.why.as_str());
-        format!("{place} takes no writes: {why}")
+        let why = tripped.get(place).map_or("", |breaker| &breaker.why);
+        takes_no_writes(place, why)
     }
 
     fn report(&self, tripped: &BTreeMap<String, Breaker>) {
         self.app.stats.gauge(self.gauge, &[], tripped.len() as f64);
-        let reasons = tripped
-            .iter()
-            .map(|(place, breaker)| format!("{place} takes no writes: {}", breaker.why));
-        let state = if tripped.is_empty() {
-            Ok(())
-        } else {
-            Err(reasons.collect::<Vec<_>>().join("; "))
-        };
+        let reasons = tripped.iter();
+        let reasons: Vec<_> = reasons
+            .map(|(place, b)| takes_no_writes(place, &b.why))
+            .collect();
+        let healthy = reasons.is_empty().then_some(());
+        let state = healthy.ok_or_else(|| reasons.join("; "));
         self.app.health.set(self.component, state);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Breaker>> {
         self.tripped.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn takes_no_writes(place: &str, why: &str) -> String {
+    format!("{place} takes no writes: {why}")
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use batch::arrow::{self, Limits, Stream};
 use batch::{BatchId, Column, Fact, Headers, Message, Receipt, Rows, RunId, TaskHash, header};
 use bytes::{Bytes, BytesMut};
 use ch_writer::{ChWriter, ChWriterSettings};
-use futures_util::TryStreamExt;
 use pipeline::testing::Sent;
 use pipeline::{BatchWorker, Outcome};
 use stores::clickhouse::{Cluster, Query, TargetSettings, ddl};
@@ -64,7 +63,9 @@ impl Tables {
         ];
         let table = ddl::TargetTable::new(&target, &key, &columns.map(column)).unwrap();
         let cluster = Cluster::new(&target.connection()).unwrap();
-        ddl::configure_target(&cluster, &table).await.unwrap();
+        ddl::configure_target(&cluster, &table, false)
+            .await
+            .unwrap();
         database.run(0, "SYSTEM STOP MERGES {db}.keywords_metrics_local");
         Self {
             database,
@@ -98,17 +99,17 @@ impl Tables {
         .setting("max_threads", 1);
         let cluster = Cluster::new(&self.target.connection()).unwrap();
         let replica = cluster.shard(0).unwrap().replicas()[0];
-        let pieces = replica.stream(&query).await.unwrap();
-        let body = pieces.try_fold(BytesMut::new(), async |mut body, piece| {
+        let mut pieces = replica.stream(&query).await.unwrap();
+        let mut body = BytesMut::new();
+        while let Some(piece) = pieces.try_next().await.unwrap() {
             body.extend_from_slice(&piece);
-            Ok(body)
-        });
+        }
         let limits = Limits {
             body_bytes: usize::MAX,
             decoded_bytes: u64::MAX,
             rows: u64::MAX,
         };
-        let whole = Stream::parse(&body.await.unwrap().freeze(), &limits).unwrap();
+        let whole = Stream::parse(&body.freeze(), &limits).unwrap();
         let frames = whole.frames.iter().filter(|frame| frame.rows > 0);
         let message = |(sequence, frame)| {
             let body = arrow::join_contiguous(&whole.schema_bytes, [frame]);

@@ -152,7 +152,7 @@ impl Pipe {
         let shard = self.source.shard(task.shard).expect("it was planned");
         let query = self.tuned(read::select(task).expect("a task of this release"));
         let replica = shard.replicas()[0];
-        let mut stream = std::pin::pin!(replica.stream(&query).await.expect("the source answers"));
+        let mut stream = replica.stream(&query).await.expect("the source answers");
         let mut framer = Framer::new(Limits::default());
         loop {
             while let Some(frame) = framer.next_frame().expect("an Arrow stream") {
@@ -169,7 +169,7 @@ impl Pipe {
                     rows
                 });
             }
-            match futures_util::TryStreamExt::try_next(&mut stream).await {
+            match stream.try_next().await {
                 Ok(Some(piece)) => framer.push(piece),
                 Ok(None) => return framer.finish().expect("a complete stream").0,
                 Err(error) => panic!("the source breaks off: {error}"),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use es_writer::EsWriterSettings;
 use serde_json::{Value, json};
-use stores::elasticsearch::{Client, ElasticsearchSettings, ItemVerdict};
+use stores::elasticsearch::{Client, ElasticsearchSettings, ItemResult};
 use testkit::{Hub, Stack};
 use tokio::task::JoinSet;
 
@@ -122,9 +122,9 @@ fn drive(stack: &Stack, bulks: &Arc<Vec<Bulk>>) -> f64 {
             let (client, bulks) = (client.clone(), bulks.clone());
             sending.spawn(async move {
                 let (index, body) = &bulks[n];
-                let answers = client.bulk(index, vec![body.clone()]).await;
-                let answers = answers.expect("Elasticsearch takes it");
-                assert!(answers.iter().all(|v| *v == ItemVerdict::Stored), "{index}");
+                let results = client.bulk(index, body.clone()).await;
+                let results = results.expect("Elasticsearch takes it");
+                assert!(results.iter().all(|v| *v == ItemResult::Stored), "{index}");
             });
         }
         sending.join_all().await;

@@ -4,7 +4,7 @@ use serde_json::json;
 use settings::InvalidSettings;
 use stores::Change;
 use stores::clickhouse::Cluster;
-use stores::clickhouse::ddl::{TargetTable, configure_target, diff_target};
+use stores::clickhouse::ddl::{TargetTable, configure_target};
 use stores::elasticsearch::Client;
 
 use crate::config::Config;
@@ -80,11 +80,7 @@ async fn configure_tables(config: &Config, dry_run: bool) -> anyhow::Result<Vec<
     same_shards(&source, &target)?;
     let source = queuer::source_columns(&source, &config.source).await?;
     let table = TargetTable::new(&config.clickhouse, &source.key, &source.columns)?;
-    Ok(if dry_run {
-        diff_target(&target, &table).await?
-    } else {
-        configure_target(&target, &table).await?
-    })
+    Ok(configure_target(&target, &table, dry_run).await?)
 }
 
 /// Rows of a shard of the source go to the target's shard of the same number: there must be one.
@@ -104,9 +100,5 @@ async fn configure_indices(config: &Config, dry_run: bool) -> anyhow::Result<Vec
     let (client, indices) = (Client::new(&config.elasticsearch)?, &config.elasticsearch);
     let source = queuer::source_columns(&source, &config.source).await?;
     let (key, columns) = (&source.key, &source.columns);
-    Ok(if dry_run {
-        client.diff(indices, key, columns).await?
-    } else {
-        client.configure(indices, key, columns).await?
-    })
+    Ok(client.configure(indices, key, columns, dry_run).await?)
 }

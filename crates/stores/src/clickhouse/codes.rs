@@ -162,19 +162,19 @@ const TABLE: &[(Class, Codes)] = &[
 /// The class of a code. An unknown code is retried later: nothing is lost by that, and
 /// `max_retries` bounds it.
 pub(super) fn classify(code: i32) -> Class {
-    TABLE
-        .iter()
-        .find(|(_, codes)| codes.iter().any(|(known, _)| *known == code))
-        .map_or(Class::RetryLater, |(class, _)| *class)
+    find(code).map_or(Class::RetryLater, |(class, _)| class)
 }
 
 /// The code's name, where it is one of the table.
 pub(super) fn name(code: i32) -> Option<&'static str> {
-    TABLE
-        .iter()
-        .flat_map(|(_, codes)| codes.iter())
-        .find(|(known, _)| *known == code)
-        .map(|(_, name)| *name)
+    find(code).map(|(_, name)| name)
+}
+
+fn find(code: i32) -> Option<(Class, &'static str)> {
+    TABLE.iter().find_map(|(class, codes)| {
+        let (_, name) = codes.iter().find(|(known, _)| *known == code)?;
+        Some((*class, *name))
+    })
 }
 
 /// The code that a server's own text begins with: `Code: 60. DB::Exception: …`, or, of an exception
@@ -189,7 +189,7 @@ pub(super) fn code_in(text: &str) -> Option<i32> {
     rest[..end].parse().ok()
 }
 
-/// What a server's text says of an exception.
+/// A server's text of an exception.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExceptionText {
     /// The name at its end; empty where it has none.
@@ -199,15 +199,10 @@ pub(super) struct ExceptionText {
 }
 
 pub(super) fn exception_text(text: &str) -> ExceptionText {
-    let mut message = text;
-    if let Some(cut) = message
-        .find("\n\nStack trace:")
-        .or(message.find(", Stack trace"))
-    {
-        message = &message[..cut];
-    }
-    if let Some(cut) = message.rfind(" (version ") {
-        message = &message[..cut];
+    let stack = text.find("\n\nStack trace:").or(text.find(", Stack trace"));
+    let mut message = &text[..stack.unwrap_or(text.len())];
+    if let Some((before, _)) = message.rsplit_once(" (version ") {
+        message = before;
     }
     let mut name = "";
     if let Some((before, last)) = message.strip_suffix(')').and_then(|m| m.rsplit_once(" (")) {

@@ -11,12 +11,12 @@ pub struct DataType {
     /// Such as `UInt8` or `Array`; the name of the function of an `AggregateFunction` is read as a type too.
     pub name: String,
     /// What stands in the brackets; empty without them.
-    pub arguments: Vec<TypeArgument>,
+    arguments: Vec<TypeArgument>,
 }
 
 /// One argument of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TypeArgument {
+enum TypeArgument {
     /// A type, such as that of an array's elements.
     Type(DataType),
     /// A type with a name, such as an element of a named tuple; the name as it is written, maybe in backquotes.
@@ -32,7 +32,7 @@ pub struct NotADataType(pub String);
 
 impl DataType {
     /// The type inside, if this is `outer` around one; otherwise itself.
-    pub fn unwrapped(&self, outer: &str) -> &Self {
+    pub(super) fn unwrapped(&self, outer: &str) -> &Self {
         match self.arguments.as_slice() {
             [TypeArgument::Type(inner)] if self.name == outer => inner,
             _ => self,

@@ -30,24 +30,10 @@ pub struct ColumnDescription {
     pub name: String,
     /// As the server writes it; [`super::DataType`] reads it.
     pub r#type: String,
-    /// Where its values come from when an INSERT does not name it.
-    pub default_kind: DefaultKind,
+    /// Whether it is not stored: it exists in inserts alone, to compute others from.
+    pub is_ephemeral: bool,
     /// Whether the sorting key names it, by itself or inside an expression.
     pub in_sorting_key: bool,
-}
-
-/// Where the values of a column come from when an INSERT does not name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DefaultKind {
-    /// The default value of its type.
-    None,
-    Default,
-    /// Computed and stored.
-    Materialized,
-    /// Computed at each SELECT.
-    Alias,
-    /// Not stored: it exists in inserts alone, to compute others from.
-    Ephemeral,
 }
 
 impl TableDescription {
@@ -55,7 +41,7 @@ impl TableDescription {
     pub fn readable_columns(&self) -> Vec<Column> {
         let columns = self.columns.iter();
         columns
-            .filter(|column| column.default_kind != DefaultKind::Ephemeral)
+            .filter(|column| !column.is_ephemeral)
             .map(|column| Column {
                 name: column.name.clone(),
                 r#type: column.r#type.clone(),
@@ -68,7 +54,7 @@ impl TableDescription {
     }
 
     /// What stands in the brackets after the engine's name, argument by argument.
-    pub fn engine_arguments(&self) -> Vec<&str> {
+    pub(super) fn engine_arguments(&self) -> Vec<&str> {
         let arguments = self.engine_full.strip_prefix(&self.engine);
         arguments
             .and_then(in_brackets)
@@ -131,13 +117,7 @@ impl From<[String; 5]> for ColumnDescription {
         Self {
             name,
             r#type,
-            default_kind: match default_kind.as_str() {
-                "DEFAULT" => DefaultKind::Default,
-                "MATERIALIZED" => DefaultKind::Materialized,
-                "ALIAS" => DefaultKind::Alias,
-                "EPHEMERAL" => DefaultKind::Ephemeral,
-                _ => DefaultKind::None,
-            },
+            is_ephemeral: default_kind == "EPHEMERAL",
             in_sorting_key: in_sorting_key == "1",
         }
     }
@@ -259,14 +239,9 @@ mod tests {
         let names = |columns: Vec<Column>| columns.into_iter().map(|column| column.name);
         let readable: Vec<String> = names(found.readable_columns()).collect();
         assert_eq!(readable, ["z", "a, b", "k", "m", "d", "l"]);
-        let kinds = [("z", DefaultKind::None), ("d", DefaultKind::Default)];
-        let more = [("m", DefaultKind::Materialized), ("l", DefaultKind::Alias)];
-        for (name, kind) in kinds
-            .into_iter()
-            .chain(more)
-            .chain([("e", DefaultKind::Ephemeral)])
-        {
-            assert_eq!(found.column(name).unwrap().default_kind, kind, "{name}");
+        for name in ["z", "d", "m", "l", "e"] {
+            let is_ephemeral = found.column(name).unwrap().is_ephemeral;
+            assert_eq!(is_ephemeral, name == "e", "{name}");
         }
         let key = found.columns.iter().filter(|column| column.in_sorting_key);
         let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();

@@ -17,10 +17,10 @@ mod settings;
 mod stream;
 mod syntax;
 
-pub use crate::{Change, Class, ConfigError, ConfigureError, Mapping, MappingError};
+pub use crate::ConfigError;
 pub use cluster::{Cluster, Shard};
-pub use data_type::{DataType, NotADataType, TypeArgument};
-pub use describe::{ColumnDescription, DefaultKind, KeyExpression, TableDescription};
+pub use data_type::{DataType, NotADataType};
+pub use describe::{ColumnDescription, KeyExpression, TableDescription};
 pub use error::{Error, ErrorKind, classify};
 pub use query::{Query, Summary};
 pub use replica::Replica;

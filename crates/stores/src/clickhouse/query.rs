@@ -9,7 +9,6 @@ pub struct Query {
     sql: String,
     pub(super) params: Vec<QueryParam>,
     settings: Vec<(String, String)>,
-    query_id: Option<String>,
 }
 
 /// The value of a `{name:Type}` in a statement.
@@ -26,7 +25,6 @@ impl Query {
             sql: sql.into(),
             params: Vec::new(),
             settings: Vec::new(),
-            query_id: None,
         }
     }
 
@@ -54,13 +52,6 @@ impl Query {
         self.setting(DEDUPLICATION_TOKEN, token)
     }
 
-    /// The statement's id in `system.query_log`. The server refuses the id of a statement that still runs.
-    #[must_use]
-    pub fn query_id(mut self, id: impl Into<String>) -> Self {
-        self.query_id = Some(id.into());
-        self
-    }
-
     pub fn sql(&self) -> &str {
         &self.sql
     }
@@ -73,13 +64,11 @@ impl Query {
         self.has_setting(DEDUPLICATION_TOKEN)
     }
 
-    /// The request's URL parameters: parameters as `param_NAME`, settings, the query's id.
+    /// The request's URL parameters: parameters as `param_NAME`, and settings.
     pub(super) fn options(&self) -> impl Iterator<Item = (String, String)> {
         let params = self.params.iter();
         let params = params.map(|param| (format!("param_{}", param.name), escaped(&param.value)));
-        let id = self.query_id.iter();
-        let id = id.map(|id| ("query_id".to_owned(), id.clone()));
-        params.chain(self.settings.iter().cloned()).chain(id)
+        params.chain(self.settings.iter().cloned())
     }
 }
 
@@ -104,7 +93,6 @@ pub struct Summary {
     pub read_bytes: u64,
     /// Rows that an insert wrote; 0 when its token was known.
     pub written_rows: u64,
-    pub written_bytes: u64,
 }
 
 impl Summary {
@@ -121,7 +109,6 @@ impl Summary {
             read_rows: number("read_rows").unwrap_or(0),
             read_bytes: number("read_bytes").unwrap_or(0),
             written_rows: number("written_rows").unwrap_or(0),
-            written_bytes: number("written_bytes").unwrap_or(0),
         })
     }
 }
@@ -132,7 +119,6 @@ impl From<&QuerySummary> for Summary {
             read_rows: summary.read_rows().unwrap_or(0),
             read_bytes: summary.read_bytes().unwrap_or(0),
             written_rows: summary.written_rows().unwrap_or(0),
-            written_bytes: summary.written_bytes().unwrap_or(0),
         }
     }
 }
@@ -156,7 +142,7 @@ mod tests {
         let query = Query::new("SELECT 1")
             .setting("max_threads", 1)
             .setting("max_threads", 2)
-            .query_id("q");
+            .setting("query_id", "q");
         let options: Vec<_> = query.options().collect();
         assert_eq!(
             options,

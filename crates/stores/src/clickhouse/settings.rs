@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::Secret;
 
-use super::Mapping;
+use crate::Mapping;
 
 /// The hub: where rows are read.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -136,7 +136,7 @@ impl Default for TargetSettings {
             strip_prefix: "processed_".to_owned(),
             rename: BTreeMap::new(),
             engine: Replication::Replacing,
-            // ClickHouse's own default has `{uuid}`, which it refuses where each replica is told by itself.
+            // ClickHouse's own default has `{uuid}`, which it refuses where each replica gets a statement of its own.
             zookeeper_path: "/clickhouse/tables/{shard}/{database}/{table}".to_owned(),
             replica_name: "{replica}".to_owned(),
             // 50 inserts in flight, each sent again at most `max_retries` (10) times over hours: the window

@@ -1,8 +1,11 @@
 //! The answer of a bulk request.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
-use super::{ItemVerdict, classify_item};
+use super::ItemResult;
+use super::error::classify_item;
 
 /// The parts of a bulk answer that classify each item: the whole is ten times as long. The last two
 /// are an error of the whole request, which the filter would hide as well.
@@ -11,24 +14,8 @@ pub(super) const FILTER: &str = "items.*.status,items.*.error.type,items.*.error
 
 #[derive(Deserialize)]
 pub(super) struct BulkAnswer {
-    items: Vec<BulkItem>,
-}
-
-impl BulkAnswer {
-    /// One for each action of the request, in their order.
-    pub fn verdicts(self) -> Vec<ItemVerdict> {
-        self.items.into_iter().map(BulkItem::verdict).collect()
-    }
-}
-
-/// An item's outcome stands under the name of its action.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum BulkItem {
-    Index(ItemAnswer),
-    Create(ItemAnswer),
-    Update(ItemAnswer),
-    Delete(ItemAnswer),
+    /// Each item under the name of its action.
+    items: Vec<HashMap<String, ItemAnswer>>,
 }
 
 #[derive(Deserialize)]
@@ -43,33 +30,26 @@ struct ItemError {
     r#type: String,
     #[serde(default)]
     reason: String,
-    caused_by: Option<ItemErrorCause>,
+    caused_by: Option<Box<ItemError>>,
 }
 
-#[derive(Deserialize)]
-struct ItemErrorCause {
-    #[serde(default)]
-    reason: String,
+impl BulkAnswer {
+    /// One for each action of the request, in their order.
+    pub fn results(self) -> Vec<ItemResult> {
+        let items = self.items.into_iter().flat_map(HashMap::into_values);
+        items.map(ItemAnswer::result).collect()
+    }
 }
 
-impl BulkItem {
-    fn verdict(self) -> ItemVerdict {
-        let (Self::Index(outcome)
-        | Self::Create(outcome)
-        | Self::Update(outcome)
-        | Self::Delete(outcome)) = self;
-        match outcome.error {
-            None => classify_item(outcome.status, "", ""),
-            Some(error) => {
-                let reason = match error.caused_by {
-                    Some(cause) if !cause.reason.is_empty() => {
-                        format!("{}: {}", error.reason, cause.reason)
-                    }
-                    _ => error.reason,
-                };
-                classify_item(outcome.status, &error.r#type, &reason)
-            }
+impl ItemAnswer {
+    fn result(self) -> ItemResult {
+        let Some(mut error) = self.error else {
+            return classify_item(self.status, "", "");
+        };
+        if let Some(cause) = error.caused_by.filter(|cause| !cause.reason.is_empty()) {
+            error.reason = format!("{}: {}", error.reason, cause.reason);
         }
+        classify_item(self.status, &error.r#type, &error.reason)
     }
 }
 
@@ -78,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_tells_the_cause_with_the_error() {
+    fn an_error_has_its_cause_with_it() {
         let answer = r#"{"items": [
             {"index": {"status": 201}},
             {"create": {"status": 400, "error": {
@@ -90,15 +70,15 @@ mod tests {
         ]}"#;
         let answer: BulkAnswer = serde_json::from_str(answer).unwrap();
         assert_eq!(
-            answer.verdicts(),
+            answer.results(),
             [
-                ItemVerdict::Stored,
-                ItemVerdict::Refused {
+                ItemResult::Stored,
+                ItemResult::Refused {
                     status: 400,
                     kind: "document_parsing_exception".to_owned(),
                     reason: "failed to parse field [n]: For input string: \"x\"".to_owned(),
                 },
-                ItemVerdict::Again {
+                ItemResult::Again {
                     status: 429,
                     reason: "full".to_owned(),
                 },

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -6,18 +7,18 @@ use ::elasticsearch::auth::Credentials;
 use ::elasticsearch::http::Method;
 use ::elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
-use ::elasticsearch::indices::{
-    IndicesGetSettingsParts, IndicesRefreshParts, IndicesResolveIndexParts,
-};
-use ::elasticsearch::{BulkParts, CountParts, Elasticsearch};
+use ::elasticsearch::indices::{IndicesGetSettingsParts, IndicesResolveIndexParts};
+use ::elasticsearch::{BulkParts, Elasticsearch};
 use app::with_causes;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use settings::Secret;
 use url::Url;
 
-use super::{ElasticsearchConfigError, ElasticsearchSettings, Error, ItemVerdict, bulk};
+use super::{ElasticsearchSettings, Error, ItemResult, bulk};
+use crate::ConfigError;
 use crate::answer::excerpt;
 use crate::health::{EndpointHealth, in_order_to_try};
 
@@ -34,7 +35,6 @@ pub struct Client {
 struct ClientInner {
     nodes: Vec<ElasticsearchNode>,
     turn: AtomicUsize,
-    timeout: Duration,
 }
 
 /// The official client has no failover: each node gets one, and [`Client`] decides the order. The client's `*Parts`
@@ -44,69 +44,46 @@ struct ClientInner {
 struct ElasticsearchNode {
     address: String,
     api: Elasticsearch,
+    timeout: Duration,
     health: EndpointHealth,
+}
+
+/// A request, whichever node it goes to.
+struct ClientRequest<'a> {
+    method: Method,
+    path: &'a str,
+    query: &'a [(&'a str, &'a str)],
+    content_type: &'static str,
+    body: Option<Bytes>,
 }
 
 impl Client {
     /// Connects to nothing yet. Reads the files of secrets.
-    pub fn new(settings: &ElasticsearchSettings) -> Result<Self, ElasticsearchConfigError> {
+    pub fn new(settings: &ElasticsearchSettings) -> Result<Self, ConfigError> {
         let credentials = credentials(settings)?;
-        let timeout = Duration::from_secs(settings.request_timeout_seconds);
-        let node = |url: &String| {
-            let url = Url::parse(url)
-                .map_err(|e| ElasticsearchConfigError::Urls(format!("{url:?}: {e}")))?;
-            if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
-                return Err(ElasticsearchConfigError::Urls(
-                    "an address begins with http:// or https:// and holds no user name or password; \
-                     they belong into `user` and `password_file`"
-                        .to_owned(),
-                ));
-            }
-            let mut transport = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
-                // A store is reached directly: a proxy of the environment is for requests to the internet.
-                .disable_proxy()
-                .timeout(timeout);
-            if let Some(credentials) = &credentials {
-                transport = transport.auth(credentials.clone());
-            }
-            let transport = transport
-                .build()
-                .map_err(|e| ElasticsearchConfigError::Client(e.to_string()))?;
-            Ok(ElasticsearchNode {
-                address: url.as_str().trim_end_matches('/').to_owned(),
-                api: Elasticsearch::new(transport),
-                health: EndpointHealth::new(Duration::from_secs(settings.node_cooldown_seconds)),
-            })
-        };
-        let nodes: Vec<ElasticsearchNode> =
-            settings.urls.iter().map(node).collect::<Result<_, _>>()?;
+        let node = |url: &String| ElasticsearchNode::new(url, settings, credentials.clone());
+        let nodes: Vec<_> = settings.urls.iter().map(node).collect::<Result<_, _>>()?;
         if nodes.is_empty() {
-            return Err(ElasticsearchConfigError::Urls(
-                "no address is given".to_owned(),
-            ));
+            let what = "elasticsearch.urls: no address is given";
+            return Err(ConfigError(what.to_owned()));
         }
+        let turn = AtomicUsize::new(0);
         Ok(Self {
-            inner: Arc::new(ClientInner {
-                nodes,
-                turn: AtomicUsize::new(0),
-                timeout,
-            }),
+            inner: Arc::new(ClientInner { nodes, turn }),
         })
     }
 
-    /// Sends one bulk request of NDJSON, the concatenation of `body`, and classifies the answer for each of
-    /// its actions, in their order. Actions that name no index are for `index`. One piece is sent uncopied;
-    /// several are joined, because the official client takes only a whole body.
-    pub async fn bulk(&self, index: &str, body: Vec<Bytes>) -> Result<Vec<ItemVerdict>, Error> {
-        let answer: bulk::BulkAnswer = self
-            .call(
-                Method::Post,
-                &BulkParts::Index(index).url(),
-                &[("filter_path", bulk::FILTER)],
-                Some(RequestBody::Lines(joined(body))),
-            )
-            .await?;
-        Ok(answer.verdicts())
+    /// Sends one bulk request of NDJSON, and classifies the answer for each of its actions, in their order. Actions
+    /// that name no index are for `index`.
+    pub async fn bulk(&self, index: &str, body: Bytes) -> Result<Vec<ItemResult>, Error> {
+        let request = ClientRequest {
+            method: Method::Post,
+            path: &BulkParts::Index(index).url(),
+            query: &[("filter_path", bulk::FILTER)],
+            content_type: "application/x-ndjson",
+            body: Some(body),
+        };
+        Ok(self.call::<bulk::BulkAnswer>(request).await?.results())
     }
 
     /// Open indices named `LEADER-follower-*`, sorted. [`Error::MissingIndex`] when there is no index
@@ -114,26 +91,19 @@ impl Client {
     pub async fn followers(&self, leader: &str) -> Result<Vec<String>, Error> {
         let prefix = format!("{leader}-follower-");
         let path = IndicesResolveIndexParts::Name(&[leader, &format!("{prefix}*")]).url();
-        let missing = |detail: String| Error::MissingIndex {
-            index: leader.to_owned(),
-            detail,
-        };
-        let resolved: ResolvedNames = match self.get(&path, &[]).await {
-            Err(Error::Exception { status: 404, .. }) => {
-                return Err(missing(format!("there is no index {leader:?}")));
-            }
-            result => result?,
-        };
+        let there_is_none = || Error::MissingIndex(format!("there is no index {leader:?}"));
+        let resolved: Option<ResolvedNames> = self.get(&path, &[]).await?;
+        let resolved = resolved.ok_or_else(there_is_none)?;
         if let Some(alias) = resolved.aliases.iter().find(|alias| alias.name == leader) {
-            return Err(missing(format!(
-                "{leader:?} is an alias of {}: name the index itself",
-                alias.indices.join(", ")
+            let indices = alias.indices.join(", ");
+            return Err(Error::MissingIndex(format!(
+                "{leader:?} is an alias of {indices}: name the index itself"
             )));
         }
         let names = resolved.indices.into_iter().map(|index| index.name);
         let (leaders, mut followers): (Vec<_>, Vec<_>) = names.partition(|name| name == leader);
         if leaders.is_empty() {
-            return Err(missing(format!("there is no index {leader:?}")));
+            return Err(there_is_none());
         }
         followers.retain(|name| name.starts_with(&prefix));
         followers.sort();
@@ -142,73 +112,44 @@ impl Client {
 
     /// What prevents writes to `index`, if anything does: a block (`write`, `read_only`, or
     /// `read_only_allow_delete`, which the disk's flood stage sets), or its state `closed`.
-    pub async fn write_block(&self, index: &str) -> Result<Option<String>, Error> {
-        const BLOCKS: [(&str, &str); 4] = [
-            ("index.blocks.write", "write"),
-            ("index.blocks.read_only", "read_only"),
-            (
-                "index.blocks.read_only_allow_delete",
-                "read_only_allow_delete",
-            ),
-            ("index.verified_before_close", "closed"),
-        ];
+    pub async fn write_block(&self, index: &str) -> Result<Option<&'static str>, Error> {
+        const BLOCKS: [&str; 3] = ["write", "read_only", "read_only_allow_delete"];
         let wanted = ["index.blocks.*", "index.verified_before_close"];
         let path = IndicesGetSettingsParts::IndexName(&[index], &wanted).url();
-        let settings: Value = self.get(&path, &[("flat_settings", "true")]).await?;
-        let indices: Vec<&Value> = settings
-            .as_object()
-            .map(|indices| indices.values().collect())
-            .unwrap_or_default();
-        let set = |key: &str| indices.iter().any(|index| index["settings"][key] == "true");
-        let block = BLOCKS.iter().find(|(key, _)| set(key));
-        Ok(block.map(|(_, name)| (*name).to_owned()))
+        let request = ClientRequest::get(&path, &[("flat_settings", "true")]);
+        let found: BTreeMap<String, Value> = self.call(request).await?;
+        let is_set = |setting: &str| found.values().any(|i| i["settings"][setting] == "true");
+        let is_blocked = |block: &&str| is_set(&format!("index.blocks.{block}"));
+        let closed = || is_set("index.verified_before_close").then_some("closed");
+        Ok(BLOCKS.into_iter().find(is_blocked).or_else(closed))
     }
 
-    /// Documents that can be searched in an index or an alias.
-    pub async fn count(&self, index: &str) -> Result<u64, Error> {
-        #[derive(Deserialize)]
-        struct Count {
-            count: u64,
-        }
-        let count: Count = self.get(&CountParts::Index(&[index]).url(), &[]).await?;
-        Ok(count.count)
-    }
-
-    /// Makes everything written so far searchable.
-    pub async fn refresh(&self, index: &str) -> Result<(), Error> {
-        let path = IndicesRefreshParts::Index(&[index]).url();
-        let _: Value = self.call(Method::Post, &path, &[], None).await?;
-        Ok(())
-    }
-
+    /// `None` when there is nothing of that name (status 404).
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<T, Error> {
-        self.call(Method::Get, path, query, None).await
+    ) -> Result<Option<T>, Error> {
+        match self.call(ClientRequest::get(path, query)).await {
+            Err(Error::Exception { status: 404, .. }) => Ok(None),
+            result => result.map(Some),
+        }
     }
 
-    pub(super) async fn put_json(&self, path: &str, body: &Value) -> Result<(), Error> {
-        let body = RequestBody::Json(Bytes::from(body.to_string()));
-        let _: Value = self.call(Method::Put, path, &[], Some(body)).await?;
-        Ok(())
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<(), Error> {
+        let request = ClientRequest {
+            method: Method::Put,
+            body: Some(Bytes::from(body.to_string())),
+            ..ClientRequest::get(path, &[])
+        };
+        self.call::<Value>(request).await.map(drop)
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<RequestBody>,
-    ) -> Result<T, Error> {
-        let inner = &self.inner;
+    async fn call<T: DeserializeOwned>(&self, request: ClientRequest<'_>) -> Result<T, Error> {
+        let ClientInner { nodes, turn } = &*self.inner;
         let mut failed = None;
-        for node in in_order_to_try(&inner.nodes, &inner.turn, |node| &node.health) {
-            let result = node
-                .call(method, path, query, body.clone(), inner.timeout)
-                .await;
-            match result {
+        for node in in_order_to_try(nodes, turn, |node| &node.health) {
+            match node.call(&request).await {
                 Err(error) if error.allows_failover() => {
                     tracing::warn!(node = node.address, %error, "a node failed");
                     node.health.mark_down();
@@ -230,35 +171,62 @@ impl Client {
     }
 }
 
-#[derive(Clone)]
-enum RequestBody {
-    Json(Bytes),
-    Lines(Bytes),
+impl<'a> ClientRequest<'a> {
+    fn get(path: &'a str, query: &'a [(&'a str, &'a str)]) -> Self {
+        Self {
+            method: Method::Get,
+            path,
+            query,
+            content_type: "application/json",
+            body: None,
+        }
+    }
 }
 
 impl ElasticsearchNode {
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<RequestBody>,
-        timeout: Duration,
-    ) -> Result<T, Error> {
-        let mut headers = HeaderMap::new();
-        let body = body.map(|body| match body {
-            RequestBody::Json(bytes) => bytes,
-            RequestBody::Lines(bytes) => {
-                let lines = HeaderValue::from_static("application/x-ndjson");
-                headers.insert(CONTENT_TYPE, lines);
-                bytes
-            }
-        });
-        let failed = |error: ::elasticsearch::Error| self.failed(&error, timeout);
+    fn new(
+        url: &str,
+        settings: &ElasticsearchSettings,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, ConfigError> {
+        let invalid = |what: &str| ConfigError(format!("elasticsearch.urls: {what}"));
+        let url = Url::parse(url).map_err(|e| invalid(&format!("{url:?}: {e}")))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() {
+            return Err(invalid(
+                "an address begins with http:// or https:// and holds no user name or password; \
+                 they belong into `user` and `password_file`",
+            ));
+        }
+        let timeout = Duration::from_secs(settings.request_timeout_seconds);
+        let mut transport = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()))
+            // A store is reached directly: a proxy of the environment is for requests to the internet.
+            .disable_proxy()
+            .timeout(timeout);
+        if let Some(credentials) = credentials {
+            transport = transport.auth(credentials);
+        }
+        let transport = transport.build().map_err(|e| {
+            ConfigError(format!(
+                "elasticsearch: the HTTP client cannot be built: {e}"
+            ))
+        })?;
+        Ok(Self {
+            address: url.as_str().trim_end_matches('/').to_owned(),
+            api: Elasticsearch::new(transport),
+            timeout,
+            health: EndpointHealth::new(Duration::from_secs(settings.node_cooldown_seconds)),
+        })
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: &ClientRequest<'_>) -> Result<T, Error> {
+        let content_type = HeaderValue::from_static(request.content_type);
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
+        let (query, body) = (Some(request.query), request.body.clone());
+        let failed = |error| self.failed(&error);
         let response = self
             .api
             .transport()
-            .send(method, path, headers, Some(query), body, None)
+            .send(request.method, request.path, headers, query, body, None)
             .await
             .map_err(failed)?;
         let status = response.status_code();
@@ -271,90 +239,73 @@ impl ElasticsearchNode {
         Err(self.refused(status.as_u16(), &bytes))
     }
 
-    fn failed(&self, error: &::elasticsearch::Error, timeout: Duration) -> Error {
+    fn failed(&self, error: &::elasticsearch::Error) -> Error {
         let node = self.address.clone();
         if error.is_timeout() {
-            return Error::Timeout {
-                node,
-                after: timeout,
-            };
+            let after = self.timeout;
+            return Error::Timeout { node, after };
         }
-        Error::Connection {
-            node,
-            detail: with_causes(error),
-        }
+        let detail = with_causes(error);
+        Error::Connection { node, detail }
     }
 
     fn refused(&self, status: u16, body: &[u8]) -> Error {
-        let node = self.address.clone();
         #[derive(Deserialize)]
         struct Refusal {
             error: Value,
         }
-        match serde_json::from_slice::<Refusal>(body) {
-            Ok(Refusal { error }) => {
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let (kind, reason) = match &error {
-                    // Errors of the HTTP layer itself are a text, not an object.
-                    Value::String(reason) => (String::new(), reason.clone()),
-                    error => (text(&error["type"]), text(&error["reason"])),
-                };
-                Error::Exception {
-                    node,
-                    status,
-                    kind,
-                    reason,
-                }
-            }
-            Err(_) => Error::UnexpectedAnswer {
+        let node = self.address.clone();
+        let Ok(Refusal { error }) = serde_json::from_slice(body) else {
+            return Error::UnexpectedAnswer {
                 node,
                 status,
                 excerpt: excerpt(body),
-            },
+            };
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        // Errors of the HTTP layer itself are a text, not an object.
+        let reason = if error.is_string() {
+            &error
+        } else {
+            &error["reason"]
+        };
+        Error::Exception {
+            node,
+            status,
+            kind: text(&error["type"]),
+            reason: text(reason),
         }
     }
 }
 
-fn credentials(
-    settings: &ElasticsearchSettings,
-) -> Result<Option<Credentials>, ElasticsearchConfigError> {
+fn credentials(settings: &ElasticsearchSettings) -> Result<Option<Credentials>, ConfigError> {
+    let reveal = |secret: &Secret| match secret.reveal() {
+        Ok(secret) => Ok(secret.into_owned()),
+        Err(e) => Err(ConfigError(e.to_string())),
+    };
     if let Some(key) = &settings.api_key {
-        return Ok(Some(Credentials::EncodedApiKey(key.reveal()?.into_owned())));
+        return Ok(Some(Credentials::EncodedApiKey(reveal(key)?)));
     }
     let Some(user) = &settings.user else {
         return Ok(None);
     };
-    let password = match &settings.password {
-        Some(password) => password.reveal()?.into_owned(),
-        None => String::new(),
-    };
-    Ok(Some(Credentials::Basic(user.clone(), password)))
-}
-
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
-    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in &pieces {
-        whole.extend_from_slice(piece);
-    }
-    whole.freeze()
+    let password = settings.password.as_ref().map(reveal).transpose()?;
+    Ok(Some(Credentials::Basic(
+        user.clone(),
+        password.unwrap_or_default(),
+    )))
 }
 
 #[derive(Deserialize)]
 struct ResolvedNames {
-    indices: Vec<ResolvedIndex>,
-    aliases: Vec<ResolvedAlias>,
+    indices: Vec<ResolvedName>,
+    aliases: Vec<ResolvedName>,
 }
 
 #[derive(Deserialize)]
-struct ResolvedIndex {
+struct ResolvedName {
     name: String,
-}
-
-#[derive(Deserialize)]
-struct ResolvedAlias {
-    name: String,
+    /// Those of an alias.
+    #[serde(default)]
     indices: Vec<String>,
 }

@@ -30,23 +30,24 @@ struct ExistingMappings {
     properties: Map<String, Value>,
 }
 
-/// The changes that are made, or that would be.
-struct ChangeRecorder {
-    apply: bool,
+/// A PUT request, and what it changes.
+struct PutStep {
+    path: String,
+    body: Value,
     changes: Vec<Change>,
 }
 
-impl ChangeRecorder {
-    fn new(apply: bool) -> Self {
+impl PutStep {
+    fn new(path: String, body: Value, index: &str, changes: Vec<String>) -> Self {
+        let change = |what| Change {
+            place: place(index),
+            what,
+        };
         Self {
-            apply,
-            changes: Vec::new(),
+            path,
+            body,
+            changes: changes.into_iter().map(change).collect(),
         }
-    }
-
-    fn note(&mut self, index: &str, what: String) {
-        let place = format!("index {index}");
-        self.changes.push(Change { place, what });
     }
 }
 
@@ -54,7 +55,7 @@ impl Client {
     /// Brings the configured indices into the state that documents of these columns need: creates
     /// those that are missing, adds missing fields (to followers too), sets the alias and the
     /// settings that can be changed, and keeps Elasticsearch from creating one automatically. Returns what it
-    /// changed: nothing, when all was in place.
+    /// changed: nothing, when all was in place. A dry run changes nothing, and returns what would change.
     ///
     /// Refuses, before it changes anything in that index, a field that has another type there.
     pub async fn configure(
@@ -62,30 +63,10 @@ impl Client {
         settings: &ElasticsearchSettings,
         key: &[Column],
         columns: &[Column],
+        dry_run: bool,
     ) -> Result<Vec<Change>, ConfigureError> {
-        self.change_or_record(ChangeRecorder::new(true), settings, key, columns)
-            .await
-    }
-
-    /// What [`Client::configure`] would change, or refuse, now. Changes nothing.
-    pub async fn diff(
-        &self,
-        settings: &ElasticsearchSettings,
-        key: &[Column],
-        columns: &[Column],
-    ) -> Result<Vec<Change>, ConfigureError> {
-        self.change_or_record(ChangeRecorder::new(false), settings, key, columns)
-            .await
-    }
-
-    async fn change_or_record(
-        &self,
-        mut recorder: ChangeRecorder,
-        settings: &ElasticsearchSettings,
-        key: &[Column],
-        columns: &[Column],
-    ) -> Result<Vec<Change>, ConfigureError> {
-        settings.check().map_err(ConfigureError::Invalid)?;
+        let checked = settings.check();
+        checked.map_err(|e| ConfigureError::Invalid(e.to_string()))?;
         let mapping = settings.mapping();
         let wanted = settings.indices.iter().map(|index| {
             let fields = fields::fields_of_index(index, key, columns, &mapping)?;
@@ -93,207 +74,166 @@ impl Client {
         });
         // All of them, before anything is changed.
         let wanted = wanted.collect::<Result<Vec<_>, ConfigureError>>()?;
+        let mut changes = Vec::new();
         for (index, fields) in wanted {
-            self.configure_index(index, &fields, &mut recorder).await?;
+            for step in self.steps(index, &fields).await? {
+                if !dry_run {
+                    self.put(&step.path, &step.body).await?;
+                }
+                changes.extend(step.changes);
+            }
         }
-        Ok(recorder.changes)
+        Ok(changes)
     }
 
-    async fn configure_index(
+    async fn steps(
         &self,
         wanted: &IndexSettings,
         fields: &[IndexField],
-        recorder: &mut ChangeRecorder,
-    ) -> Result<(), ConfigureError> {
-        let name = &wanted.name;
+    ) -> Result<Vec<PutStep>, ConfigureError> {
         self.check_alias(wanted).await?;
-        let unguarded = !self.is_guarded(name).await?;
-        self.configure_existing_or_new(wanted, fields, recorder)
-            .await?;
-        if unguarded {
+        let name = &wanted.name;
+        let mut steps = match self.index(name).await? {
+            Some(existing) => self.steps_of_existing(wanted, &existing, fields).await?,
+            None => {
+                let path = IndicesCreateParts::Index(name).url();
+                let what = format!("created with {} fields", fields.len());
+                vec![PutStep::new(
+                    path.into(),
+                    creation(wanted, fields),
+                    name,
+                    vec![what],
+                )]
+            }
+        };
+        if !self.is_guarded(name).await? {
             let template = guard_name(name);
-            let template = IndicesPutIndexTemplateParts::Name(&template).url();
-            self.put(recorder, &template, guard(name)).await?;
-            recorder.note(
-                name,
-                format!("only made on request now, by template {}", guard_name(name)),
-            );
+            let path = IndicesPutIndexTemplateParts::Name(&template).url();
+            let what = format!("only made on request now, by template {template}");
+            steps.push(PutStep::new(path.into(), guard(name), name, vec![what]));
         }
-        Ok(())
+        Ok(steps)
     }
 
-    async fn configure_existing_or_new(
+    async fn steps_of_existing(
         &self,
         wanted: &IndexSettings,
+        existing: &ExistingIndex,
         fields: &[IndexField],
-        recorder: &mut ChangeRecorder,
-    ) -> Result<(), ConfigureError> {
+    ) -> Result<Vec<PutStep>, ConfigureError> {
         let name = &wanted.name;
-        let Some(existing) = self.index(name).await? else {
-            let path = IndicesCreateParts::Index(name).url();
-            self.put(recorder, &path, creation(wanted, fields)).await?;
-            recorder.note(name, format!("created with {} fields", fields.len()));
-            return Ok(());
-        };
-        check_shards(wanted, &existing)?;
-        self.add_fields(name, &existing, fields, recorder).await?;
-        self.update_settings(wanted, &existing, recorder).await?;
+        check_shards(wanted, existing)?;
+        let mut steps = Vec::new();
+        steps.extend(add_fields(name, existing, fields)?);
+        steps.extend(update_settings(wanted, existing));
         if !wanted.alias.is_empty() && !existing.aliases.contains_key(&wanted.alias) {
             let path = IndicesPutAliasParts::IndexName(&[name], &wanted.alias).url();
-            self.put(recorder, &path, json!({})).await?;
-            recorder.note(name, format!("has alias {} now", wanted.alias));
+            let what = format!("has alias {} now", wanted.alias);
+            steps.push(PutStep::new(path.into(), json!({}), name, vec![what]));
         }
         for follower in self.followers(name).await? {
             if let Some(existing) = self.index(&follower).await? {
-                self.add_fields(&follower, &existing, fields, recorder)
-                    .await?;
+                steps.extend(add_fields(&follower, &existing, fields)?);
             }
         }
-        Ok(())
+        Ok(steps)
     }
 
     /// Whether the index template is in place that keeps Elasticsearch from creating this index automatically.
     async fn is_guarded(&self, index: &str) -> Result<bool, Error> {
-        let template = guard_name(index);
-        let path = IndicesGetIndexTemplateParts::Name(&template).url();
-        let found: Result<Value, Error> = self.get(&path, &[]).await;
-        let found = match found {
-            Err(Error::Exception { status: 404, .. }) => return Ok(false),
-            result => result?,
-        };
-        let (there, wanted) = (&found["index_templates"][0]["index_template"], guard(index));
-        let same = |(name, value): (&String, &Value)| there[name] == *value;
-        Ok(wanted
-            .as_object()
-            .is_some_and(|wanted| wanted.iter().all(same)))
-    }
-
-    async fn put(&self, recorder: &ChangeRecorder, path: &str, body: Value) -> Result<(), Error> {
-        if recorder.apply {
-            self.put_json(path, &body).await?;
-        }
-        Ok(())
+        let path = IndicesGetIndexTemplateParts::Name(&guard_name(index)).url();
+        let found: Option<Value> = self.get(&path, &[]).await?;
+        let there = &found.unwrap_or_default()["index_templates"][0]["index_template"];
+        let wanted = guard(index);
+        let mut wanted = wanted.as_object().into_iter().flatten();
+        Ok(wanted.all(|(name, value)| there[name] == *value))
     }
 
     /// The index of this name; `None` when there is none.
     async fn index(&self, name: &str) -> Result<Option<ExistingIndex>, ConfigureError> {
-        let found: Result<BTreeMap<String, ExistingIndex>, Error> = self
-            .get(
-                &IndicesGetParts::Index(&[name]).url(),
-                &[("flat_settings", "true")],
-            )
-            .await;
-        match found {
-            Err(Error::Exception { status: 404, .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-            Ok(mut found) => match found.remove(name) {
-                Some(index) => Ok(Some(index)),
-                None => Err(conflict(
-                    name,
-                    format!(
-                        "it is an alias of {}: name the index itself",
-                        found.into_keys().collect::<Vec<_>>().join(", ")
-                    ),
-                )),
-            },
+        let path = IndicesGetParts::Index(&[name]).url();
+        let found = self.get(&path, &[("flat_settings", "true")]).await?;
+        let Some::<BTreeMap<String, ExistingIndex>>(mut found) = found else {
+            return Ok(None);
+        };
+        if let Some(index) = found.remove(name) {
+            return Ok(Some(index));
         }
+        let indices: Vec<String> = found.into_keys().collect();
+        let indices = indices.join(", ");
+        conflict(
+            name,
+            format!("it is an alias of {indices}: name the index itself"),
+        )
     }
 
     /// Refuses an alias that readers know as another index: they would find every row twice.
     async fn check_alias(&self, wanted: &IndexSettings) -> Result<(), ConfigureError> {
-        if wanted.alias.is_empty() {
+        let alias = &wanted.alias;
+        if alias.is_empty() {
             return Ok(());
         }
-        let path = IndicesGetAliasParts::Name(&[&wanted.alias]).url();
-        let found: Result<BTreeMap<String, Value>, Error> = self.get(&path, &[]).await;
-        let holders = match found {
-            Err(Error::Exception { status: 404, .. }) => return Ok(()),
-            result => result?,
+        let path = IndicesGetAliasParts::Name(&[alias]).url();
+        let found: Option<BTreeMap<String, Value>> = self.get(&path, &[]).await?;
+        let mut holders = found.unwrap_or_default().into_keys();
+        let Some(other) = holders.find(|holder| *holder != wanted.name) else {
+            return Ok(());
         };
-        match holders.keys().find(|holder| **holder != wanted.name) {
-            None => Ok(()),
-            Some(other) => Err(conflict(
-                &wanted.name,
-                format!(
-                    "its alias {:?} belongs to {other:?}; take it off there first, or leave `alias` empty",
-                    wanted.alias
-                ),
-            )),
-        }
+        let what = format!(
+            "its alias {alias:?} belongs to {other:?}; take it off there first, or leave `alias` empty"
+        );
+        conflict(&wanted.name, what)
     }
+}
 
-    async fn add_fields(
-        &self,
-        index: &str,
-        existing: &ExistingIndex,
-        fields: &[IndexField],
-        recorder: &mut ChangeRecorder,
-    ) -> Result<(), ConfigureError> {
-        let (mut properties, mut said) = (Map::new(), Vec::new());
-        for field in fields {
-            let name = &field.name;
-            let Some(there) = existing.mappings.properties.get(name) else {
-                properties.insert(name.clone(), field.mapping.clone());
-                said.push(format!("field {name} is new"));
-                continue;
-            };
-            match fields::fit(there, &field.mapping) {
-                FieldFit::Good => {}
-                FieldFit::Change(mapping) => {
-                    said.push(format!("field {name} is {mapping} now; it was {there}"));
-                    properties.insert(name.clone(), mapping);
-                }
-                FieldFit::Conflict => {
-                    return Err(conflict(
-                        index,
-                        format!(
-                            "field {name:?} is {there}, which cannot become {}; make a new index, \
-                             or give the field another name in `rename`",
-                            field.mapping
-                        ),
-                    ));
-                }
+fn add_fields(
+    index: &str,
+    existing: &ExistingIndex,
+    fields: &[IndexField],
+) -> Result<Option<PutStep>, ConfigureError> {
+    let (mut properties, mut changes) = (Map::new(), Vec::new());
+    for IndexField { name, mapping } in fields {
+        let Some(there) = existing.mappings.properties.get(name) else {
+            properties.insert(name.clone(), mapping.clone());
+            changes.push(format!("field {name} is new"));
+            continue;
+        };
+        match fields::fit(there, mapping) {
+            FieldFit::Good => {}
+            FieldFit::Change(mapping) => {
+                changes.push(format!("field {name} is {mapping} now; it was {there}"));
+                properties.insert(name.clone(), mapping);
+            }
+            FieldFit::Conflict => {
+                let what = format!(
+                    "field {name:?} is {there}, which cannot become {mapping}; make a new index, \
+                     or give the field another name in `rename`"
+                );
+                return conflict(index, what);
             }
         }
-        if existing
-            .mappings
-            .dynamic
-            .as_ref()
-            .is_none_or(|dynamic| dynamic != "strict")
-        {
-            said.push("unknown fields are refused now".to_owned());
-        }
-        if said.is_empty() {
-            return Ok(());
-        }
-        let body = json!({ "dynamic": "strict", "properties": properties });
-        let path = IndicesPutMappingParts::Index(&[index]).url();
-        self.put(recorder, &path, body).await?;
-        said.into_iter().for_each(|what| recorder.note(index, what));
-        Ok(())
     }
+    if existing.mappings.dynamic != Some("strict".into()) {
+        changes.push("unknown fields are refused now".to_owned());
+    }
+    let path = IndicesPutMappingParts::Index(&[index]).url();
+    let body = json!({ "dynamic": "strict", "properties": properties });
+    let needed = !changes.is_empty();
+    Ok(needed.then(|| PutStep::new(path.into(), body, index, changes)))
+}
 
-    async fn update_settings(
-        &self,
-        wanted: &IndexSettings,
-        existing: &ExistingIndex,
-        recorder: &mut ChangeRecorder,
-    ) -> Result<(), ConfigureError> {
-        let mut different = Map::new();
-        for (name, value) in changeable(wanted) {
-            let there = existing.settings[&name].as_str().unwrap_or("unset");
-            if there != value {
-                let what = format!("{name} is {value} now; it was {there}");
-                recorder.note(&wanted.name, what);
-                different.insert(name, Value::String(value));
-            }
+fn update_settings(wanted: &IndexSettings, existing: &ExistingIndex) -> Option<PutStep> {
+    let (mut different, mut changes) = (Map::new(), Vec::new());
+    for (name, value) in changeable(wanted) {
+        let there = existing.settings[&name].as_str().unwrap_or("unset");
+        if there != value {
+            changes.push(format!("{name} is {value} now; it was {there}"));
+            different.insert(name, Value::String(value));
         }
-        if !different.is_empty() {
-            let path = IndicesPutSettingsParts::Index(&[&wanted.name]).url();
-            self.put(recorder, &path, Value::Object(different)).await?;
-        }
-        Ok(())
     }
+    let path = IndicesPutSettingsParts::Index(&[&wanted.name]).url();
+    let needed = !changes.is_empty();
+    needed.then(|| PutStep::new(path.into(), different.into(), &wanted.name, changes))
 }
 
 /// Below the priority of an operator's own templates: only the template of the highest priority applies, and an index
@@ -316,15 +256,14 @@ fn guard(index: &str) -> Value {
 
 /// The settings that are configured and can be changed at any time, by their full names.
 fn changeable(index: &IndexSettings) -> BTreeMap<String, String> {
-    let replicas = index
-        .replicas
-        .map(|n| ("index.number_of_replicas", n.to_string()));
-    let refresh = index
-        .refresh_interval
-        .clone()
-        .map(|i| ("index.refresh_interval", i));
-    let set = replicas.into_iter().chain(refresh);
-    set.map(|(name, value)| (name.to_owned(), value)).collect()
+    let replicas = index.replicas.map(|n| n.to_string());
+    let set = [
+        ("index.number_of_replicas", replicas),
+        ("index.refresh_interval", index.refresh_interval.clone()),
+    ];
+    let set = set.into_iter();
+    set.filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
 fn creation(index: &IndexSettings, fields: &[IndexField]) -> Value {
@@ -332,8 +271,8 @@ fn creation(index: &IndexSettings, fields: &[IndexField]) -> Value {
     if let Some(shards) = index.shards {
         settings.insert("index.number_of_shards".to_owned(), shards.to_string());
     }
+    let fields = fields.iter();
     let properties: Map<String, Value> = fields
-        .iter()
         .map(|field| (field.name.clone(), field.mapping.clone()))
         .collect();
     let mut aliases = Map::new();
@@ -348,26 +287,26 @@ fn creation(index: &IndexSettings, fields: &[IndexField]) -> Value {
 }
 
 fn check_shards(wanted: &IndexSettings, existing: &ExistingIndex) -> Result<(), ConfigureError> {
-    let Some(shards) = wanted.shards else {
-        return Ok(());
-    };
-    let there = existing.settings["index.number_of_shards"]
-        .as_str()
-        .unwrap_or("?");
-    if there == shards.to_string() {
-        return Ok(());
-    }
-    Err(conflict(
-        &wanted.name,
-        format!(
-            "it has {there} shards, and {shards} are configured; that cannot be changed: set `shards` to {there}, or make a new index"
+    let there = existing.settings["index.number_of_shards"].as_str();
+    let there = there.unwrap_or("?");
+    match wanted.shards {
+        Some(shards) if shards.to_string() != there => conflict(
+            &wanted.name,
+            format!(
+                "it has {there} shards, and {shards} are configured; that cannot be changed: set `shards` to {there}, or make a new index"
+            ),
         ),
-    ))
+        _ => Ok(()),
+    }
 }
 
-fn conflict(index: &str, what: String) -> ConfigureError {
-    ConfigureError::Conflict {
-        place: format!("index {index}"),
+fn place(index: &str) -> String {
+    format!("index {index}")
+}
+
+fn conflict<T>(index: &str, what: String) -> Result<T, ConfigureError> {
+    Err(ConfigureError::Conflict {
+        place: place(index),
         what,
-    }
+    })
 }

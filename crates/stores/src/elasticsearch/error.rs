@@ -4,19 +4,6 @@ use batch::Reason;
 
 use crate::Class;
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ElasticsearchConfigError {
-    #[error("elasticsearch.urls: {0}")]
-    Urls(String),
-    #[error("{0}")]
-    Indices(String),
-    #[error(transparent)]
-    Secret(#[from] settings::SecretError),
-    #[error("elasticsearch: the HTTP client cannot be built: {0}")]
-    Client(String),
-}
-
 /// What went wrong with a request as a whole.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -46,24 +33,24 @@ pub enum Error {
         excerpt: String,
     },
     /// The index does not exist, or is only an alias of another.
-    #[error("{detail}; `fleet elasticsearch configure` creates it")]
-    MissingIndex { index: String, detail: String },
+    #[error("{0}; `fleet elasticsearch configure` creates it")]
+    MissingIndex(String),
 }
 
 impl Error {
     /// Whether another node is tried at once. Not after a timeout: the request may still be running, and
     /// twice the load makes a slow cluster slower.
     pub(super) fn allows_failover(&self) -> bool {
-        match self {
-            Self::Connection { .. } | Self::UnexpectedAnswer { .. } => true,
-            Self::Exception { .. } | Self::Timeout { .. } | Self::MissingIndex { .. } => false,
-        }
+        matches!(
+            self,
+            Self::Connection { .. } | Self::UnexpectedAnswer { .. }
+        )
     }
 }
 
 /// What became of one document of a bulk request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ItemVerdict {
+pub enum ItemResult {
     /// The index has it.
     Stored,
     /// The index already had it in this version or a newer one.
@@ -80,7 +67,7 @@ pub enum ItemVerdict {
     },
 }
 
-impl ItemVerdict {
+impl ItemResult {
     /// The reason of quarantine, if the document goes there.
     pub fn quarantine(&self) -> Option<Reason> {
         match self {
@@ -99,24 +86,22 @@ const INDEX_CLOSED: &str = "index_closed_exception";
 const SECURITY: &str = "security_exception";
 
 /// Classifies one item of a bulk answer: `kind` and `reason` are empty where there is no error.
-pub fn classify_item(status: u16, kind: &str, reason: &str) -> ItemVerdict {
-    match (status, kind) {
-        (200..=299, _) => ItemVerdict::Stored,
+pub(super) fn classify_item(status: u16, kind: &str, reason: &str) -> ItemResult {
+    let (kind, reason) = (kind.to_owned(), reason.to_owned());
+    match (status, kind.as_str()) {
+        (200..=299, _) => ItemResult::Stored,
         // With an external version: the index has this version or a newer one.
-        (409, "version_conflict_engine_exception") => ItemVerdict::Unchanged,
+        (409, "version_conflict_engine_exception") => ItemResult::Unchanged,
         // 403 when an operator blocked it, 429 when the disk's flood stage did; 503 is a cluster without a
         // master, which elects one.
-        (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) | (401 | 403, SECURITY) => ItemVerdict::Blocked {
-            reason: reason.to_owned(),
-        },
-        (408 | 429 | 500..=599, _) => ItemVerdict::Again {
+        (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) | (401 | 403, SECURITY) => {
+            ItemResult::Blocked { reason }
+        }
+        (408 | 429 | 500..=599, _) => ItemResult::Again { status, reason },
+        _ => ItemResult::Refused {
             status,
-            reason: reason.to_owned(),
-        },
-        (_, kind) => ItemVerdict::Refused {
-            status,
-            kind: kind.to_owned(),
-            reason: reason.to_owned(),
+            kind,
+            reason,
         },
     }
 }
@@ -126,7 +111,7 @@ pub fn classify(error: &Error) -> Class {
     match error {
         Error::Connection { .. } | Error::Timeout { .. } => Class::RetryNow,
         Error::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
-        Error::MissingIndex { .. } => Class::Quarantine(Reason::MissingTarget),
+        Error::MissingIndex(_) => Class::Quarantine(Reason::MissingTarget),
         Error::Exception { status, kind, .. } => match (*status, kind.as_str()) {
             (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => Class::Pause,
             (401 | 403, _) => Class::Pause,
@@ -143,26 +128,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_item_gets_the_verdict_that_its_error_asks_for() {
-        let again = |status| ItemVerdict::Again {
+    fn each_item_gets_the_result_that_its_error_asks_for() {
+        let again = |status| ItemResult::Again {
             status,
             reason: "why".to_owned(),
         };
-        let blocked = ItemVerdict::Blocked {
+        let blocked = ItemResult::Blocked {
             reason: "why".to_owned(),
         };
-        let refused = |status, kind: &str| ItemVerdict::Refused {
+        let refused = |status, kind: &str| ItemResult::Refused {
             status,
             kind: kind.to_owned(),
             reason: "why".to_owned(),
         };
-        for (status, kind, verdict) in [
-            (200, "", ItemVerdict::Stored),
-            (201, "", ItemVerdict::Stored),
+        for (status, kind, result) in [
+            (200, "", ItemResult::Stored),
+            (201, "", ItemResult::Stored),
             (
                 409,
                 "version_conflict_engine_exception",
-                ItemVerdict::Unchanged,
+                ItemResult::Unchanged,
             ),
             (403, "cluster_block_exception", blocked.clone()),
             (429, "cluster_block_exception", blocked.clone()),
@@ -192,7 +177,7 @@ mod tests {
         ] {
             assert_eq!(
                 classify_item(status, kind, "why"),
-                verdict,
+                result,
                 "{status} {kind}"
             );
         }

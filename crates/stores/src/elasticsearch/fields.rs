@@ -8,7 +8,7 @@ use crate::clickhouse::DataType;
 use crate::{ConfigureError, Mapping};
 
 /// Longest text, in characters, that a `keyword` field indexes. Lucene refuses terms of more than
-/// 32,766 bytes, and a character has at most 4: every text below this has a place in the index.
+/// 32,766 bytes, and a character has at most 4: every text below this fits.
 const IGNORE_ABOVE: u32 = 8191;
 
 /// A field of an index: its name and its mapping.
@@ -42,27 +42,18 @@ pub(super) fn fields_of_index(
         )));
     }
     let mut fields = Vec::new();
-    for (
-        n,
-        (
-            Column {
-                name: column,
-                r#type,
-            },
-            name,
-        ),
-    ) in all.into_iter().zip(names).enumerate()
-    {
+    for (n, (column, name)) in all.into_iter().zip(names).enumerate() {
         let is_key = n < key.len();
         if !is_key && !index.selects(&name) {
             continue;
         }
-        let data_type: Option<DataType> = r#type.parse().ok();
+        let data_type: Option<DataType> = column.r#type.parse().ok();
         let mapping = data_type.and_then(|data_type| field_mapping(&data_type, is_key));
         let mapping = mapping.ok_or_else(|| {
             invalid(format!(
-                "column {column:?} of type {type} has no counterpart among the fields of documents; \
-                 leave it out of `fields`"
+                "column {:?} of type {} has no counterpart among the fields of documents; \
+                 leave it out of `fields`",
+                column.name, column.r#type
             ))
         })?;
         fields.push(IndexField { name, mapping });

@@ -8,8 +8,8 @@ mod fields;
 mod followers;
 mod settings;
 
-pub use crate::{Change, Class, ConfigureError, Mapping, MappingError};
+pub use crate::ConfigError;
 pub use client::Client;
-pub use error::{ElasticsearchConfigError, Error, ItemVerdict, classify, classify_item};
+pub use error::{Error, ItemResult, classify};
 pub use followers::Followers;
 pub use settings::{ElasticsearchSettings, IndexSettings, Minimum};

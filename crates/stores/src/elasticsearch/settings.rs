@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::Secret;
 
-use crate::Mapping;
+use crate::{ConfigError, Mapping};
 
 /// The customer-facing Elasticsearch: where documents are written.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -60,30 +60,24 @@ impl ElasticsearchSettings {
 
     /// Refuses indices that cannot be written to: none at all, one without a name, two of one name, or a name that
     /// Elasticsearch would read as a pattern or a list.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |what: String| Err(ConfigError(format!("elasticsearch.indices{what}")));
         if self.indices.is_empty() {
-            return Err("elasticsearch.indices names no index to write to".to_owned());
+            return invalid(" names no index to write to".to_owned());
         }
         for (n, index) in self.indices.iter().enumerate() {
-            let odd = [&index.name, &index.alias]
-                .into_iter()
-                .find(|name| !is_plain(name));
-            if let Some(name) = odd {
-                return Err(format!(
-                    "elasticsearch.indices[{n}]: {name:?} cannot be the name of an index or an alias"
+            let mut names = [&index.name, &index.alias].into_iter();
+            if let Some(name) = names.find(|name| !is_plain(name)) {
+                return invalid(format!(
+                    "[{n}]: {name:?} cannot be the name of an index or an alias"
                 ));
             }
-            if index.name.is_empty() {
-                return Err(format!("elasticsearch.indices[{n}] has no name"));
+            let name = &index.name;
+            if name.is_empty() {
+                return invalid(format!("[{n}] has no name"));
             }
-            if self.indices[..n]
-                .iter()
-                .any(|other| other.name == index.name)
-            {
-                return Err(format!(
-                    "elasticsearch.indices: index {:?} is configured twice",
-                    index.name
-                ));
+            if self.indices[..n].iter().any(|other| other.name == *name) {
+                return invalid(format!(": index {name:?} is configured twice"));
             }
         }
         Ok(())

@@ -32,7 +32,7 @@ async fn configure(
 ) -> Result<Vec<String>, ConfigureError> {
     let cluster = Cluster::new(&settings.connection()).unwrap();
     let table = TargetTable::new(settings, &key(), columns)?;
-    let changes = configure_target(&cluster, &table).await?;
+    let changes = configure_target(&cluster, &table, false).await?;
     Ok(changes.iter().map(|change| change.what.clone()).collect())
 }
 
@@ -170,8 +170,8 @@ async fn a_table_whose_key_has_a_comma_in_a_name_is_created_once() {
         }
         let key: Vec<Column> = key.iter().map(|name| column(name, "String")).collect();
         let table = TargetTable::new(&settings, &key, &[]).unwrap();
-        let changes = configure_target(&cluster, &table).await.unwrap();
+        let changes = configure_target(&cluster, &table, false).await.unwrap();
         assert_eq!(changes.len(), database.shards().len());
-        assert_eq!(configure_target(&cluster, &table).await.unwrap(), []);
+        assert_eq!(configure_target(&cluster, &table, false).await.unwrap(), []);
     }
 }

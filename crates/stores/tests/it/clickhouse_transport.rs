@@ -1,9 +1,10 @@
 use bytes::Bytes;
-use futures_util::TryStreamExt;
 use serde::Deserialize;
 use stores::Class;
 use stores::clickhouse::{Cluster, ConnectionSettings, Query, TargetSettings, classify};
 use testkit::Database;
+
+use crate::collect;
 
 /// Settings that keep Arrow plain: text as text, compressed by column.
 fn arrow(query: Query) -> Query {
@@ -27,7 +28,7 @@ fn cluster(database: &Database) -> Cluster {
 async fn pieces(cluster: &Cluster, query: &Query) -> Vec<Bytes> {
     let shard = cluster.shard(0).unwrap();
     let stream = shard.replicas()[0].stream(query).await.unwrap();
-    stream.try_collect().await.unwrap()
+    collect(stream).await.unwrap()
 }
 
 #[tokio::test]
@@ -187,6 +188,6 @@ async fn an_exception_in_mid_stream_is_an_error_of_the_stream() {
     ));
     let shard = cluster.shard(0).unwrap();
     let stream = shard.replicas()[0].stream(&select).await.unwrap();
-    let error = stream.try_collect::<Vec<Bytes>>().await.unwrap_err();
+    let error = collect(stream).await.unwrap_err();
     assert_eq!(error.code(), Some(395), "{error}");
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::json;
 use stores::Class;
 use stores::elasticsearch::{
-    Client, ElasticsearchSettings, Error, Followers, ItemVerdict, classify,
+    Client, ElasticsearchSettings, Error, Followers, ItemResult, classify,
 };
 use testkit::IndexPrefix;
 
@@ -39,48 +39,53 @@ fn create_strict(prefix: &IndexPrefix, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_document_of_a_bulk_gets_its_own_verdict_in_order() {
+async fn each_document_of_a_bulk_gets_its_own_result_in_order() {
     let prefix = IndexPrefix::create();
     let index = create_strict(&prefix, "a");
     let client = client(&[prefix.url()]);
     let stored = client
-        .bulk(&index, vec![action("1", 10, json!({ "n": 1 }))])
+        .bulk(&index, action("1", 10, json!({ "n": 1 })))
         .await;
-    assert_eq!(stored.unwrap(), [ItemVerdict::Stored]);
+    assert_eq!(stored.unwrap(), [ItemResult::Stored]);
 
-    let verdicts = client
+    let results = client
         .bulk(
             &index,
-            vec![
+            [
                 action("1", 11, json!({ "n": 2 })),
                 action("1", 10, json!({ "n": 3 })),
                 action("2", 10, json!({ "n": "many" })),
                 action("3", 10, json!({ "other": 1 })),
                 action("4", 10, json!({ "n": 4 })),
-            ],
+            ]
+            .concat()
+            .into(),
         )
         .await
         .unwrap();
-    assert_eq!(verdicts[0], ItemVerdict::Stored);
-    assert_eq!(verdicts[1], ItemVerdict::Unchanged);
-    let ItemVerdict::Refused {
+    assert_eq!(results[0], ItemResult::Stored);
+    assert_eq!(results[1], ItemResult::Unchanged);
+    let ItemResult::Refused {
         status,
         kind,
         reason,
-    } = &verdicts[2]
+    } = &results[2]
     else {
-        panic!("{:?}", verdicts[2]);
+        panic!("{:?}", results[2]);
     };
     assert_eq!(
         (*status, kind.as_str()),
         (400, "document_parsing_exception")
     );
     assert!(reason.contains("many"), "the value is named: {reason}");
-    assert_eq!(verdicts[3].quarantine(), Some(Reason::RefusedRows));
-    assert_eq!(verdicts[4], ItemVerdict::Stored);
+    assert_eq!(results[3].quarantine(), Some(Reason::RefusedRows));
+    assert_eq!(results[4], ItemResult::Stored);
 
-    client.refresh(&index).await.unwrap();
-    assert_eq!(client.count(&index).await.unwrap(), 2);
+    prefix.api("POST", &format!("{index}/_refresh"), "");
+    assert_eq!(
+        prefix.api("GET", &format!("{index}/_count"), "")["count"],
+        2
+    );
 }
 
 #[tokio::test]
@@ -95,17 +100,12 @@ async fn an_index_that_takes_no_writes_blocks_each_document_and_is_reported_with
         };
         let path = format!("{index}/_settings");
         prefix.api("PUT", &path, &settings(json!(true)));
-        assert_eq!(
-            client.write_block(&index).await.unwrap().as_deref(),
-            Some(block)
-        );
-        let verdicts = client
-            .bulk(&index, vec![action("1", 1, json!({ "n": 1 }))])
-            .await;
-        let verdicts = verdicts.unwrap();
+        assert_eq!(client.write_block(&index).await.unwrap(), Some(block));
+        let results = client.bulk(&index, action("1", 1, json!({ "n": 1 }))).await;
+        let results = results.unwrap();
         assert!(
-            matches!(verdicts[0], ItemVerdict::Blocked { .. }),
-            "{block}: {verdicts:?}"
+            matches!(results[0], ItemResult::Blocked { .. }),
+            "{block}: {results:?}"
         );
         prefix.api("PUT", &path, &settings(json!(null)));
     }
@@ -118,17 +118,17 @@ async fn a_closed_index_takes_no_writes_and_its_documents_are_not_refused() {
     let index = create_strict(&prefix, "a");
     prefix.api("POST", &format!("{index}/_close"), "");
     let client = client(&[prefix.url()]);
-    let verdicts = client
-        .bulk(&index, vec![action("1", 1, json!({ "n": 1 }))])
+    let results = client
+        .bulk(&index, action("1", 1, json!({ "n": 1 })))
         .await
         .unwrap();
     assert!(
-        matches!(verdicts[0], ItemVerdict::Blocked { .. }),
-        "{verdicts:?}"
+        matches!(results[0], ItemResult::Blocked { .. }),
+        "{results:?}"
     );
     assert_eq!(client.followers(&index).await.unwrap(), [""; 0]);
     let block = client.write_block(&index).await.unwrap();
-    assert_eq!(block.as_deref(), Some("closed"));
+    assert_eq!(block, Some("closed"));
     prefix.api("POST", &format!("{index}/_open"), "");
     assert_eq!(client.write_block(&index).await.unwrap(), None);
 }
@@ -189,7 +189,7 @@ async fn a_request_that_elasticsearch_refuses_whole_says_why() {
     let prefix = IndexPrefix::create();
     let client = client(&[prefix.url()]);
     let error = client
-        .bulk("i", vec![Bytes::from_static(b"no json\n")])
+        .bulk("i", Bytes::from_static(b"no json\n"))
         .await
         .unwrap_err();
     assert!(
@@ -197,7 +197,10 @@ async fn a_request_that_elasticsearch_refuses_whole_says_why() {
         "{error:?}"
     );
     assert_eq!(classify(&error), Class::Refused);
-    let error = client.count(&prefix.index("missing")).await.unwrap_err();
+    let error = client
+        .write_block(&prefix.index("missing"))
+        .await
+        .unwrap_err();
     assert_eq!(classify(&error), Class::Quarantine(Reason::MissingTarget));
 }
 
@@ -212,7 +215,7 @@ async fn a_foreign_page_is_an_unexpected_answer() {
         let fake = fakes::answering(&fakes::page(status)).await;
         let client = client(&[&format!("http://{fake}")]);
         let error = client
-            .bulk("i", vec![Bytes::from_static(b"{}\n")])
+            .bulk("i", Bytes::from_static(b"{}\n"))
             .await
             .unwrap_err();
         assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
@@ -229,10 +232,8 @@ async fn the_next_node_stands_in_for_a_dead_one_and_for_one_that_answers_html() 
     let fake = format!("http://{}", fakes::answering(&fakes::page("200 OK")).await);
     let client = client(&[&dead, &fake, prefix.url()]);
     for id in ["1", "2", "3"] {
-        let verdicts = client
-            .bulk(&index, vec![action(id, 1, json!({ "n": 1 }))])
-            .await;
-        assert_eq!(verdicts.unwrap(), [ItemVerdict::Stored]);
+        let results = client.bulk(&index, action(id, 1, json!({ "n": 1 }))).await;
+        assert_eq!(results.unwrap(), [ItemResult::Stored]);
     }
 }
 
@@ -245,7 +246,7 @@ async fn a_silent_node_is_a_timeout() {
         ..ElasticsearchSettings::default()
     };
     let client = Client::new(&settings).unwrap();
-    let error = client.count("i").await.unwrap_err();
+    let error = client.write_block("i").await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
     assert_eq!(classify(&error), Class::RetryNow);
 }

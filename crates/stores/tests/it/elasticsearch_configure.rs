@@ -1,7 +1,7 @@
 use batch::{Column, Reason, VERSION_COLUMN};
 use serde_json::json;
 use stores::ConfigureError;
-use stores::elasticsearch::{Client, ElasticsearchSettings, IndexSettings, ItemVerdict};
+use stores::elasticsearch::{Client, ElasticsearchSettings, IndexSettings, ItemResult};
 use testkit::IndexPrefix;
 
 fn column(name: &str, r#type: &str) -> Column {
@@ -45,7 +45,7 @@ async fn configure(
         column("keyword", "String"),
     ];
     let client = Client::new(settings).unwrap();
-    let changes = client.configure(settings, &key, columns).await?;
+    let changes = client.configure(settings, &key, columns, false).await?;
     Ok(changes.iter().map(ToString::to_string).collect())
 }
 
@@ -62,14 +62,14 @@ async fn a_deleted_index_or_follower_is_not_created_by_a_bulk_and_a_new_one_can_
     let client = Client::new(&settings).unwrap();
     let (all, follower) = (prefix.index("all"), prefix.index("all-follower-1"));
     prefix.api("DELETE", &all, "");
-    let body = || vec!["{\"index\":{\"_id\":\"a\"}}\n{\"volume\":1}\n".into()];
+    let body = || "{\"index\":{\"_id\":\"a\"}}\n{\"volume\":1}\n".into();
     for index in [&all, &follower] {
-        let verdicts = client.bulk(index, body()).await.unwrap();
-        assert_eq!(verdicts[0].quarantine(), Some(Reason::MissingTarget));
+        let results = client.bulk(index, body()).await.unwrap();
+        assert_eq!(results[0].quarantine(), Some(Reason::MissingTarget));
     }
     prefix.api("PUT", &follower, "");
-    let verdicts = client.bulk(&follower, body()).await.unwrap();
-    assert_eq!(verdicts, [ItemVerdict::Stored]);
+    let results = client.bulk(&follower, body()).await.unwrap();
+    assert_eq!(results, [ItemResult::Stored]);
 }
 
 #[tokio::test]
@@ -102,22 +102,37 @@ async fn indices_are_created_once_with_their_fields_settings_and_aliases() {
 }
 
 #[tokio::test]
-async fn a_diff_lists_the_same_changes_and_makes_none() {
+async fn a_dry_run_lists_the_same_changes_and_makes_none() {
     let prefix = IndexPrefix::create();
     let mut settings = settings(&prefix);
     let client = Client::new(&settings).unwrap();
     let key = [column("country", "String"), column("keyword", "String")];
-    let looked = client.diff(&settings, &key, &columns()).await.unwrap();
-    let again = client.diff(&settings, &key, &columns()).await.unwrap();
+    let looked = client
+        .configure(&settings, &key, &columns(), true)
+        .await
+        .unwrap();
+    let again = client
+        .configure(&settings, &key, &columns(), true)
+        .await
+        .unwrap();
     assert_eq!(looked, again);
-    let made = client.configure(&settings, &key, &columns()).await.unwrap();
+    let made = client
+        .configure(&settings, &key, &columns(), false)
+        .await
+        .unwrap();
     assert_eq!(looked, made);
 
     settings.indices[0].refresh_interval = Some("5s".to_owned());
     let more = [columns(), vec![column("processed_cpc", "Float64")]].concat();
-    let looked = client.diff(&settings, &key, &more).await.unwrap();
+    let looked = client
+        .configure(&settings, &key, &more, true)
+        .await
+        .unwrap();
     assert_eq!(looked.len(), 2, "{looked:?}");
-    let made = client.configure(&settings, &key, &more).await.unwrap();
+    let made = client
+        .configure(&settings, &key, &more, false)
+        .await
+        .unwrap();
     assert_eq!(looked, made);
 }
 

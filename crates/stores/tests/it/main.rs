@@ -6,3 +6,14 @@ mod clickhouse_transport;
 mod elasticsearch;
 mod elasticsearch_configure;
 mod fakes;
+
+/// All pieces of an answer.
+async fn collect(
+    mut stream: stores::clickhouse::ByteStream,
+) -> Result<Vec<bytes::Bytes>, stores::clickhouse::Error> {
+    let mut pieces = Vec::new();
+    while let Some(piece) = stream.try_next().await? {
+        pieces.push(piece);
+    }
+    Ok(pieces)
+}
