@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use ::elasticsearch::indices::{
@@ -32,13 +33,13 @@ struct ExistingMappings {
 
 /// A PUT request, and what it changes.
 struct PutStep {
-    path: String,
+    path: Cow<'static, str>,
     body: Value,
     changes: Vec<Change>,
 }
 
 impl PutStep {
-    fn new(path: String, body: Value, index: &str, changes: Vec<String>) -> Self {
+    fn new(path: Cow<'static, str>, body: Value, index: &str, changes: Vec<String>) -> Self {
         let change = |what| Change {
             place: place(index),
             what,
@@ -94,12 +95,12 @@ impl Client {
         self.check_alias(wanted).await?;
         let name = &wanted.name;
         let mut steps = match self.index(name).await? {
-            Some(existing) => self.steps_of_existing(wanted, &existing, fields).await?,
+            Some(existing) => self.steps_for_existing(wanted, &existing, fields).await?,
             None => {
                 let path = IndicesCreateParts::Index(name).url();
                 let what = format!("created with {} fields", fields.len());
                 vec![PutStep::new(
-                    path.into(),
+                    path,
                     creation(wanted, fields),
                     name,
                     vec![what],
@@ -110,12 +111,12 @@ impl Client {
             let template = guard_name(name);
             let path = IndicesPutIndexTemplateParts::Name(&template).url();
             let what = format!("only made on request now, by template {template}");
-            steps.push(PutStep::new(path.into(), guard(name), name, vec![what]));
+            steps.push(PutStep::new(path, guard(name), name, vec![what]));
         }
         Ok(steps)
     }
 
-    async fn steps_of_existing(
+    async fn steps_for_existing(
         &self,
         wanted: &IndexSettings,
         existing: &ExistingIndex,
@@ -129,7 +130,7 @@ impl Client {
         if !wanted.alias.is_empty() && !existing.aliases.contains_key(&wanted.alias) {
             let path = IndicesPutAliasParts::IndexName(&[name], &wanted.alias).url();
             let what = format!("has alias {} now", wanted.alias);
-            steps.push(PutStep::new(path.into(), json!({}), name, vec![what]));
+            steps.push(PutStep::new(path, json!({}), name, vec![what]));
         }
         for follower in self.followers(name).await? {
             if let Some(existing) = self.index(&follower).await? {
@@ -219,7 +220,7 @@ fn add_fields(
     let path = IndicesPutMappingParts::Index(&[index]).url();
     let body = json!({ "dynamic": "strict", "properties": properties });
     let needed = !changes.is_empty();
-    Ok(needed.then(|| PutStep::new(path.into(), body, index, changes)))
+    Ok(needed.then(|| PutStep::new(path, body, index, changes)))
 }
 
 fn update_settings(wanted: &IndexSettings, existing: &ExistingIndex) -> Option<PutStep> {
@@ -233,7 +234,7 @@ fn update_settings(wanted: &IndexSettings, existing: &ExistingIndex) -> Option<P
     }
     let path = IndicesPutSettingsParts::Index(&[&wanted.name]).url();
     let needed = !changes.is_empty();
-    needed.then(|| PutStep::new(path.into(), different.into(), &wanted.name, changes))
+    needed.then(|| PutStep::new(path, different.into(), &wanted.name, changes))
 }
 
 /// Below the priority of an operator's own templates: only the template of the highest priority applies, and an index
