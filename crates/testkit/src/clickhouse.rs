@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::elasticsearch::answer;
 use crate::{Services, unique};
 
 /// A database of its own on every replica of every shard; dropped on drop.
@@ -87,14 +88,11 @@ pub fn query(address: &str, sql: &str) -> (bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("curl is needed by the tests: install it");
-    let written = curl
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(sql.as_bytes()));
-    let output = curl.wait_with_output().expect("it was started");
-    let answer = [output.stdout, output.stderr].concat();
-    let ok = output.status.success() && written.is_some_and(|w| w.is_ok());
-    (ok, String::from_utf8_lossy(&answer).into_owned())
+    let mut stdin = curl.stdin.take().expect("it is piped");
+    let written = stdin.write_all(sql.as_bytes());
+    drop(stdin);
+    let (ok, text) = answer(curl.wait_with_output());
+    (ok && written.is_ok(), text)
 }
 
 impl Drop for Database {
@@ -102,11 +100,9 @@ impl Drop for Database {
         for shard in &self.replicas {
             // A replicated table leaves Keeper only when it is dropped for good; until then its path is taken.
             let rest = if shard.len() > 1 { " SYNC" } else { "" };
+            let drop = format!("DROP DATABASE IF EXISTS {}{rest}", self.name);
             for replica in shard {
-                query(
-                    replica,
-                    &format!("DROP DATABASE IF EXISTS {}{rest}", self.name),
-                );
+                query(replica, &drop);
             }
         }
     }

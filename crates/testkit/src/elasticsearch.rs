@@ -1,4 +1,5 @@
-use std::process::Command;
+use std::io;
+use std::process::{Command, Output};
 
 use crate::services::PrivateService;
 use crate::{Services, unique};
@@ -43,35 +44,27 @@ impl IndexPrefix {
 /// because drop and plain tests have no async runtime.
 pub fn http(method: &str, url: &str, body: &str) -> (bool, String) {
     let mut curl = Command::new("curl");
-    curl.args([
-        "-sS",
-        "--fail-with-body",
-        "-X",
-        method,
-        "-H",
-        "content-type: application/json",
-    ]);
+    curl.args(["-sS", "--fail-with-body", "-X", method, url]);
+    curl.args(["-H", "content-type: application/json"]);
     if !body.is_empty() {
         curl.args(["--data-binary", body]);
     }
-    let output = curl
-        .arg(url)
-        .output()
-        .expect("curl is needed by the tests: install it");
+    answer(curl.output())
+}
+
+/// Whether curl succeeded, and the answer.
+pub(crate) fn answer(output: io::Result<Output>) -> (bool, String) {
+    let output = output.expect("curl is needed by the tests: install it");
     let answer = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&answer).into_owned(),
-    )
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    (output.status.success(), text)
 }
 
 impl Drop for IndexPrefix {
     fn drop(&mut self) {
-        let list = format!(
-            "_cat/indices/{}-*?h=index&expand_wildcards=all",
-            self.prefix
-        );
-        let templates = format!("_index_template/fleet-{}-*", self.prefix);
+        let prefix = &self.prefix;
+        let list = format!("_cat/indices/{prefix}-*?h=index&expand_wildcards=all");
+        let templates = format!("_index_template/fleet-{prefix}-*");
         self.call("DELETE", &templates, "");
         // Elasticsearch deletes by full names alone (`action.destructive_requires_name`).
         let (ok, names) = self.call("GET", &list, "");

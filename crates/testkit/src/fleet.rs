@@ -99,19 +99,13 @@ impl Fleet {
 
     /// Starts `fleet run ROLE` as a process of its own.
     pub fn start(&self, role: &str) -> FleetProcess {
-        self.start_as(role, role)
-    }
-
-    /// Starts a role under another process name, or a second time with another log.
-    pub fn start_as(&self, role: &str, name: &str) -> FleetProcess {
-        let log = self.logs.join(format!("{name}.log"));
-        let open = || File::options().create(true).append(true).open(&log);
-        let (out, err) = (
-            open().expect("the log can be written"),
-            open().expect("the log can be written"),
-        );
-        let mut command = self.command(&["run", role, "--name", name]);
-        let child = command.stdout(out).stderr(err).spawn();
+        let log = self.logs.join(format!("{role}.log"));
+        let open = || {
+            let file = File::options().create(true).append(true).open(&log);
+            file.expect("the log can be written")
+        };
+        let mut command = self.command(&["run", role, "--name", role]);
+        let child = command.stdout(open()).stderr(open()).spawn();
         FleetProcess {
             child: child
                 .unwrap_or_else(|error| panic!("cannot run {}: {error}", self.binary.display())),
@@ -176,9 +170,8 @@ impl FleetProcess {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks = |n: usize| fields.get(n)?.parse::<f64>().ok();
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let mut lines = status.lines();
+        let peak = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
         let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().ok()?;
         Some(((ticks(11)? + ticks(12)?) / TICKS, kib * 1024))
     }

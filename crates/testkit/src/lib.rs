@@ -20,4 +20,4 @@ pub use hub::Hub;
 pub use proxy::Proxy;
 pub use rabbitmq::{PrivateBroker, VirtualHost};
 pub use services::{Services, repository, unique};
-pub use stack::{Stack, all_services};
+pub use stack::Stack;

@@ -22,6 +22,7 @@ impl VirtualHost {
             Url::parse(services.get("FLEET__BROKER__URL")).expect("the script prints URLs");
         url.set_path(&format!("/{name}"));
         let management = services.get("FLEET__BROKER__MANAGEMENT_URL").to_owned();
+        let permissions = format!("permissions/{name}/{}", url.username());
         let host = Self {
             url: url.to_string(),
             management,
@@ -29,11 +30,7 @@ impl VirtualHost {
         };
         host.api("PUT", &format!("vhosts/{}", host.name), "{}");
         let everything = r#"{"configure":".*","write":".*","read":".*"}"#;
-        host.api(
-            "PUT",
-            &format!("permissions/{}/{}", host.name, url.username()),
-            everything,
-        );
+        host.api("PUT", &permissions, everything);
         host
     }
 
@@ -56,14 +53,8 @@ impl VirtualHost {
         let connections: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
         for connection in connections.as_array().into_iter().flatten() {
             if let Some(name) = connection["name"].as_str() {
-                self.call(
-                    "DELETE",
-                    &format!(
-                        "connections/{}",
-                        name.replace(' ', "%20").replace('>', "%3E")
-                    ),
-                    "",
-                );
+                let name = name.replace(' ', "%20").replace('>', "%3E");
+                self.call("DELETE", &format!("connections/{name}"), "");
             }
         }
     }

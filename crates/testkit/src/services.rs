@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Root of the checkout.
 pub fn repository() -> &'static Path {
@@ -26,14 +26,9 @@ impl Services {
     /// Starts the named services unless they run (they are shared, and stay up) and finds their addresses.
     pub fn start(names: &[&str]) -> Self {
         static STARTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-        let mut started = STARTED
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let missing: Vec<&str> = names
-            .iter()
-            .copied()
-            .filter(|n| !started.contains(*n))
-            .collect();
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = names.iter().copied();
+        let missing: Vec<&str> = names.filter(|name| !started.contains(*name)).collect();
         if !missing.is_empty() {
             script(&[], &[&["up"], missing.as_slice()].concat());
             started.extend(missing.into_iter().map(str::to_owned));
@@ -56,20 +51,17 @@ impl Services {
 
     /// Value of a variable, such as `FLEET__BROKER__URL`.
     pub fn get(&self, variable: &str) -> &str {
-        match self.variables.get(variable) {
-            Some(value) => value,
-            None => panic!(
-                "deploy/local/services env prints no {variable}; it has {:?}",
-                self.variables
-            ),
-        }
+        let variables = &self.variables;
+        let value = variables.get(variable);
+        value.unwrap_or_else(|| {
+            panic!("deploy/local/services env prints no {variable}; it has {variables:?}")
+        })
     }
 
     /// All variables, for the environment of a process.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        let variables = self.variables.iter();
+        variables.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
@@ -109,10 +101,7 @@ impl PrivateService {
             ("FLEET_SERVICES_DIR", folder.display().to_string()),
             ("FLEET_PORT_BASE", port_base.to_string()),
         ];
-        environment.extend(
-            more.iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+        environment.extend(more.iter().map(|&(name, value)| (name, value.to_owned())));
         script(&environment, &["up", service]);
         Self {
             service,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use crate::services::repository;
-use crate::{Database, Fleet, Hub, IndexPrefix, Services, VirtualHost, unique};
+use crate::{Database, Fleet, Hub, IndexPrefix, VirtualHost, unique};
 
 /// Everything that one end-to-end test needs, separate from all others: a virtual host, a database with a filled
 /// hub table, names of indices, and the `fleet` binary configured for them. Removed on drop.
@@ -66,10 +66,8 @@ impl Stack {
             _ => "\nengine = \"replicated-replacing\"",
         };
         let index = |name: &str, rest: &str| {
-            format!(
-                "[[elasticsearch.indices]]\nname = \"{}\"\nreplicas = 0\n{rest}\n",
-                indices.index(name)
-            )
+            let name = indices.index(name);
+            format!("[[elasticsearch.indices]]\nname = \"{name}\"\nreplicas = 0\n{rest}\n")
         };
         let lite =
             "fields = [\"volume\", \"difficulty\"]\nminimum = { field = \"volume\", value = 100 }";
@@ -96,9 +94,4 @@ impl Drop for Stack {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
-}
-
-/// All shared services, started.
-pub fn all_services() -> Services {
-    Services::start(&["rabbitmq", "clickhouse", "elasticsearch"])
 }

@@ -36,10 +36,8 @@ impl Fault {
             Self::Silent => "silent".to_owned(),
             Self::Redirect(port) => format!("redirect {port}"),
         };
-        let (new, file) = (
-            folder.join(format!("{port}.new")),
-            folder.join(port.to_string()),
-        );
+        let file = folder.join(port.to_string());
+        let new = file.with_extension("new");
         std::fs::write(&new, text).expect("the folder of the faults can be written");
         std::fs::rename(&new, &file).expect("the folder of the faults can be written");
     }
