@@ -139,12 +139,13 @@ impl CircuitBreakers {
 
     fn report(&self, tripped: &BTreeMap<String, Breaker>) {
         self.app.stats.gauge(self.gauge, &[], tripped.len() as f64);
-        let reasons = tripped.iter();
-        let reasons: Vec<_> = reasons
-            .map(|(place, b)| takes_no_writes(place, &b.why))
-            .collect();
-        let healthy = reasons.is_empty().then_some(());
-        let state = healthy.ok_or_else(|| reasons.join("; "));
+        let reason = |(place, breaker): (&String, &Breaker)| takes_no_writes(place, &breaker.why);
+        let reasons: Vec<String> = tripped.iter().map(reason).collect();
+        let state = if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons.join("; "))
+        };
         self.app.health.set(self.component, state);
     }
 

@@ -1,7 +1,7 @@
 //! Access to the two stores: endpoints, failover, error classes, and the tables and indices themselves.
 //!
 //! Each store has one client type and one function that classifies its errors: [`clickhouse::classify`]
-//! and [`elasticsearch::classify`]. Programs ask for the [`Class`] and never look at a code themselves.
+//! and [`elasticsearch::classify`]. Programs ask for the [`Class`] and never read a code themselves.
 
 mod answer;
 mod circuit_breakers;

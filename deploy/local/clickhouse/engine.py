@@ -1,6 +1,6 @@
 """The engine and its connections.
 
-A connection runs one statement at a time and carries its own settings and
+A connection runs one statement at a time and has its own settings and
 database, so every request has one of its own, which takes less than a
 millisecond: statements of different requests run in parallel, and nothing that
 a request sets is left for the next one. A setting cannot be taken back either:
@@ -31,7 +31,7 @@ class EngineError(Exception):
         self.code = int(code.group(1)) if code else 1002
         self.name = _name(message)
         body = message[code.end() :] if code else "DB::Exception: " + message
-        # The engine wraps the exceptions of a file behind an INSERT once more,
+        # The engine wraps the exceptions of a file behind an INSERT again,
         # and names the temporary file, which means nothing to the client.
         body = re.sub(r"^DB::Exception: Code: \d+\. (?=DB::Exception: )", "", body)
         body = _FILE_REMARKS.sub("", body)

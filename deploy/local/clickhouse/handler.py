@@ -298,7 +298,7 @@ class Exchange:
         _log.info("%s %s", self._query_id, error)
         if self._head_sent:
             # Too late for a status: say it in the body and leave out the last
-            # chunk, so that nobody takes the result for complete.
+            # chunk, so that no client takes the result for complete.
             tag = self._tag.encode()
             mark = b"\r\n__exception__\r\n"
             text = b"%b%b\r\n%b%d %b%b" % (mark, tag, text, len(text), tag, mark)

@@ -120,7 +120,7 @@ fn range(from: &str, to: &str) -> Result<Vec<String>, String> {
     Ok((first..=last).map(|n| format!("{n:0width$}")).collect())
 }
 
-/// `host`, `host:port` or a URL; http and ClickHouse's own ports unless told otherwise.
+/// `host`, `host:port` or a URL; http and ClickHouse's own ports where the text names none.
 fn parse_address(text: &str) -> Result<Url, String> {
     let full = if text.contains("://") {
         text.to_owned()

@@ -46,7 +46,7 @@ pub fn main() {
     serve("127.0.0.1", port, &source, faults);
 }
 
-/// Loads the dictionary and serves it at an address and port until it is told to exit. `source`:
+/// Loads the dictionary and serves it at an address and port until `/exit` is called. `source`:
 /// `http://host:8123/DATABASE.DICTIONARY`, or a file of JSON,
 /// `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does not exist yet is
 /// one of version 0 without rows. Ends the process with an error when it cannot be loaded.
