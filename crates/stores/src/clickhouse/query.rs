@@ -99,16 +99,15 @@ impl Summary {
     /// From the header `X-ClickHouse-Summary`: a JSON object of numbers written as strings.
     pub(super) fn from_header(text: &str) -> Option<Self> {
         let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-        let number = |name: &str| {
-            let value = fields.get(name)?;
-            value
-                .as_str()
-                .map_or(value.as_u64(), |text| text.parse().ok())
+        let number = |name: &str| match fields.get(name) {
+            Some(serde_json::Value::String(text)) => text.parse().unwrap_or(0),
+            Some(value) => value.as_u64().unwrap_or(0),
+            None => 0,
         };
         Some(Self {
-            read_rows: number("read_rows").unwrap_or(0),
-            read_bytes: number("read_bytes").unwrap_or(0),
-            written_rows: number("written_rows").unwrap_or(0),
+            read_rows: number("read_rows"),
+            read_bytes: number("read_bytes"),
+            written_rows: number("written_rows"),
         })
     }
 }
