@@ -24,7 +24,7 @@ use arrow_select::concat::concat_batches;
 use bytes::{Bytes, BytesMut};
 
 pub use framer::Framer;
-use framer::{bomb, root_of};
+use framer::{bomb, message_of};
 pub use refused::{body_of_refused, frames_of};
 
 use crate::{Invalid, Reason};
@@ -60,7 +60,7 @@ pub struct Frame {
     bytes: Bytes,
     metadata: std::ops::Range<usize>,
     pub rows: u64,
-    /// Bytes that the body says it takes once decompressed.
+    /// Bytes that the body has once decompressed, by its metadata.
     pub decoded_bytes: u64,
 }
 
@@ -83,14 +83,9 @@ impl Stream {
     /// Takes a whole body apart. Refuses, by name, what is not a complete Arrow stream within `limits`.
     pub fn parse(body: &Bytes, limits: &Limits) -> Result<Self, Invalid> {
         if body.len() > limits.body_bytes {
-            return Err(Invalid::new(
-                Reason::Oversized,
-                format!(
-                    "body has {} bytes; at most {} are accepted",
-                    body.len(),
-                    limits.body_bytes
-                ),
-            ));
+            let (found, most) = (body.len(), limits.body_bytes);
+            let detail = format!("body has {found} bytes; at most {most} are accepted");
+            return Err(Invalid::new(Reason::Oversized, detail));
         }
         let mut framer = Framer::new(*limits);
         framer.push(body.clone());
@@ -124,10 +119,9 @@ impl Stream {
         }
         let schema = Arc::new(binary_schema(&self.schema));
         concat_batches(&schema, &batches).map_err(|error| {
-            Invalid::new(
-                Reason::NotReadable,
-                format!("the record batches of the body do not go together: {error}"),
-            )
+            not_readable(format!(
+                "the record batches of the body do not go together: {error}"
+            ))
         })
     }
 
@@ -135,10 +129,8 @@ impl Stream {
     /// batch for one invalid sequence, and a program that needs text checks row by row instead.
     pub fn decode(&self) -> Result<Vec<RecordBatch>, Invalid> {
         let schema = Arc::new(binary_schema(&self.schema));
-        self.frames
-            .iter()
-            .map(|frame| decode_frame(frame, &schema))
-            .collect()
+        let frames = self.frames.iter();
+        frames.map(|frame| decode_frame(frame, &schema)).collect()
     }
 }
 
@@ -155,17 +147,9 @@ fn binary_schema(schema: &Schema) -> Schema {
 }
 
 fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invalid> {
-    let unreadable = |e: ArrowError| {
-        Invalid::new(
-            Reason::NotReadable,
-            format!("record batch cannot be decoded: {e}"),
-        )
-    };
-    let message = root_of(&frame.bytes[frame.metadata.clone()])
-        .map_err(|e| unreadable(ArrowError::ParseError(e.to_string())))?;
-    let header = message
-        .header_as_record_batch()
-        .ok_or_else(|| unreadable(ArrowError::ParseError("no record batch".into())))?;
+    let message = message_of(&frame.bytes[frame.metadata.clone()])?;
+    let header = message.header_as_record_batch();
+    let header = header.ok_or_else(|| not_readable("record batch is missing"))?;
     let body = Buffer::from(frame.bytes.slice(frame.metadata.end..));
     let decode = || {
         let dictionaries = HashMap::new();
@@ -175,14 +159,15 @@ fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invali
     };
     // The decoder asserts some of what it could check, such as lengths that are no multiple of a value's: for
     // data from outside that is an error, not an end.
-    let decoded = std::panic::catch_unwind(AssertUnwindSafe(decode));
-    decoded
-        .unwrap_or_else(|_| {
-            Err(ArrowError::ParseError(
-                "its buffers do not fit its columns".into(),
-            ))
-        })
-        .map_err(unreadable)
+    let decoded = std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+        let detail = "its buffers do not fit its columns".to_owned();
+        Err(ArrowError::ParseError(detail))
+    });
+    decoded.map_err(|e| not_readable(format!("record batch cannot be decoded: {e}")))
+}
+
+pub(crate) fn not_readable(detail: impl Into<String>) -> Invalid {
+    Invalid::new(Reason::NotReadable, detail)
 }
 
 /// One body of a schema message and `frames`: the pieces in order, the end marker last.
@@ -197,9 +182,7 @@ pub fn join<'a>(schema: &Bytes, frames: impl IntoIterator<Item = &'a Frame>) -> 
 pub fn join_contiguous<'a>(schema: &Bytes, frames: impl IntoIterator<Item = &'a Frame>) -> Bytes {
     let pieces = join(schema, frames);
     let mut body = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    pieces
-        .iter()
-        .for_each(|piece| body.extend_from_slice(piece));
+    body.extend(pieces);
     body.freeze()
 }
 
@@ -223,8 +206,6 @@ pub fn encode(schema: &Schema, batches: &[RecordBatch]) -> Result<Bytes, Invalid
 }
 
 fn encoding(error: ArrowError) -> Invalid {
-    Invalid::new(
-        Reason::WrongSchema,
-        format!("cannot be written as an Arrow stream: {error}"),
-    )
+    let detail = format!("cannot be written as an Arrow stream: {error}");
+    Invalid::new(Reason::WrongSchema, detail)
 }

@@ -1,6 +1,6 @@
 use crate::{BatchId, Headers, Invalid, Reason, RunId, header};
 
-/// What the headers of a batch say: whose it is, and how many rows it has.
+/// The headers of a batch: whose it is, and how many rows it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchHeaders {
     pub run: RunId,
@@ -10,8 +10,7 @@ pub struct BatchHeaders {
 }
 
 impl BatchHeaders {
-    /// Reads them, of whatever schema version they are: [`Headers::check_schema`] is a check of its own, since what a
-    /// batch of another version is about can be told all the same.
+    /// Reads them, of whatever schema version they are: [`Headers::check_schema`] is a check of its own.
     pub fn from_headers(headers: &Headers) -> Result<Self, Invalid> {
         Ok(Self {
             run: headers.run()?,
@@ -23,17 +22,12 @@ impl BatchHeaders {
 
     /// Refuses a body of another number of rows.
     pub fn check_rows(&self, body_rows: u64) -> Result<(), Invalid> {
-        if u64::from(self.rows) == body_rows {
+        let (name, rows) = (header::ROWS, self.rows);
+        if u64::from(rows) == body_rows {
             return Ok(());
         }
-        Err(Invalid::new(
-            Reason::BadHeader,
-            format!(
-                "header {} says {} rows; the body has {body_rows}",
-                header::ROWS,
-                self.rows
-            ),
-        ))
+        let detail = format!("header {name} says {rows} rows; the body has {body_rows}");
+        Err(Invalid::new(Reason::BadHeader, detail))
     }
 }
 

@@ -29,9 +29,6 @@ pub mod header {
     pub const PROGRAM: &str = "fleet-program";
 }
 
-/// A header that is absent or unusable.
-pub type HeaderError = Invalid;
-
 /// Value of a header: the two kinds that the fleet itself writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -86,7 +83,7 @@ impl Failure {
     }
 }
 
-/// Headers of a message. Typed readers fail with a [`Reason`] and the name of the header.
+/// Headers of a message. Typed readers fail with the name of the header.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headers(BTreeMap<String, HeaderValue>);
@@ -164,29 +161,28 @@ impl Headers {
     }
 
     /// Refuses a message of another schema version than [`MessageKind::schema`].
-    pub fn check_schema(&self, kind: MessageKind) -> Result<(), HeaderError> {
-        match self.get(header::SCHEMA) {
-            Some(HeaderValue::Int(version)) if *version == kind.schema() => Ok(()),
-            Some(HeaderValue::Int(other)) => Err(Invalid::new(
-                Reason::UnknownVersion,
-                format!(
-                    "header {} is {other}; this release reads version {} of {kind}: upgrade it, then re-queue the message",
-                    header::SCHEMA,
-                    kind.schema()
-                ),
-            )),
-            other => Err(bad(header::SCHEMA, "an integer", other)),
+    pub fn check_schema(&self, kind: MessageKind) -> Result<(), Invalid> {
+        let (name, reads) = (header::SCHEMA, kind.schema());
+        match self.get(name) {
+            Some(HeaderValue::Int(version)) if *version == reads => Ok(()),
+            Some(HeaderValue::Int(other)) => {
+                let detail = format!(
+                    "header {name} is {other}; this release reads version {reads} of {kind}: upgrade it, then re-queue the message"
+                );
+                Err(Invalid::new(Reason::UnknownVersion, detail))
+            }
+            other => Err(bad(name, "an integer", other)),
         }
     }
 
-    pub fn run(&self) -> Result<RunId, HeaderError> {
+    pub fn run(&self) -> Result<RunId, Invalid> {
         match self.get(header::RUN) {
             Some(HeaderValue::Text(name)) => name.parse(),
             other => Err(bad(header::RUN, "the name of a run", other)),
         }
     }
 
-    pub fn batch_id(&self) -> Result<BatchId, HeaderError> {
+    pub fn batch_id(&self) -> Result<BatchId, Invalid> {
         let task = match self.get(header::TASK) {
             Some(HeaderValue::Text(hash)) => hash.parse::<TaskHash>()?,
             other => return Err(bad(header::TASK, "a task hash", other)),
@@ -198,16 +194,16 @@ impl Headers {
         })
     }
 
-    pub fn shard(&self) -> Result<u32, HeaderError> {
+    pub fn shard(&self) -> Result<u32, Invalid> {
         self.count(header::SHARD)
     }
 
-    pub fn rows(&self) -> Result<u32, HeaderError> {
+    pub fn rows(&self) -> Result<u32, Invalid> {
         self.count(header::ROWS)
     }
 
     /// A count that must be there: 0 to 10⁹.
-    pub fn count(&self, name: &str) -> Result<u32, HeaderError> {
+    pub fn count(&self, name: &str) -> Result<u32, Invalid> {
         match self.get(name) {
             Some(HeaderValue::Int(n)) if (0..=Self::MAX_COUNT).contains(n) => Ok(*n as u32),
             other => Err(bad(name, "a number from 0 to 10^9", other)),
@@ -233,21 +229,21 @@ impl Headers {
         truncate(&mut failure.what, Self::ERROR_KEPT);
         truncate(&mut failure.r#where, Self::ERROR_KEPT);
         let mut history = self.history();
-        match history.last_mut() {
-            Some(last)
-                if last.who == failure.who
-                    && last.what == failure.what
-                    && last.r#where == failure.r#where =>
-            {
+        let same = |last: &&mut Failure| {
+            (&last.who, &last.what, &last.r#where)
+                == (&failure.who, &failure.what, &failure.r#where)
+        };
+        match history.last_mut().filter(same) {
+            Some(last) => {
                 last.times = last.times.saturating_add(1);
                 last.first_ms = Some(last.first_ms());
                 last.when_ms = failure.when_ms;
                 last.host = failure.host;
             }
-            _ => history.push(failure),
+            None => history.push(failure),
         }
         if history.len() > Self::HISTORY_KEPT {
-            // The first failures say how it began, the last ones how it ends.
+            // The first failures show how it began, the last ones how it ends.
             history.remove(Self::HISTORY_KEPT / 2);
         }
         let json = serde_json::to_string(&history).expect("a history is plain data");
@@ -264,7 +260,7 @@ fn truncate(text: &mut String, at: usize) {
     }
 }
 
-fn bad(name: &str, wanted: &str, found: Option<&HeaderValue>) -> HeaderError {
+fn bad(name: &str, wanted: &str, found: Option<&HeaderValue>) -> Invalid {
     let found = match found {
         None => "it is absent".to_owned(),
         Some(HeaderValue::Int(n)) => format!("it is {n}"),
@@ -274,10 +270,8 @@ fn bad(name: &str, wanted: &str, found: Option<&HeaderValue>) -> HeaderError {
             format!("it is {text:?}")
         }
     };
-    Invalid::new(
-        Reason::BadHeader,
-        format!("header {name} must be {wanted}; {found}"),
-    )
+    let detail = format!("header {name} must be {wanted}; {found}");
+    Invalid::new(Reason::BadHeader, detail)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{Invalid, Reason};
 /// Name of a run: the pipeline's name and the moment its source snapshot was fixed,
 /// `direct-20260102T030405678Z`. Sorts by time within a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct RunId(String);
 
 impl RunId {
@@ -19,12 +19,10 @@ impl RunId {
     /// The run of `pipeline` whose snapshot is taken at `until_ms` (milliseconds since the epoch).
     pub fn new(pipeline: &str, until_ms: i64) -> Result<Self, Invalid> {
         let at = chrono::DateTime::from_timestamp_millis(until_ms).ok_or_else(|| {
-            Invalid::new(
-                Reason::BadHeader,
-                format!("{until_ms} ms is not a time a run can have"),
-            )
+            let detail = format!("{until_ms} ms is not a time a run can have");
+            Invalid::new(Reason::BadHeader, detail)
         })?;
-        format!("{pipeline}-{}", at.format("%Y%m%dT%H%M%S%3fZ")).parse()
+        format!("{pipeline}-{}", at.format("%Y%m%dT%H%M%S%3fZ")).try_into()
     }
 
     pub fn as_str(&self) -> &str {
@@ -32,34 +30,27 @@ impl RunId {
     }
 }
 
+impl TryFrom<String> for RunId {
+    type Error = Invalid;
+
+    fn try_from(name: String) -> Result<Self, Invalid> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > Self::MAX_BYTES || !name.chars().all(plain) {
+            let most = Self::MAX_BYTES;
+            let detail = format!(
+                "{name:?} is not the name of a run: 1 to {most} letters, digits, '-', '_' or '.'"
+            );
+            return Err(Invalid::new(Reason::BadHeader, detail));
+        }
+        Ok(Self(name))
+    }
+}
+
 impl FromStr for RunId {
     type Err = Invalid;
 
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > Self::MAX_BYTES || !name.chars().all(plain) {
-            return Err(Invalid::new(
-                Reason::BadHeader,
-                format!(
-                    "{name:?} is not the name of a run: 1 to {} letters, digits, '-', '_' or '.'",
-                    Self::MAX_BYTES
-                ),
-            ));
-        }
-        Ok(Self(name.to_owned()))
-    }
-}
-
-impl TryFrom<String> for RunId {
-    type Error = Invalid;
-    fn try_from(name: String) -> Result<Self, Invalid> {
-        name.parse()
-    }
-}
-
-impl From<RunId> for String {
-    fn from(run: RunId) -> String {
-        run.0
+        name.to_owned().try_into()
     }
 }
 
@@ -103,10 +94,10 @@ impl FromStr for TaskHash {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         match u64::from_str_radix(text, 16) {
             Ok(hash) if digits => Ok(Self(hash)),
-            _ => Err(Invalid::new(
-                Reason::BadHeader,
-                format!("{text:?} is not a task hash: 16 hexadecimal digits"),
-            )),
+            _ => {
+                let detail = format!("{text:?} is not a task hash: 16 hexadecimal digits");
+                Err(Invalid::new(Reason::BadHeader, detail))
+            }
         }
     }
 }

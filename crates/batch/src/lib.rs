@@ -15,7 +15,7 @@ mod stage;
 mod task;
 
 pub use batch_headers::BatchHeaders;
-pub use headers::{Failure, HeaderError, HeaderValue, Headers, header};
+pub use headers::{Failure, HeaderValue, Headers, header};
 pub use identity::{BatchId, RunId, TaskHash};
 pub use message::{Message, MessageKind};
 pub use order::{Command, Order};
@@ -24,7 +24,7 @@ pub use receipt::{Fact, Receipt, Rows, Started};
 pub use stage::{Decision, RunPlan, Stage};
 pub use task::{Column, KeyRange, KeyValue, ReadPlan, RunMode, Task};
 
-/// Name of the column that carries a row's version: its change time, in milliseconds since the epoch (Int64).
+/// Name of the column of a row's version: its change time, in milliseconds since the epoch (Int64).
 pub const VERSION_COLUMN: &str = "_version";
 
 /// Name of the column that a quarantined batch has next to the rows' own: why the store refused the row.

@@ -21,7 +21,7 @@ impl Message {
     }
 }
 
-/// What a message carries.
+/// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     Task,
@@ -69,11 +69,12 @@ pub(crate) fn to_json(kind: MessageKind, content: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(&Versioned { schema, content }).expect("the content is plain data")
 }
 
-/// Reads a body of this kind.
+/// Reads a message of this kind.
 pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(
     kind: MessageKind,
-    body: &[u8],
+    message: &Message,
 ) -> Result<T, Invalid> {
+    message.headers.check_schema(kind)?;
     #[derive(Deserialize)]
     struct BodySchema {
         schema: i64,
@@ -81,17 +82,12 @@ pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(
     let unreadable = |e: serde_json::Error| {
         Invalid::new(Reason::NotReadable, format!("body is not {kind}: {e}"))
     };
-    let BodySchema { schema } = serde_json::from_slice(body).map_err(unreadable)?;
-    if schema != kind.schema() {
-        return Err(Invalid::new(
-            Reason::UnknownVersion,
-            format!(
-                "body has schema {schema}; this release reads {}",
-                kind.schema()
-            ),
-        ));
+    let BodySchema { schema } = serde_json::from_slice(&message.body).map_err(unreadable)?;
+    let reads = kind.schema();
+    if schema != reads {
+        let detail = format!("body has schema {schema}; this release reads {reads}");
+        return Err(Invalid::new(Reason::UnknownVersion, detail));
     }
-    serde_json::from_slice::<Versioned<T>>(body)
-        .map(|versioned| versioned.content)
-        .map_err(unreadable)
+    let versioned: Versioned<T> = serde_json::from_slice(&message.body).map_err(unreadable)?;
+    Ok(versioned.content)
 }

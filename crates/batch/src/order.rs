@@ -13,15 +13,15 @@ pub enum Command {
     RestartSerp { node: String },
 }
 
-/// A run-level message.
+/// A message that asks for one thing to be done once for a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub run: RunId,
-    /// The run's version: the end of what it carries, in milliseconds since the epoch. An order of a lower version than
-    /// what is in place already is stale.
+    /// The run's version: the end of its data, in milliseconds since the epoch. An order of a lower version than the
+    /// present one is stale.
     pub version: i64,
     /// When it is too late, in milliseconds since the epoch: the run's gate has rejected it by then, and the next run may
-    /// write what it would work on. Also tells an order from one that was given again for the same run.
+    /// write to the same tables. Also tells an order from one that was given again for the same run.
     pub expires_at_ms: i64,
     /// The shard that it is about, from 0.
     pub shard: u32,
@@ -36,8 +36,7 @@ impl Order {
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
-        message.headers.check_schema(MessageKind::Order)?;
-        from_json(MessageKind::Order, &message.body)
+        from_json(MessageKind::Order, message)
     }
 }
 

@@ -2,8 +2,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why something is in quarantine. A closed set: these words are label values in the stats,
-/// filters of the operator's commands and keys of the ledger's counts.
+/// Why something is in quarantine. A closed set: these words are label values in the stats, filters of the operator's
+/// commands and keys of the ledger's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -13,7 +13,7 @@ pub enum Reason {
     UnknownVersion,
     /// The body or the headers exceed the limits.
     Oversized,
-    /// The body says it decompresses to more than the limits allow.
+    /// The body would decompress to more than the limits allow.
     DecompressionBomb,
     /// The body is not an Arrow stream, or not a task.
     NotReadable,

@@ -35,7 +35,7 @@ impl Rows {
     }
 }
 
-/// What is said when a run begins.
+/// The announcement of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Started {
     pub pipeline: String,
@@ -45,8 +45,8 @@ pub struct Started {
     pub shards: u32,
     /// Programs that must account for every row, by their process names.
     pub stores: Vec<String>,
-    /// The run leaves rows out that a default run would carry (a sample, some of the shards, a
-    /// later start): no later run may begin where this one ended.
+    /// The run leaves rows out that a default run has (a sample, some of the shards, a later start): no later run may
+    /// begin where this one ended.
     #[serde(default)]
     pub partial: bool,
     /// Fingerprint of the table, key and columns that are read. Empty: not known.
@@ -55,7 +55,7 @@ pub struct Started {
     /// What the run must pass beyond the stores; absent in a pipeline without gates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_plan: Option<RunPlan>,
-    /// Tells apart two queuers that announce a run of one name: the first in the ledger goes on.
+    /// Tells apart two queuers that announce a run of one name: that of the first in the ledger counts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nonce: String,
 }
@@ -132,7 +132,7 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "is_zero")]
         operator_decisions: u32,
     },
-    /// An operator decided on a stage, whatever its gate said. The latest counts.
+    /// An operator decided on a stage, whatever its gate decided. The latest counts.
     OperatorDecided {
         stage: Stage,
         decision: Decision,
@@ -166,7 +166,7 @@ pub enum Fact {
     /// Readers of the shard's dictionary see the run's version, on every replica.
     ShardApplied {
         shard: u32,
-        /// Version that is in place: that of the run.
+        /// The version that they see: that of the run.
         version: i64,
         /// Entries of the dictionary.
         entries: u64,
@@ -181,7 +181,7 @@ pub enum Fact {
         restarted: u32,
         already: u32,
     },
-    /// An order could not be carried out.
+    /// An order failed.
     OrderFailed {
         stage: Stage,
         /// The number of the shard, or the name of the node.
@@ -204,7 +204,7 @@ fn is_zero(n: &u32) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     pub run: RunId,
-    /// When it happened, in milliseconds since the epoch, by the clock of the program that says it.
+    /// When it happened, in milliseconds since the epoch, by the clock of the program that sent it.
     pub at_ms: i64,
     pub fact: Fact,
 }
@@ -231,8 +231,8 @@ impl Receipt {
                 at_ms: read.at_ms,
                 fact: read.fact,
             }),
-            // Of another release perhaps: the slower way tells why it cannot be read.
-            _ => from_json(MessageKind::Receipt, &message.body),
+            // Of another release perhaps: the slower way finds out why it cannot be read.
+            _ => from_json(MessageKind::Receipt, message),
         }
     }
 }

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,14 +56,6 @@ impl From<Stage> for String {
     }
 }
 
-impl FromStr for Stage {
-    type Err = std::convert::Infallible;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Ok(name.to_owned().into())
-    }
-}
-
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -99,7 +90,7 @@ impl fmt::Display for Decision {
     }
 }
 
-/// What a run must pass beyond the stores, and by which rules: fixed when it begins.
+/// The stages that a run has beyond the stores, and the rules that are its own: fixed when it begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunPlan {
@@ -125,9 +116,6 @@ impl RunPlan {
 
     /// The stages that `stage` builds on.
     pub fn before(&self, stage: &Stage) -> Vec<Stage> {
-        let store = self.dictionary_after.clone().map(Stage::Store);
-        let all = [Some(Stage::Plan), Some(Stage::Fetch), store];
-        let orders = [Some(Stage::Sync), Some(Stage::Dictionary)];
         let count = match stage {
             Stage::Plan => 0,
             Stage::Fetch => 1,
@@ -136,11 +124,14 @@ impl RunPlan {
             Stage::Dictionary => 4,
             Stage::Serp => 5,
         };
-        all.into_iter()
-            .chain(orders)
-            .take(count)
-            .flatten()
-            .collect()
+        let all = [
+            Some(Stage::Plan),
+            Some(Stage::Fetch),
+            self.dictionary_after.clone().map(Stage::Store),
+            Some(Stage::Sync),
+            Some(Stage::Dictionary),
+        ];
+        all.into_iter().take(count).flatten().collect()
     }
 }
 
@@ -159,7 +150,7 @@ mod tests {
             Stage::Dictionary,
             Stage::Serp,
         ] {
-            assert_eq!(stage.as_str().parse(), Ok(stage.clone()));
+            assert_eq!(Stage::from(stage.as_str().to_owned()), stage);
         }
     }
 }

@@ -81,11 +81,7 @@ impl Task {
         plan: Arc<ReadPlan>,
     ) -> Self {
         let bounds = serde_json::to_vec(&range).expect("a range is plain data");
-        let task = TaskHash::new([
-            run.as_str().as_bytes(),
-            &shard.to_le_bytes(),
-            bounds.as_slice(),
-        ]);
+        let task = TaskHash::new([run.as_str().as_bytes(), &shard.to_le_bytes(), &bounds]);
         Self {
             run: run.clone(),
             task,
@@ -96,7 +92,7 @@ impl Task {
         }
     }
 
-    /// The message that carries the task. Its attempt is 1; the worker loop counts on.
+    /// Its first message: attempt 1, from which the worker loop counts on.
     pub fn to_message(&self) -> Message {
         let mut headers = Headers::for_run(&self.run, MessageKind::Task);
         headers.set(header::TASK, self.task.to_string());
@@ -105,8 +101,7 @@ impl Task {
     }
 
     pub fn from_message(message: &Message) -> Result<Self, Invalid> {
-        message.headers.check_schema(MessageKind::Task)?;
-        from_json(MessageKind::Task, &message.body)
+        from_json(MessageKind::Task, message)
     }
 }
 

@@ -3,6 +3,7 @@ use batch::{Decision, Reason, RunMode, Stage, Started};
 use crate::rules::GateRules;
 use crate::run::RunState;
 use crate::stage_log::{OrderFailure, ShardProgress};
+use crate::totals::StoreTotals;
 
 /// A decision that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +13,7 @@ pub struct GateDecision {
     pub why: String,
 }
 
-/// The decisions that are due at `now_ms`, in the order of the stages, each taking those before it for given. Pure:
-/// with the same receipts and the same clock the answer is the same.
+/// The decisions that are due at `now_ms`, in the order of the stages, each with those before it taken for granted.
 pub fn evaluate_gates(run: &RunState, rules: &GateRules, now_ms: i64) -> Vec<GateDecision> {
     let (Some(started), None) = (run.started(), run.abandoned()) else {
         return Vec::new();
@@ -41,7 +41,7 @@ struct GateEvaluator<'a> {
     due: Vec<GateDecision>,
 }
 
-/// What a stage comes to, and why; `None` while that is open.
+/// The decision on a stage, and why; `None` while it is open.
 type Finding = Option<(Decision, String)>;
 
 impl GateEvaluator<'_> {
@@ -54,19 +54,14 @@ impl GateEvaluator<'_> {
             let decision = self.decision(earlier)?;
             (decision != Decision::Passed).then(|| format!("{earlier} was {decision}"))
         });
+        let is_open = |earlier: &Stage| self.decision(earlier).is_none();
         // SERP nodes of the shards whose dictionaries were applied are restarted whatever became of the others.
         let finding = match (&stage, not_passed) {
             (Stage::Serp, _) => self.serp(rules),
             (Stage::Dictionary, _) if self.run.ordered().is_some() => self.dictionary(rules),
             (_, Some(why)) => Some((Decision::Skipped, why)),
             (Stage::Plan, _) => self.plan(rules),
-            (_, None)
-                if before
-                    .iter()
-                    .any(|earlier| self.decision(earlier).is_none()) =>
-            {
-                None
-            }
+            (_, None) if before.iter().any(is_open) => None,
             (Stage::Fetch, _) => self.fetch(rules),
             (Stage::Store(store), _) => self.store(store, rules),
             (Stage::Sync, _) => self.sync(rules),
@@ -81,23 +76,23 @@ impl GateEvaluator<'_> {
         }
     }
 
-    /// As it stands, or as it was found just now.
+    /// Of the run's receipts, or due.
     fn decision(&self, stage: &Stage) -> Option<Decision> {
-        let found = self.due.iter().find(|due| due.stage == *stage);
-        found
-            .map(|due| due.decision)
-            .or_else(|| self.run.decision(stage))
+        match self.due.iter().find(|due| due.stage == *stage) {
+            Some(due) => Some(due.decision),
+            None => self.run.decision(stage),
+        }
     }
 
     fn is_late(&self, rules: &GateRules) -> bool {
         // A decision gives what it reopens as much time again.
-        let decided_ms = self.run.stage_log().latest_decision_ms();
+        let decided_ms = self.run.stage_log.latest_decision_ms();
         let since = decided_ms.max(self.run.started_ms()).unwrap_or(i64::MIN);
         self.now_ms > since.saturating_add(rules.deadline_ms)
     }
 
     fn plan(&self, rules: &GateRules) -> Finding {
-        if let Some(manifest) = self.run.manifest() {
+        if let Some(manifest) = self.run.manifest {
             let why = format!(
                 "{} tasks published, {} rows at most",
                 manifest.tasks, manifest.estimated_rows
@@ -112,22 +107,20 @@ impl GateEvaluator<'_> {
 
     fn fetch(&self, rules: &GateRules) -> Finding {
         let run = self.run;
-        let Some(manifest) = run.manifest() else {
+        let Some(manifest) = run.manifest else {
             // An operator may have approved the plan of a queuer that died.
             let why = "past its deadline without a manifest: how many tasks there are is not known";
             return self
                 .is_late(rules)
                 .then(|| (Decision::Rejected, why.to_owned()));
         };
-        let tasks = &run.tasks().totals;
+        let tasks = &run.tasks.totals;
         let (planned, fetched) = (manifest.tasks, tasks.fetched);
         let (given_up, waiting) = (tasks.quarantined, tasks.failed);
         let counts = format!("{fetched} of {planned} tasks fetched, {given_up} given up");
         if planned > 0 && reaches(given_up, planned, rules.max_failed_task_ratio) {
-            let why = format!(
-                "{counts}: {}",
-                limit("max_failed_task_ratio", rules.max_failed_task_ratio)
-            );
+            let limit = rules.max_failed_task_ratio;
+            let why = format!("{counts}: at or above max_failed_task_ratio {limit}");
             return Some((Decision::Rejected, why));
         }
         if fetched + given_up < planned || waiting > 0 {
@@ -150,8 +143,8 @@ impl GateEvaluator<'_> {
 
     fn store(&self, store: &str, rules: &GateRules) -> Finding {
         let run = self.run;
-        let rows_read = run.tasks().totals.rows;
-        let totals = run.tasks().store(store);
+        let rows_read = run.tasks.totals.rows;
+        let totals = run.tasks.store(store);
         let rows = totals.map(|t| t.rows.clone()).unwrap_or_default();
         let counts = format!(
             "{} rows read = {} stored + {} unchanged + {} skipped + {} quarantined",
@@ -159,24 +152,22 @@ impl GateEvaluator<'_> {
         );
         if !run.store_is_complete(store) {
             return self.is_late(rules).then(|| {
-                let why = format!(
-                    "past its deadline: {} of {} rows accounted for",
-                    rows.total(),
-                    rows_read
-                );
+                let accounted = rows.total();
+                let why =
+                    format!("past its deadline: {accounted} of {rows_read} rows accounted for");
                 (Decision::Rejected, why)
             });
         }
         if rows_read > 0 && reaches(rows.quarantined, rows_read, rules.max_rejected_row_ratio) {
-            let rule = limit("max_rejected_row_ratio", rules.max_rejected_row_ratio);
-            let reasons: Vec<&str> = totals
-                .map(|totals| totals.reasons().into_keys().map(Reason::as_str).collect())
-                .unwrap_or_default();
-            let why = format!("{counts} ({}): {rule}", reasons.join(", "));
+            let limit = rules.max_rejected_row_ratio;
+            let reasons = totals.map(StoreTotals::reasons).unwrap_or_default();
+            let reasons: Vec<&str> = reasons.into_keys().map(Reason::as_str).collect();
+            let reasons = reasons.join(", ");
+            let why = format!("{counts} ({reasons}): at or above max_rejected_row_ratio {limit}");
             return Some((Decision::Rejected, why));
         }
-        // More rows accounted for than read are of a batch that changed on its way. The rows are those of the attempts that the
-        // store has: another attempt at a task may have read other ones.
+        // There are more when a batch changed on its way. Expected are the rows of the attempts that count in this store:
+        // another attempt at a task may have read other ones.
         let expected = totals.map_or(0, |totals| totals.expected);
         if rows.total() != expected {
             let why = format!("the rows do not add up: {counts}");
@@ -185,16 +176,12 @@ impl GateEvaluator<'_> {
         Some((Decision::Passed, counts))
     }
 
-    fn nothing_to_order(&self) -> Option<String> {
-        if self.started.partial {
-            return Some("the run was partial".to_owned());
-        }
-        (self.run.tasks().totals.rows == 0).then(|| "nothing changed".to_owned())
-    }
-
     fn sync(&self, rules: &GateRules) -> Finding {
-        if let Some(why) = self.nothing_to_order() {
-            return Some((Decision::Skipped, why));
+        if self.started.partial {
+            return Some((Decision::Skipped, "the run was partial".to_owned()));
+        }
+        if self.run.tasks.totals.rows == 0 {
+            return Some((Decision::Skipped, "nothing changed".to_owned()));
         }
         self.shards(rules, ShardProgress::is_synced, |done, all| {
             format!("{done} of {all} shards in sync")
@@ -215,29 +202,31 @@ impl GateEvaluator<'_> {
         counts: impl FnOnce(usize, usize) -> String,
     ) -> Finding {
         let ordered = self.run.ordered()?;
-        let shards = self.run.stage_log().shards();
-        let is_done = |shard: &&u32| shards.get(shard).is_some_and(is_done);
-        let (done, open): (Vec<&u32>, Vec<&u32>) = ordered.shards.iter().partition(is_done);
-        let given_up = open.iter().filter_map(|shard| {
+        let shards = &self.run.stage_log.shards;
+        let is_done = |shard: &u32| shards.get(shard).is_some_and(is_done);
+        let open = ordered.shards.iter().filter(|shard| !is_done(shard));
+        let open = open.map(|shard| {
             let target = shard.to_string();
-            // An order that was stale, say, never came to the syncing.
+            // An order that was stale never came to the syncing.
             let stages = [Stage::Sync, Stage::Dictionary];
-            let failure = stages.iter().find_map(|stage| self.failure(stage, &target));
-            failure.map(|failure| format!("shard {shard}: {}: {}", failure.step, failure.error))
+            let failure = stages
+                .iter()
+                .find_map(|stage| self.failure(stage, &target))?;
+            Some(format!(
+                "shard {shard}: {}: {}",
+                failure.step, failure.error
+            ))
         });
-        self.orders(OrderCounts {
-            done: done.len(),
-            all: ordered.shards.len(),
-            given_up: given_up.collect(),
-            counts: counts(done.len(), ordered.shards.len()),
-            deadline_ms: ordered.at_ms.saturating_add(rules.orders_deadline_ms),
-        })
+        let open: Vec<_> = open.collect();
+        let all = ordered.shards.len();
+        let deadline_ms = ordered.at_ms.saturating_add(rules.orders_deadline_ms);
+        self.orders(counts(all - open.len(), all), &open, deadline_ms)
     }
 
     fn serp(&self, rules: &GateRules) -> Finding {
         // Nodes are known when the dictionaries are done with.
         let dictionary = self.decision(&Stage::Dictionary)?;
-        let nodes = self.run.stage_log().nodes();
+        let nodes = &self.run.stage_log.nodes;
         let Some(ordered) = self.run.ordered().filter(|_| !nodes.is_empty()) else {
             let why = match dictionary {
                 Decision::Passed => "no SERP node serves these shards".to_owned(),
@@ -245,74 +234,50 @@ impl GateEvaluator<'_> {
             };
             return Some((Decision::Skipped, why));
         };
-        let done = nodes.values().flatten().count();
-        let open = nodes
-            .iter()
-            .filter(|(_, restarted_ms)| restarted_ms.is_none());
-        let given_up = open.filter_map(|(name, _)| {
+        let open = nodes.iter().filter(|(_, served_ms)| served_ms.is_none());
+        let open = open.map(|(name, _)| {
             let failure = self.failure(&Stage::Serp, name)?;
             Some(format!("{name}: {}: {}", failure.step, failure.error))
         });
-        self.orders(OrderCounts {
-            done,
-            all: nodes.len(),
-            given_up: given_up.collect(),
-            counts: format!("{done} of {} nodes serve the run's version", nodes.len()),
-            deadline_ms: ordered.at_ms.saturating_add(rules.serp_deadline_ms),
-        })
+        let open: Vec<_> = open.collect();
+        let all = nodes.len();
+        let counts = format!(
+            "{} of {all} nodes serve the run's version",
+            all - open.len()
+        );
+        let deadline_ms = ordered.at_ms.saturating_add(rules.serp_deadline_ms);
+        self.orders(counts, &open, deadline_ms)
     }
 
     /// What an order was given up for. What failed before an operator's decision asked for it again counts no more.
     fn failure(&self, stage: &Stage, target: &str) -> Option<&OrderFailure> {
-        let log = self.run.stage_log();
+        let log = &self.run.stage_log;
         let given_up = log.failures_of(stage, target)?.given_up.as_ref();
         let since = log.latest_decision_ms_on(&self.run.before(&Stage::Dictionary));
         given_up.filter(|failure| since.is_none_or(|since| failure.at_ms >= since))
     }
 
-    /// Every order done passes the stage; every order done or given up ends it; the deadline ends it too.
-    fn orders(&self, orders: OrderCounts) -> Finding {
-        let OrderCounts {
-            done,
-            all,
-            given_up,
-            counts,
-            deadline_ms,
-        } = orders;
-        if done == all {
+    /// Every order done passes the stage; every order done or given up ends it; the deadline ends it too. `open`: of each
+    /// order that is not done why it was given up, if it was.
+    fn orders(&self, counts: String, open: &[Option<String>], deadline_ms: i64) -> Finding {
+        if open.is_empty() {
             return Some((Decision::Passed, counts));
         }
-        if done + given_up.len() >= all {
-            let why = format!("{counts}; given up: {}", given_up.join("; "));
+        let given_up: Vec<&str> = open.iter().flatten().map(String::as_str).collect();
+        let given_up = given_up.join("; ");
+        if open.iter().all(Option::is_some) {
+            let why = format!("{counts}; given up: {given_up}");
             return Some((Decision::Rejected, why));
         }
         (self.now_ms > deadline_ms).then(|| {
-            let mut why = format!("past its deadline: {counts}");
-            for text in given_up {
-                why.push_str("; ");
-                why.push_str(&text);
-            }
+            let separator = if given_up.is_empty() { "" } else { "; " };
+            let why = format!("past its deadline: {counts}{separator}{given_up}");
             (Decision::Rejected, why)
         })
     }
 }
 
-/// What the orders of a stage came to.
-struct OrderCounts {
-    done: usize,
-    all: usize,
-    /// Why orders that are not done never will be by themselves.
-    given_up: Vec<String>,
-    /// The same for a person.
-    counts: String,
-    deadline_ms: i64,
-}
-
 /// Whether `part` of `whole` is at or above the limit: both of the same unit.
 fn reaches(part: u64, whole: u64, limit: f64) -> bool {
     part > 0 && part as f64 / whole as f64 >= limit
-}
-
-fn limit(name: &str, value: f64) -> String {
-    format!("at or above {name} {value}")
 }

@@ -2,14 +2,14 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use batch::{Fact, Invalid, Message, Receipt, RunId};
+use batch::{Fact, Receipt, RunId};
 
 use crate::progress::Progress;
 use crate::record::{RecordContent, RunRecord};
 use crate::run::RunState;
 use crate::status::RunStatus;
 
-/// All runs that the ledger still tells of: those that ended by their records, the others by their receipts.
+/// All runs: those that ended by their records, the others by their receipts.
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: BTreeMap<RunId, RunState>,
@@ -18,11 +18,11 @@ pub struct Ledger {
     records: BTreeMap<RunId, RunRecord>,
     /// Offset in the ledger after everything that was taken in.
     next_offset: u64,
-    /// Runs that have ended, with a decision that their records do not know.
-    to_reopen: BTreeSet<RunId>,
+    /// Ended runs with a decision that their records do not know, and the offsets of their first receipts.
+    to_reopen: BTreeMap<RunId, u64>,
 }
 
-/// What the record of a run says.
+/// The record of a run that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedRun<'a> {
     /// How the run ended.
@@ -38,23 +38,6 @@ impl Ledger {
         Self::default()
     }
 
-    /// Folds messages of the ledger. Those that are no receipts of this release are handed back with
-    /// the reason: one of them must not keep a pipeline from running, but it should be logged.
-    pub fn read<'a>(messages: impl IntoIterator<Item = &'a Message>) -> (Self, Vec<Invalid>) {
-        let mut ledger = Self::new();
-        let mut refused = Vec::new();
-        for message in messages {
-            refused.extend(ledger.take(message).err());
-        }
-        (ledger, refused)
-    }
-
-    /// Takes one message of the ledger in. An error: it is no receipt of this release.
-    pub fn take(&mut self, message: &Message) -> Result<(), Invalid> {
-        self.apply(&Receipt::from_message(message)?);
-        Ok(())
-    }
-
     /// Takes a record of a run in. Records come before receipts, of which they spare most.
     pub fn take_record(&mut self, record: RunRecord) {
         if let RecordContent::Finished { at_offset, .. } = record.content {
@@ -66,29 +49,23 @@ impl Ledger {
         }
     }
 
-    /// Offset in the ledger from which on it has to be read: everything before is of runs whose records say
-    /// all. `None`: from its beginning.
+    /// Offset in the ledger from which on it has to be read: everything before is of runs that have records. `None`:
+    /// from its beginning.
     pub fn resume_offset(&self) -> Option<u64> {
-        let resume = self
-            .records
-            .values()
-            .filter_map(|record| match record.content {
-                RecordContent::Finished { resume_offset, .. } => Some(resume_offset),
-                RecordContent::Reopened => None,
-            });
-        let reopened = self
-            .records
-            .values()
-            .filter_map(|record| match record.content {
-                RecordContent::Reopened => Some(record.first_offset),
-                RecordContent::Finished { .. } => None,
-            });
-        let resume = resume.max()?;
-        Some(reopened.min().map_or(resume, |first| first.min(resume)))
+        let (mut resume, mut first_reopened) = (None, u64::MAX);
+        for record in self.records.values() {
+            match record.content {
+                RecordContent::Finished { resume_offset, .. } => {
+                    resume = resume.max(Some(resume_offset));
+                }
+                RecordContent::Reopened => first_reopened = first_reopened.min(record.first_offset),
+            }
+        }
+        resume.map(|resume| resume.min(first_reopened))
     }
 
-    /// Takes the receipt at an offset of the ledger in. One of a run whose record says how it ended changes nothing any
-    /// more; but a decision that the record does not know asks to open it again ([`Self::take_reopened`]).
+    /// Takes the receipt at an offset of the ledger in. One of a run that has ended changes nothing; but a
+    /// decision that its record does not know opens it again ([`Self::take_reopened`]).
     pub fn apply_at(&mut self, offset: u64, receipt: &Receipt) {
         self.next_offset = self.next_offset.max(offset + 1);
         if let Some(run) = self.runs.get_mut(&receipt.run) {
@@ -97,7 +74,8 @@ impl Ledger {
         if let Some(ended) = self.record(&receipt.run) {
             let decision = matches!(receipt.fact, Fact::OperatorDecided { .. });
             if decision && offset >= ended.at_offset {
-                self.to_reopen.insert(receipt.run.clone());
+                let first_offset = ended.first_offset;
+                self.to_reopen.insert(receipt.run.clone(), first_offset);
             }
             return;
         }
@@ -106,9 +84,9 @@ impl Ledger {
         self.begin(receipt);
     }
 
-    /// Ended runs that an operator decided on since the last call. They are known by their records until they are given
-    /// to [`Self::reopen`].
-    pub fn take_reopened(&mut self) -> BTreeSet<RunId> {
+    /// Ended runs that an operator decided on since the last call, and where on the ledger their receipts begin. They
+    /// are known by their records until they are given to [`Self::reopen`].
+    pub fn take_reopened(&mut self) -> BTreeMap<RunId, u64> {
         std::mem::take(&mut self.to_reopen)
     }
 
@@ -163,24 +141,24 @@ impl Ledger {
         Some(record)
     }
 
-    /// What the record of a run says, if it has ended.
+    /// The record of a run, if it has ended.
     pub fn record(&self, run: &RunId) -> Option<EndedRun<'_>> {
         let record = self.records.get(run)?;
-        match &record.content {
+        match record.content {
             RecordContent::Finished {
-                progress,
+                ref progress,
                 at_offset,
                 ..
             } => Some(EndedRun {
                 progress,
                 first_offset: record.first_offset,
-                at_offset: *at_offset,
+                at_offset,
             }),
             RecordContent::Reopened => None,
         }
     }
 
-    /// What the receipts say of a run that has no record; see [`Self::progress`] for any run.
+    /// The state of a run that has no record; see [`Self::progress`] for any run.
     pub fn run(&self, run: &RunId) -> Option<&RunState> {
         self.runs.get(run)
     }
@@ -204,16 +182,12 @@ impl Ledger {
 
     /// All runs, by name.
     pub fn all(&self) -> Vec<Cow<'_, Progress>> {
-        let mut names: Vec<&RunId> = self.runs.keys().chain(self.records.keys()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-            .into_iter()
-            .filter_map(|run| self.progress(run))
-            .collect()
+        let names: BTreeSet<&RunId> = self.runs.keys().chain(self.records.keys()).collect();
+        let all = names.into_iter().filter_map(|run| self.progress(run));
+        all.collect()
     }
 
-    /// Runs of the pipeline that stand in the way of the next one.
+    /// Runs of the pipeline that block the next one.
     pub fn unfinished<'a, 'p>(
         &'a self,
         pipeline: &'p str,
@@ -245,13 +219,11 @@ impl Ledger {
     pub fn ended(&self, pipeline: &str) -> Vec<Cow<'_, Progress>> {
         let mut runs = self.all();
         runs.retain(|run| {
-            let of = run
-                .started
-                .as_ref()
-                .map(|started| started.pipeline.as_str());
+            let started = run.started.as_ref();
+            let of_pipeline = started.is_some_and(|started| started.pipeline == pipeline);
             let over = run.status.is_complete()
                 || matches!(run.status, RunStatus::Restarting | RunStatus::Rejected);
-            of == Some(pipeline) && over
+            of_pipeline && over
         });
         runs.sort_by_key(|run| Reverse(run.started.as_ref().map(|s| (s.until_ms, run.started_ms))));
         runs

@@ -1,12 +1,11 @@
-//! What the ledger says: the state of every run, as a fold over its receipts, and the decisions that are due.
+//! The state of every run, as a fold over its receipts, and the decisions that are due.
 //!
-//! Pure: no I/O, no clock. Receipts may come late, repeated and in any order, and the state is the
-//! same: every part of it is the maximum, by a fixed order, of what was said about it. The queuer, the
-//! persister, the operator's commands and the tests fold the same receipts into the same answer.
+//! Pure: no I/O, no clock. Receipts may come late, repeated and in any order, and the state is the same: every part of
+//! it is the maximum, by a fixed order, of what was received about it.
 //!
-//! [`RunState`] takes the receipts of one run in and answers every question about it: `run.rs` is the page to begin
-//! with. Behind it stand its tasks with what they come to (`tasks`, `task`, `receipts`, `totals`) and what was said of
-//! its stages (`stage_log`). [`evaluate_gates`] and [`Progress`] ask it; [`Ledger`] holds all runs.
+//! [`RunState`] takes in the receipts of one run and answers every question about it: begin with `run.rs`. Behind it are
+//! its tasks and their totals (`tasks`, `task`, `receipts`, `totals`) and its stages (`stage_log`). [`evaluate_gates`]
+//! and [`Progress`] ask it; [`Ledger`] holds all runs.
 
 mod gates;
 mod ledger;

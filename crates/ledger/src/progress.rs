@@ -31,12 +31,12 @@ pub struct Progress {
     pub rows_fetched: u64,
     pub batches_fetched: u64,
     pub bytes_fetched: u64,
-    /// By name; every store that must account for the run, and any other that was heard of.
+    /// By name; every store that must account for the run, and any other that a receipt names.
     pub stores: Vec<StoreProgress>,
     /// In their order; none in a pipeline without gates.
     #[serde(default)]
     pub stages: Vec<StageProgress>,
-    /// What a run that ended left out that an incremental run beginning at its end would not carry either.
+    /// Why an incremental run that begins where this one ended would miss rows.
     #[serde(default)]
     pub gap: Option<String>,
     /// How the run was given up, if it was.
@@ -69,14 +69,14 @@ pub struct StoreProgress {
 
 impl Progress {
     pub fn new(run: &RunState) -> Self {
-        let tasks = &run.tasks().totals;
-        let manifest = run.manifest();
+        let tasks = &run.tasks.totals;
+        let manifest = run.manifest;
         Self {
             run: run.run().clone(),
             status: run.status(),
             started: run.started().cloned(),
             started_ms: run.started_ms(),
-            latest_ms: run.latest_ms(),
+            latest_ms: run.latest_ms,
             tasks_planned: manifest.map(|manifest| manifest.tasks),
             tasks_fetched: tasks.fetched,
             tasks_failed: tasks.failed,
@@ -94,14 +94,10 @@ impl Progress {
 
     /// How far the run has come, in one sentence for a person.
     pub fn summary(&self) -> String {
-        let planned = match self.tasks_planned {
-            Some(tasks) => format!(" of {tasks}"),
-            None => String::new(),
-        };
-        let mut parts = vec![format!(
-            "{}{planned} tasks fetched ({} rows)",
-            self.tasks_fetched, self.rows_fetched
-        )];
+        let planned = self.tasks_planned.map(|tasks| format!(" of {tasks}"));
+        let planned = planned.unwrap_or_default();
+        let (fetched, rows) = (self.tasks_fetched, self.rows_fetched);
+        let mut parts = vec![format!("{fetched}{planned} tasks fetched ({rows} rows)")];
         if self.tasks_failed > 0 {
             parts.push(format!("{} failed and waiting", self.tasks_failed));
         }
@@ -109,11 +105,9 @@ impl Progress {
             parts.push(format!("{} in quarantine", self.tasks_quarantined));
         }
         for store in &self.stores {
-            let rows = &store.rows;
-            let mut part = format!(
-                "{}: {} rows stored, {} unchanged",
-                store.store, rows.stored, rows.unchanged
-            );
+            let (name, rows) = (&store.store, &store.rows);
+            let (stored, unchanged) = (rows.stored, rows.unchanged);
+            let mut part = format!("{name}: {stored} rows stored, {unchanged} unchanged");
             for (n, what) in [(rows.skipped, "skipped"), (rows.quarantined, "quarantined")] {
                 if n > 0 {
                     part.push_str(&format!(", {n} {what}"));
@@ -133,12 +127,12 @@ impl Progress {
 }
 
 fn store_progress(run: &RunState) -> Vec<StoreProgress> {
-    let heard_of = run.tasks().stores().iter().map(|t| (&*t.name, false));
-    let mut stores: BTreeMap<&str, bool> = heard_of.collect();
+    let named = run.tasks.stores().iter().map(|t| (&*t.name, false));
+    let mut stores: BTreeMap<&str, bool> = named.collect();
     let required = run.started().into_iter().flat_map(|s| &s.stores);
     stores.extend(required.map(|store| (store.as_str(), true)));
     let progress = |(store, required): (&str, bool)| {
-        let totals = run.tasks().store(store);
+        let totals = run.tasks.store(store);
         let rows = totals.map(|t| t.rows.clone()).unwrap_or_default();
         StoreProgress {
             store: store.to_owned(),
@@ -165,9 +159,8 @@ fn store_has_the_run(run: &RunState, store: &str) -> bool {
     }
 }
 
-/// What an ended run left out that an incremental run beginning at its end would not carry either.
-/// `None`: such a run may follow it. Rows that a store itself refused are no reason: it would refuse
-/// them again.
+/// Why an incremental run that begins where this one ended would miss rows. `None`: such a run may follow it. Rows that
+/// a store itself refused are no reason: it would refuse them again.
 fn gap(run: &RunState) -> Option<String> {
     let mut stores = run.started().into_iter().flat_map(|s| &s.stores);
     common_gap(run).or_else(|| stores.find_map(|store| store_gap(run, store)))
@@ -178,15 +171,15 @@ fn common_gap(run: &RunState) -> Option<String> {
     if run.started().is_some_and(|started| started.partial) {
         return Some("it was partial".to_owned());
     }
-    if run.is_contested() {
+    if run.contested {
         return Some("two queuers began it, each with a plan of its own".to_owned());
     }
-    let totals = &run.tasks().totals;
+    let totals = &run.tasks.totals;
     if totals.quarantined > 0 {
         let given_up = totals.quarantined;
         return Some(format!("tasks in quarantine, not fetched: {given_up}"));
     }
-    let Some(manifest) = run.manifest() else {
+    let Some(manifest) = run.manifest else {
         return Some("not all of its tasks were published".to_owned());
     };
     // An operator may have passed the stage without them.
@@ -198,7 +191,7 @@ fn store_gap(run: &RunState, store: &str) -> Option<String> {
     if !run.store_is_complete(store) {
         return Some(format!("rows that {store} has not accounted for"));
     }
-    let totals = run.tasks().store(store)?;
+    let totals = run.tasks.store(store)?;
     let refused = totals.reasons().get(&Reason::RefusedRows).copied();
     let rows = totals.rows.quarantined.saturating_sub(refused.unwrap_or(0));
     (rows > 0).then(|| format!("rows in quarantine that {store} did not refuse: {rows}"))

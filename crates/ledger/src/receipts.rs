@@ -36,7 +36,7 @@ fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// What one store says of one batch, as small as it can be kept: there is one for each batch of a run.
+/// The receipt of one store for one batch, as small as it can be kept: there is one for each batch of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BatchReceipt {
     pub rows: BatchRows,
@@ -113,8 +113,8 @@ impl AttemptReceipts {
         self.batches.iter().map(|(_, receipt)| receipt)
     }
 
-    /// Takes a receipt in. `None`: nothing changed. Otherwise the receipt as it is kept now, and the
-    /// one that it took the place of, if any.
+    /// Takes a receipt in. `None`: nothing changed. Otherwise the receipt as it is kept now, and the one that it replaced,
+    /// if any.
     pub fn merge(
         &mut self,
         sequence: u32,

@@ -20,7 +20,7 @@ pub struct RunRecord {
 pub enum RecordContent {
     /// The run ended so.
     Finished {
-        /// Offset in the ledger at which this was said: a decision on the run from there on is not in here.
+        /// Offset in the ledger from which on a decision on the run is not in here.
         at_offset: u64,
         /// Offset in the ledger from which on there is everything of the runs that were unfinished then.
         resume_offset: u64,

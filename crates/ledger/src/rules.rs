@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use batch::Stage;
 
-/// The rules by which the stages of a run are decided.
-#[derive(Clone, Debug, PartialEq)]
+/// The rules by which the stages of a run are decided. The default is no set of rules to use: all numbers are 0.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GateRules {
     /// Ratio of the planned tasks from which on failed ones reject the run's fetching.
     pub max_failed_task_ratio: f64,
@@ -32,35 +32,26 @@ const RULES: [&str; 5] = [
 
 /// Refuses a rule that does not exist, or a number that it cannot have.
 pub fn check_rule(name: &str, value: &str) -> Result<(), String> {
-    GateRules {
-        max_failed_task_ratio: 0.0,
-        max_rejected_row_ratio: 0.0,
-        deadline_ms: 0,
-        orders_deadline_ms: 0,
-        serp_deadline_ms: 0,
-        pass_without_changes: false,
-        overrides: BTreeMap::new(),
-    }
-    .set(name, value)
+    GateRules::default().set(name, value)
 }
 
 impl GateRules {
-    /// These rules with those of `overrides` in their place: a rule by its name, or for one stage alone
-    /// by `STAGE.NAME`. What cannot be read is left as it is, and named in the error.
+    /// These rules with some of them replaced by `overrides`: a rule by its name, or for one stage alone by
+    /// `STAGE.NAME`.
     pub fn overridden(
         &self,
         overrides: &BTreeMap<String, String>,
         stage: &Stage,
     ) -> Result<Self, String> {
         let mut rules = self.clone();
-        let of_all = overrides.iter().filter(|(name, _)| !name.contains('.'));
-        let prefix = format!("{stage}.");
-        let of_stage = overrides.iter().filter_map(|(name, value)| {
-            let name = name.strip_prefix(&prefix)?;
-            Some((name, value))
-        });
-        for (name, value) in of_all.map(|(n, v)| (n.as_str(), v)).chain(of_stage) {
+        for (name, value) in overrides.iter().filter(|(name, _)| !name.contains('.')) {
             rules.set(name, value)?;
+        }
+        let prefix = format!("{stage}.");
+        for (name, value) in overrides {
+            if let Some(name) = name.strip_prefix(&prefix) {
+                rules.set(name, value)?;
+            }
         }
         Ok(rules)
     }
@@ -74,11 +65,10 @@ impl GateRules {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let number: f64 = value
-            .parse()
-            .ok()
-            .filter(|number: &f64| number.is_finite() && *number >= 0.0)
-            .ok_or_else(|| format!("{name} must be a number from 0 on, not {value:?}"))?;
+        let number = value.parse().ok();
+        let number = number.filter(|number: &f64| number.is_finite() && *number >= 0.0);
+        let number =
+            number.ok_or_else(|| format!("{name} must be a number from 0 on, not {value:?}"))?;
         let is_ratio = matches!(name, "max_failed_task_ratio" | "max_rejected_row_ratio");
         if is_ratio && number > 1.0 {
             return Err(format!(

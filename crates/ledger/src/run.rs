@@ -9,21 +9,23 @@ use crate::status::{Abandoned, RunStatus};
 use crate::task::{TaskFailure, TaskProblem, TaskQuarantine, TaskRead};
 use crate::tasks::{Manifest, Tasks};
 
-/// The state of one run, as far as its receipts tell: what is said of it is taken in by [`Self::apply`], and everything
-/// else here is a question that it answers.
+/// The state of one run: [`Self::apply`] takes its receipts in, and everything else here is a question that it answers.
 #[derive(Debug)]
 pub struct RunState {
     run: RunId,
     start: Option<RunStart>,
     /// Two queuers announced it, each with a plan of its own.
-    contested: bool,
-    manifest: Option<Manifest>,
-    /// When the manifest was first said.
-    manifest_ms: Option<i64>,
-    tasks: Tasks,
-    stage_log: StageLog,
+    pub(crate) contested: bool,
+    pub(crate) manifest: Option<Manifest>,
+    /// When the manifest was first published.
+    pub(crate) manifest_ms: Option<i64>,
+    /// Its tasks and batches, and their totals.
+    pub(crate) tasks: Tasks,
+    /// What was received about its stages, shard by shard and node by node.
+    pub(crate) stage_log: StageLog,
     abandoned: Option<Abandoned>,
-    latest_ms: i64,
+    /// Time of the latest receipt.
+    pub(crate) latest_ms: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +49,7 @@ impl RunState {
         }
     }
 
-    /// Takes one receipt of this run in. A table of all facts, with what each of them changes.
+    /// Takes one receipt of this run in: a table of all facts, with what each of them changes.
     pub fn apply(&mut self, receipt: &Receipt) {
         debug_assert_eq!(receipt.run, self.run);
         let at_ms = receipt.at_ms;
@@ -203,24 +205,6 @@ impl RunState {
         self.start.as_ref().map(|start| start.at_ms)
     }
 
-    /// Time of the latest receipt.
-    pub(crate) fn latest_ms(&self) -> i64 {
-        self.latest_ms
-    }
-
-    /// Whether two queuers announced it, each with a plan of its own.
-    pub(crate) fn is_contested(&self) -> bool {
-        self.contested
-    }
-
-    pub(crate) fn manifest(&self) -> Option<Manifest> {
-        self.manifest
-    }
-
-    pub(crate) fn manifest_ms(&self) -> Option<i64> {
-        self.manifest_ms
-    }
-
     /// How, by whom and why it was given up.
     pub fn abandoned(&self) -> Option<&Abandoned> {
         self.abandoned.as_ref()
@@ -264,11 +248,8 @@ impl RunState {
         self.tasks.totals.quarantined > 0 || stores.any(|store| store.rows.quarantined > 0)
     }
 
-    /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or
-    /// given up, and every store of the run has accounted for all rows of the counted attempts.
-    ///
-    /// Tasks known only from receipts of their batches say nothing here: those of the manifest are missing
-    /// among the others, and any other will never be heard of again.
+    /// Whether it is proved that nothing is missing: the manifest is known, every task was fetched or given up, and
+    /// every store of the run has accounted for all rows of the counted attempts.
     pub fn is_complete(&self) -> bool {
         let all = |started: &Started| started.stores.iter().all(|s| self.store_is_complete(s));
         self.is_fetched() && self.started().is_some_and(all)
@@ -289,31 +270,25 @@ impl RunState {
         totals.map_or(0, |totals| totals.complete_tasks) == self.tasks.totals.with_rows
     }
 
-    /// Its tasks and batches, and what they come to.
-    pub(crate) fn tasks(&self) -> &Tasks {
-        &self.tasks
-    }
-
     /// Tasks that failed and were not fetched since, and tasks given up, in the order of their hashes.
     pub fn problems(&self) -> Vec<TaskProblem> {
         self.tasks.problems()
     }
 
     /// The attempt at a task that is released when the run's batches are held: the one that was released already, or
-    /// else its first success. `None` while there is none.
+    /// else its first success.
     pub fn attempt_to_release(&self, task: TaskHash) -> Option<u32> {
         let task = self.tasks.get(task)?;
-        task.released().or_else(|| Some(task.read()?.attempt))
+        task.released.or_else(|| Some(task.read()?.attempt))
     }
 
-    /// Whether what the task led to has arrived, as far as is known: its batches were all released, or every store has
-    /// accounted for one of its attempts.
+    /// Whether all batches of the task were released, or every store has accounted for one of its attempts.
     pub fn has_arrived(&self, task: TaskHash) -> bool {
         let Some(task) = self.tasks.get(task) else {
             return false;
         };
         let mut stores = self.started().into_iter().flat_map(|s| &s.stores);
-        task.released().is_some() || stores.all(|store| self.tasks.is_covered(task, store))
+        task.released.is_some() || stores.all(|store| self.tasks.is_covered(task, store))
     }
 
     /// How many batches the attempt has, if it was read to its end.
@@ -331,11 +306,6 @@ impl RunState {
     pub(crate) fn before(&self, stage: &Stage) -> Vec<Stage> {
         let run_plan = self.started().and_then(|s| s.run_plan.as_ref());
         run_plan.map_or_else(Vec::new, |run_plan| run_plan.before(stage))
-    }
-
-    /// What was said of its stages, shard by shard and node by node.
-    pub(crate) fn stage_log(&self) -> &StageLog {
-        &self.stage_log
     }
 
     /// How the stage ended, if it has.
@@ -366,7 +336,7 @@ impl RunState {
     /// Shards whose dictionaries do not have the run's version, as far as is known.
     fn unapplied(&self) -> Vec<u32> {
         let shards = self.started().map_or(0, |started| started.shards);
-        let known = self.stage_log.shards();
+        let known = &self.stage_log.shards;
         let applied = |shard: &u32| known.get(shard).is_some_and(ShardProgress::is_applied);
         (0..shards).filter(|shard| !applied(shard)).collect()
     }
@@ -387,8 +357,8 @@ impl RunState {
         if self.stage_log.is_ordered() {
             self.unapplied()
         } else {
-            // A persister that ordered and died before it could say so may have its orders carried out already: they
-            // are given at least once, for all shards.
+            // For all shards, also if a persister that died before its receipt was stored has ordered them already:
+            // orders are given at least once.
             let shards = self.started().map_or(0, |started| started.shards);
             (0..shards).collect()
         }

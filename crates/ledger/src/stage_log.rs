@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use batch::{Decision, Stage};
 
-/// How a stage ended, and who says so.
+/// How a stage ended, and by whose decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageOutcome {
     pub decision: Decision,
@@ -12,8 +12,8 @@ pub struct StageOutcome {
     pub at_ms: i64,
 }
 
-/// What a gate decided. The order is that in which they are looked through: of a stage's decisions the first one counts
-/// that knew all decisions of operators it had to know.
+/// What a gate decided. Of those on one stage the first one counts, in this order, that knew all decisions of operators
+/// it had to know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct GateRecord {
     pub stage: Stage,
@@ -42,8 +42,8 @@ struct RefreshOrder {
     at_ms: i64,
 }
 
-/// What is known of the failures of one order: the latest, and the latest that gave it up. They are kept apart, for the
-/// hosts that tell of them may have clocks that differ.
+/// The latest failure of one order, and the latest that gave it up: kept apart, since the clocks of their hosts may
+/// differ.
 #[derive(Debug, Default)]
 pub(crate) struct OrderFailures {
     pub latest: Option<OrderFailure>,
@@ -91,23 +91,23 @@ pub(crate) struct ReplicaLag {
     pub error: String,
 }
 
-/// What was said of a run's stages, apart from its tasks and batches. As everything of a run, it is the same
-/// in whatever order it was heard: sets, and the earliest or the latest of what was said of one thing.
+/// What was received about a run's stages, apart from its tasks and batches. The order of the receipts does not matter:
+/// it consists of sets, and of the earliest or the latest about one thing.
 #[derive(Debug, Default)]
 pub(crate) struct StageLog {
     gates: BTreeSet<GateRecord>,
     operators: BTreeSet<OperatorRecord>,
     /// Shards by the orders for them.
     orders: BTreeMap<RefreshOrder, BTreeSet<u32>>,
-    shards: BTreeMap<u32, ShardProgress>,
-    /// When each SERP node first served the run's version on every port, if it does: nodes that were ordered to be
-    /// restarted, and any other that was heard of.
-    nodes: BTreeMap<String, Option<i64>>,
+    pub shards: BTreeMap<u32, ShardProgress>,
+    /// When each SERP node first served the run's version on every port, if it does: those that were ordered to be
+    /// restarted, and any other that a receipt names.
+    pub nodes: BTreeMap<String, Option<i64>>,
     /// By stage, and by shard or node.
     failures: BTreeMap<(Stage, String), OrderFailures>,
 }
 
-/// What is said of the stages.
+/// Receipts.
 impl StageLog {
     pub fn gate_decided(&mut self, record: GateRecord) {
         self.gates.insert(record);
@@ -171,16 +171,8 @@ impl StageLog {
     }
 }
 
-/// What can be asked.
+/// Questions.
 impl StageLog {
-    pub fn shards(&self) -> &BTreeMap<u32, ShardProgress> {
-        &self.shards
-    }
-
-    pub fn nodes(&self) -> &BTreeMap<String, Option<i64>> {
-        &self.nodes
-    }
-
     /// What failed in `stage`, by shard or node.
     pub fn failures(&self, stage: &Stage) -> impl Iterator<Item = (&str, &OrderFailures)> {
         let from = (stage.clone(), String::new());
@@ -268,9 +260,9 @@ pub(crate) struct OrderedShards<'a> {
     pub shards: &'a BTreeSet<u32>,
 }
 
-/// Two programs may say the same thing twice in different words: the earlier one counts.
-pub(crate) fn keep_least<T: Ord>(current: &mut Option<T>, said: T) {
-    if current.as_ref().is_none_or(|current| said < *current) {
-        *current = Some(said);
+/// Of two receipts about one thing the earlier one counts.
+pub(crate) fn keep_least<T: Ord>(current: &mut Option<T>, new: T) {
+    if current.as_ref().is_none_or(|current| new < *current) {
+        *current = Some(new);
     }
 }

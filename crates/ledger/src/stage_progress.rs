@@ -36,21 +36,42 @@ pub(crate) fn stage_progress(run: &RunState) -> Vec<StageProgress> {
 
 impl StageProgress {
     fn new(run: &RunState, stage: Stage) -> Self {
-        let outcome = run.outcome(&stage);
-        let counts = StageCounts::new(run, &stage);
-        let began_ms = began_ms(run, &stage);
-        let status = match &outcome {
-            Some(outcome) => outcome.decision.into(),
-            // Nothing waits for it any more.
-            None if run.abandoned().is_some() => StageStatus::Skipped,
-            None if began_ms.is_some() => StageStatus::Running,
-            None => StageStatus::Waiting,
+        let planned = run.manifest.map(|manifest| manifest.tasks);
+        let tasks = &run.tasks.totals;
+        let ordered = run.ordered().map(|ordered| ordered.shards.len() as u64);
+        let shards = |is_done: fn(&ShardProgress) -> bool| {
+            let shards = run.stage_log.shards.values();
+            shards.filter(|shard| is_done(shard)).count() as u64
         };
+        let (done, of, unit) = match &stage {
+            Stage::Plan => (planned.unwrap_or(0), planned, "tasks"),
+            Stage::Fetch => (tasks.fetched, planned, "tasks"),
+            Stage::Store(store) => {
+                let rows = run.tasks.store(store).map_or(0, |t| t.rows.total());
+                (rows, Some(tasks.rows), "rows")
+            }
+            Stage::Sync => (shards(ShardProgress::is_synced), ordered, "shards"),
+            Stage::Dictionary => (shards(ShardProgress::is_applied), ordered, "shards"),
+            Stage::Serp => {
+                let nodes = &run.stage_log.nodes;
+                let done = nodes.values().flatten().count() as u64;
+                let of = (!nodes.is_empty()).then_some(nodes.len() as u64);
+                (done, of, "nodes")
+            }
+        };
+        let began_ms = began_ms(run, &stage);
+        let outcome = run.outcome(&stage);
         Self {
-            status,
-            done: counts.done,
-            of: counts.of,
-            unit: counts.unit.to_owned(),
+            status: match &outcome {
+                Some(outcome) => outcome.decision.into(),
+                // Nothing waits for it any more.
+                None if run.abandoned().is_some() => StageStatus::Skipped,
+                None if began_ms.is_some() => StageStatus::Running,
+                None => StageStatus::Waiting,
+            },
+            done,
+            of,
+            unit: unit.to_owned(),
             began_ms,
             ended_ms: outcome.as_ref().map(|outcome| outcome.at_ms),
             why: outcome.as_ref().map(|r| r.why.clone()).unwrap_or_default(),
@@ -61,49 +82,13 @@ impl StageProgress {
     }
 }
 
-/// How much of a stage is done, and of how much where that is known.
-struct StageCounts {
-    done: u64,
-    of: Option<u64>,
-    unit: &'static str,
-}
-
-impl StageCounts {
-    fn new(run: &RunState, stage: &Stage) -> Self {
-        let planned = run.manifest().map(|manifest| manifest.tasks);
-        let tasks = &run.tasks().totals;
-        let ordered = run.ordered().map(|ordered| ordered.shards.len() as u64);
-        let shards = |is_done: fn(&ShardProgress) -> bool| {
-            let shards = run.stage_log().shards().values();
-            shards.filter(|shard| is_done(shard)).count() as u64
-        };
-        let (done, of, unit) = match stage {
-            Stage::Plan => (planned.unwrap_or(0), planned, "tasks"),
-            Stage::Fetch => (tasks.fetched, planned, "tasks"),
-            Stage::Store(store) => {
-                let rows = run.tasks().store(store).map_or(0, |t| t.rows.total());
-                (rows, Some(tasks.rows), "rows")
-            }
-            Stage::Sync => (shards(ShardProgress::is_synced), ordered, "shards"),
-            Stage::Dictionary => (shards(ShardProgress::is_applied), ordered, "shards"),
-            Stage::Serp => {
-                let nodes = run.stage_log().nodes();
-                let done = nodes.values().flatten().count() as u64;
-                let of = (!nodes.is_empty()).then_some(nodes.len() as u64);
-                (done, of, "nodes")
-            }
-        };
-        Self { done, of, unit }
-    }
-}
-
 fn began_ms(run: &RunState, stage: &Stage) -> Option<i64> {
-    let shards = || run.stage_log().shards().values();
+    let shards = || run.stage_log.shards.values();
     match stage {
         Stage::Plan => run.started_ms(),
-        Stage::Fetch => run.manifest_ms(),
+        Stage::Fetch => run.manifest_ms,
         // In a pipeline that holds nothing back they begin with the first batch.
-        Stage::Store(store) if run.tasks().store(store).is_some() => run.manifest_ms(),
+        Stage::Store(store) if run.tasks.store(store).is_some() => run.manifest_ms,
         Stage::Store(_) => {
             let fetch = run.outcome(&Stage::Fetch)?;
             (fetch.decision == Decision::Passed).then_some(fetch.at_ms)
@@ -115,11 +100,11 @@ fn began_ms(run: &RunState, stage: &Stage) -> Option<i64> {
 }
 
 fn problems(run: &RunState, stage: &Stage) -> Vec<String> {
-    let mut problems = match stage {
-        Stage::Sync => late_replicas(run),
-        Stage::Plan | Stage::Fetch | Stage::Store(_) | Stage::Dictionary | Stage::Serp => vec![],
-    };
-    for (target, failures) in run.stage_log().failures(stage) {
+    let mut problems = Vec::new();
+    if *stage == Stage::Sync {
+        problems.extend(late_replicas(run));
+    }
+    for (target, failures) in run.stage_log.failures(stage) {
         let (failure, then) = match (&failures.given_up, &failures.latest) {
             _ if is_done(run, stage, target) => continue,
             (Some(given_up), _) => (given_up, "given up"),
@@ -139,7 +124,7 @@ fn problems(run: &RunState, stage: &Stage) -> Vec<String> {
 
 fn late_replicas(run: &RunState) -> Vec<String> {
     let mut late = Vec::new();
-    for (number, shard) in run.stage_log().shards() {
+    for (number, shard) in &run.stage_log.shards {
         for (name, replica) in &shard.replicas {
             let (None, Some(lag)) = (replica.synced_ms, &replica.lag) else {
                 continue;
@@ -159,15 +144,15 @@ fn late_replicas(run: &RunState) -> Vec<String> {
 
 /// Whether what failed for `target` was done after all.
 fn is_done(run: &RunState, stage: &Stage, target: &str) -> bool {
-    let log = run.stage_log();
+    let log = &run.stage_log;
     let shard = || {
         let number: u32 = target.parse().ok()?;
-        log.shards().get(&number)
+        log.shards.get(&number)
     };
     match stage {
         Stage::Plan | Stage::Fetch | Stage::Store(_) => false,
         Stage::Sync => shard().is_some_and(ShardProgress::is_synced),
         Stage::Dictionary => shard().is_some_and(ShardProgress::is_applied),
-        Stage::Serp => log.nodes().get(target).is_some_and(Option::is_some),
+        Stage::Serp => log.nodes.get(target).is_some_and(Option::is_some),
     }
 }

@@ -23,7 +23,7 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
-    /// Whether more is to be heard of the run.
+    /// Whether more receipts of the run are expected.
     pub fn is_unfinished(self) -> bool {
         matches!(self, Self::Planning | Self::Running | Self::Restarting)
     }

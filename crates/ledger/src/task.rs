@@ -72,7 +72,7 @@ pub enum ProblemKind {
     Quarantined {
         program: String,
         reason: Reason,
-        /// What the latest attempt failed with, if that was said.
+        /// What the latest attempt failed with, if that is known.
         error: Option<String>,
     },
 }
@@ -84,10 +84,10 @@ pub(crate) struct TaskState {
     quarantine: Option<Box<TaskQuarantine>>,
     /// The latest failure. Gone once the task succeeded.
     failure: Option<Box<TaskFailure>>,
-    /// Receipts for every attempt, successful or not: its success can be heard of later.
+    /// Receipts for every attempt, successful or not: that of its success may come later.
     receipts: Vec<AttemptReceipts>,
     /// The lowest attempt whose batches were released, all of them, from where they were held.
-    released: Option<u32>,
+    pub released: Option<u32>,
 }
 
 /// The attempt at a task that counts in one store: what the task contributes to the totals of that store.
@@ -145,11 +145,6 @@ impl TaskState {
         Some(read.batches)
     }
 
-    /// The attempt whose batches were released.
-    pub fn released(&self) -> Option<u32> {
-        self.released
-    }
-
     /// Whether stores have rows to account for: not when some successful attempt found nothing.
     pub fn has_rows(&self) -> bool {
         !self.reads.is_empty() && !self.reads.iter().any(TaskRead::is_empty)
@@ -176,7 +171,7 @@ impl TaskState {
         receipts.find(|r| r.store == store && r.attempt == attempt)
     }
 
-    /// What the store has said of each batch of the attempt.
+    /// The store's receipts for the batches of the attempt.
     pub fn batch_receipts(
         &self,
         store: usize,
@@ -217,14 +212,13 @@ impl TaskState {
         keep_greatest(&mut self.quarantine, quarantine);
     }
 
-    /// Takes in that an attempt's batches were all released.
     pub fn release(&mut self, attempt: u32) {
         self.released = Some(self.released.map_or(attempt, |known| known.min(attempt)));
     }
 }
 
-fn keep_greatest<T: Ord>(current: &mut Option<Box<T>>, said: T) {
-    if current.as_deref().is_none_or(|current| said > *current) {
-        *current = Some(Box::new(said));
+fn keep_greatest<T: Ord>(current: &mut Option<Box<T>>, new: T) {
+    if current.as_deref().is_none_or(|current| new > *current) {
+        *current = Some(Box::new(new));
     }
 }

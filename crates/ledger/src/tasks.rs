@@ -30,7 +30,7 @@ impl Tasks {
         self.tasks.get(&hash)
     }
 
-    /// Stores that said anything, and any that was asked for, in no particular order.
+    /// Stores that sent receipts, in the order of their first.
     pub fn stores(&self) -> &[StoreTotals] {
         &self.stores
     }
@@ -46,9 +46,9 @@ impl Tasks {
         counted.is_some_and(|counted| counted.is_covered)
     }
 
-    /// Changes a task otherwise than by the receipt of a batch, and the sums with it.
+    /// Changes a task, and the sums with it; for receipts of batches see [`Self::stored`].
     pub fn change(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState)) {
-        let task = entry(&mut self.tasks, &mut self.totals, hash);
+        let task = self.tasks.entry(hash).or_default();
         let before = TaskTotals::new(task);
         let counted: Vec<_> = (0..self.stores.len()).map(|n| task.counted(n)).collect();
         change(task);
@@ -58,25 +58,24 @@ impl Tasks {
         }
     }
 
-    /// Takes the receipt of a batch in. There are by far more of these than of everything else: what it costs does not
-    /// grow with the run.
+    /// Takes the receipt of a batch in. Nearly all receipts are of this kind: the cost does not grow with the run.
     pub fn stored(&mut self, store: &str, batch: BatchId, receipt: BatchReceipt) {
         let n = self.store_position(store);
         let totals = &mut self.stores[n];
-        let task = entry(&mut self.tasks, &mut self.totals, batch.task);
+        let task = self.tasks.entry(batch.task).or_default();
         let before = task.counted(n);
         let receipts = task.receipts_mut(n, batch.attempt);
         let Some((receipt, replaced)) = receipts.merge(batch.sequence, receipt) else {
             return;
         };
         if before.is_some_and(|counted| counted.attempt == batch.attempt) {
-            replaced.iter().for_each(|receipt| totals.remove(receipt));
-            totals.add(receipt);
+            replaced.iter().for_each(|old| totals.count(old, -1));
+            totals.count(receipt, 1);
         }
         totals.recount(task, n, before);
     }
 
-    /// Position of the store's totals, which are made when the store is first heard of.
+    /// Position of the store's totals, which are made with its first receipt.
     fn store_position(&mut self, store: &str) -> usize {
         let found = self.stores.iter().position(|known| &*known.name == store);
         found.unwrap_or_else(|| {
@@ -110,17 +109,4 @@ impl Tasks {
         problems.sort_by_key(|problem| problem.task);
         problems
     }
-}
-
-/// The task, which is counted from when it is first heard of.
-fn entry<'a>(
-    tasks: &'a mut HashMap<TaskHash, TaskState>,
-    totals: &mut TaskTotals,
-    hash: TaskHash,
-) -> &'a mut TaskState {
-    tasks.entry(hash).or_insert_with(|| {
-        let task = TaskState::default();
-        totals.replace(&TaskTotals::default(), &TaskTotals::new(&task));
-        task
-    })
 }

@@ -10,8 +10,7 @@ use crate::task::{CountedAttempt, TaskState, TaskStatus};
 /// summed over all tasks of a run.
 #[derive(Debug, Default)]
 pub(crate) struct TaskTotals {
-    /// Tasks by where they stand.
-    pub open: u64,
+    /// Tasks by their status.
     pub failed: u64,
     pub quarantined: u64,
     pub fetched: u64,
@@ -29,7 +28,6 @@ impl TaskTotals {
         let is = |one: TaskStatus| u64::from(status == one);
         let read = task.read();
         Self {
-            open: is(TaskStatus::Open),
             failed: is(TaskStatus::Failed),
             quarantined: is(TaskStatus::Quarantined),
             fetched: is(TaskStatus::Fetched),
@@ -40,13 +38,12 @@ impl TaskTotals {
         }
     }
 
-    /// Puts what a task contributes now in the place of what it contributed before. A dishonest receipt may say
-    /// numbers that no sum can hold: it wraps around, and comes out again as it went in.
+    /// Replaces what a task contributed by what it contributes now. Absurd numbers of a receipt wrap around, and come
+    /// out again as they went in.
     pub fn replace(&mut self, before: &Self, after: &Self) {
         let shift = |sum: &mut u64, before: u64, after: u64| {
             *sum = sum.wrapping_sub(before).wrapping_add(after);
         };
-        shift(&mut self.open, before.open, after.open);
         shift(&mut self.failed, before.failed, after.failed);
         shift(&mut self.quarantined, before.quarantined, after.quarantined);
         shift(&mut self.fetched, before.fetched, after.fetched);
@@ -57,9 +54,8 @@ impl TaskTotals {
     }
 }
 
-/// What one store has accounted for, over the counted attempts of a run; kept up to date with every
-/// receipt, so that asking is cheap however many batches there are.
-#[derive(Debug)]
+/// What one store has accounted for, over the counted attempts of a run.
+#[derive(Debug, Default)]
 pub(crate) struct StoreTotals {
     /// The program, by its process name.
     pub name: Arc<str>,
@@ -77,26 +73,12 @@ impl StoreTotals {
     pub fn new(name: Arc<str>) -> Self {
         Self {
             name,
-            rows: Rows::default(),
-            batches: 0,
-            expected: 0,
-            complete_tasks: 0,
-            targets: BTreeMap::new(),
-            reasons: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
-    /// Adds the receipt of a batch.
-    pub fn add(&mut self, receipt: &BatchReceipt) {
-        self.count(receipt, 1);
-    }
-
-    /// Takes back the receipt of a batch that was added.
-    pub fn remove(&mut self, receipt: &BatchReceipt) {
-        self.count(receipt, -1);
-    }
-
-    fn count(&mut self, receipt: &BatchReceipt, times: i64) {
+    /// Counts the receipt of a batch once, or with `times` -1 takes it out again.
+    pub fn count(&mut self, receipt: &BatchReceipt, times: i64) {
         self.batches = self.batches.wrapping_add_signed(times);
         count_rows(&mut self.rows, &receipt.rows, times);
         let Some(detail) = &receipt.detail else {
@@ -113,8 +95,8 @@ impl StoreTotals {
         }
     }
 
-    /// Puts what a task contributes now in the place of what it contributed `before`; its receipts of batches are in
-    /// only as far as they are of the attempt that counted before. `store` is the position of this store.
+    /// Replaces what a task contributed `before` by what it contributes now. Of its receipts those of the attempt that
+    /// counted before are in. `store` is the position of this store.
     pub fn recount(&mut self, task: &TaskState, store: usize, before: Option<CountedAttempt>) {
         let after = task.counted(store);
         if before == after {
@@ -124,9 +106,9 @@ impl StoreTotals {
         if attempt(before) != attempt(after) {
             let receipts = |attempt| task.batch_receipts(store, attempt);
             let old = attempt(before).into_iter().flat_map(receipts);
-            old.for_each(|receipt| self.remove(receipt));
+            old.for_each(|receipt| self.count(receipt, -1));
             let new = attempt(after).into_iter().flat_map(receipts);
-            new.for_each(|receipt| self.add(receipt));
+            new.for_each(|receipt| self.count(receipt, 1));
         }
         let rows = |counted: Option<CountedAttempt>| counted.map_or(0, |counted| counted.rows);
         self.expected = self.expected.wrapping_sub(rows(before));

@@ -5,137 +5,89 @@ use std::time::Duration;
 use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage, Started};
 use futures_util::FutureExt;
 use ledger::{GateDecision, RunState, evaluate_gates};
-use pipeline::broker::{BrokerError, StreamConsumer};
-use pipeline::history::{self, Reopened};
-use pipeline::{ConnectionLost, Leader, Program, now_ms, receipt};
+use pipeline::broker::StreamConsumer;
+use pipeline::{ConnectionLost, Leader, Program, history, now_ms, receipt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::GateSettings;
+use crate::config::{GateSettings, PersisterSettings};
 use crate::replay::replay_approved;
 use crate::shared_ledger::SharedLedger;
-use crate::{ORDERS, RECEIPTS, RECORDS};
+use crate::{ORDERS, PersisterInputs, RECEIPTS, RECORDS};
 
 /// How often deadlines and the room for released batches are checked.
 const TICK: Duration = Duration::from_secs(1);
 /// Receipts taken in before the gates of their runs are evaluated: bounds how long a decision waits for them.
 const WAVE: usize = 5_000;
-/// By how much an order ends before its gate gives it up, at most: for an exchange that is under way, and for clocks
-/// that differ.
+/// By how much an order expires before its gate gives it up, at most: for an exchange of dictionaries that has begun, and
+/// for clocks that differ.
 const MARGIN_MS: i64 = 120_000;
 
 /// Decides on runs by their gates, orders what a passed stage allows, and records runs that have ended: in the one
 /// process that has the lease.
 pub(crate) struct GateController<'a> {
-    program: &'a Program,
-    gates: &'a GateSettings,
-    ledger: &'a SharedLedger,
-    leader: Leader,
+    pub program: &'a Program,
+    pub inputs: &'a PersisterInputs,
+    pub gates: &'a GateSettings,
+    pub settings: &'a PersisterSettings,
+    pub ledger: &'a SharedLedger,
+    pub leader: Leader,
     /// Asks for batches of approved runs to be taken out of quarantine.
-    replay: Arc<Notify>,
+    pub replay: Arc<Notify>,
 }
 
-/// Queues that released batches go to.
-pub(crate) struct ReleaseQueues<'a> {
-    pub names: &'a [String],
-    /// Messages in one of them above which there is no room in it.
-    pub max_len: u64,
-}
-
-/// Why the controller stopped without being told to.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ControllerError {
-    #[error("{0}")]
-    SessionEnded(String),
-    #[error(transparent)]
-    Lost(#[from] ConnectionLost),
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-}
-
-impl<'a> GateController<'a> {
-    pub fn new(
-        program: &'a Program,
-        gates: &'a GateSettings,
-        ledger: &'a SharedLedger,
-        leader: Leader,
-    ) -> Self {
-        Self {
-            program,
-            gates,
-            ledger,
-            leader,
-            replay: Arc::default(),
-        }
-    }
-
-    pub async fn close(self) {
-        self.leader.close().await;
-    }
-
-    /// Follows the ledger and decides until told to stop. `holds`: batches wait in this program's queue.
-    pub async fn run(
-        &mut self,
-        mut consumer: StreamConsumer,
-        queues: &ReleaseQueues<'_>,
-        holds: bool,
-    ) -> Result<(), ControllerError> {
+impl GateController<'_> {
+    /// Follows the ledger and decides until the program is stopped.
+    pub async fn run(&mut self, mut consumer: StreamConsumer) -> anyhow::Result<()> {
         let shutdown = self.program.app.shutdown.clone();
         let session = self.leader.session().clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let _replay = holds.then(|| {
+        let _replay = self.inputs.holds.then(|| {
             let program = self.program.name().to_owned();
             let (ledger, asked) = (self.ledger.clone(), self.replay.clone());
             let replay = replay_approved(session.clone(), program, ledger, asked);
             AbortOnDropHandle::new(tokio::spawn(replay))
         });
-        self.check_room(queues).await;
-        self.begin().await?;
+        self.check_room().await;
+        // What the process before this one did not come to, and what was decided since.
+        self.evaluate_all(self.unfinished()).await?;
+        self.replay_if_approved();
         self.ledger.decided();
         loop {
-            let mut changed = BTreeSet::new();
-            let begun;
-            tokio::select! {
+            let mut next = tokio::select! {
                 biased;
                 () = shutdown.triggered() => return Ok(()),
-                cause = session.lost() => return Err(ControllerError::SessionEnded(cause)),
-                _ = ticks.tick() => {
-                    begun = Instant::now();
-                    changed = self.unfinished();
-                    self.check_room(queues).await;
-                }
-                received = consumer.next() => {
-                    begun = Instant::now();
-                    let mut next = Some(received);
-                    let mut taken = 0;
-                    while let Some(received) = next {
-                        let (offset, message) = received?;
-                        self.take(offset, &message, &mut changed);
-                        taken += 1;
-                        let more = taken < WAVE;
-                        next = more.then(|| consumer.next().now_or_never()).flatten();
-                    }
-                }
+                cause = session.lost() => return Err(anyhow::Error::msg(cause)),
+                _ = ticks.tick() => None,
+                received = consumer.next() => Some(received),
+            };
+            let begun = Instant::now();
+            let mut changed = BTreeSet::new();
+            if next.is_none() {
+                changed = self.unfinished();
+                self.check_room().await;
             }
-            self.reopen(&mut changed).await?;
-            for run in changed {
-                self.evaluate(&run).await?;
+            let mut taken = 0;
+            while let Some(received) = next {
+                let (offset, message) = received?;
+                self.take(offset, &message, &mut changed);
+                taken += 1;
+                let more = taken < WAVE;
+                next = more.then(|| consumer.next().now_or_never()).flatten();
             }
+            self.evaluate_all(changed).await?;
             let stats = &self.program.app.stats;
             stats.time("main_loop", &[], begun.elapsed());
         }
     }
 
-    /// What the process before this one did not come to, and what was decided since.
-    async fn begin(&mut self) -> Result<(), ControllerError> {
-        let mut changed = self.unfinished();
+    async fn evaluate_all(&mut self, mut changed: BTreeSet<RunId>) -> anyhow::Result<()> {
         self.reopen(&mut changed).await?;
         for run in changed {
             self.evaluate(&run).await?;
         }
-        self.replay_if_approved();
         Ok(())
     }
 
@@ -147,63 +99,58 @@ impl<'a> GateController<'a> {
     }
 
     fn take(&self, offset: u64, message: &Message, changed: &mut BTreeSet<RunId>) {
-        match Receipt::from_message(message) {
-            Ok(receipt) => {
-                self.ledger
-                    .with(|tracker| tracker.ledger.apply_at(offset, &receipt));
-                if let Fact::OperatorDecided { .. } | Fact::Abandoned { .. } = receipt.fact {
-                    self.ledger.decided();
-                    self.replay_if_approved();
-                }
-                changed.insert(receipt.run);
-            }
+        let receipt = match Receipt::from_message(message) {
+            Ok(receipt) => receipt,
             Err(invalid) => {
-                tracing::warn!(error = %invalid, "a message of the ledger is not a receipt of this release; passed over");
+                return tracing::warn!(error = %invalid, "a message of the ledger is not a receipt of this release; passed over");
             }
+        };
+        self.ledger
+            .with(|tracker| tracker.ledger.apply_at(offset, &receipt));
+        if let Fact::OperatorDecided { .. } | Fact::Abandoned { .. } = receipt.fact {
+            self.ledger.decided();
+            self.replay_if_approved();
         }
+        changed.insert(receipt.run);
     }
 
     /// Publishes every decision on the run that is due, orders what they allow, and records the run when it has ended.
     async fn evaluate(&mut self, run: &RunId) -> Result<(), ConnectionLost> {
         loop {
-            let due = self.with_run(run, |state| self.due(state));
-            let Some((due, operator_decisions)) = due.filter(|(due, _)| !due.is_empty()) else {
+            let due = self.with_run(run, |state| {
+                let pipeline = state.started().map_or("", |started| &started.pipeline);
+                let rules = self.gates.for_pipeline(pipeline);
+                evaluate_gates(state, &rules, now_ms())
+            });
+            let Some(due) = due.filter(|due| !due.is_empty()) else {
                 break;
             };
             for gate_decision in due {
-                self.publish_decision(run, gate_decision, operator_decisions)
-                    .await?;
+                self.publish_decision(run, gate_decision).await?;
             }
         }
-        let shards = self.with_run(run, |state| {
-            (state.shards_to_order(), state.operator_decisions())
-        });
-        if let Some((shards, operator_decisions)) = shards.filter(|(shards, _)| !shards.is_empty())
-        {
-            self.order(run, shards, operator_decisions).await?;
+        let shards = self.with_run(run, RunState::shards_to_order);
+        if let Some(shards) = shards.filter(|shards| !shards.is_empty()) {
+            self.order(run, shards).await?;
         }
         self.finish(run).await
     }
 
-    fn with_run<T>(&self, run: &RunId, look: impl FnOnce(&RunState) -> T) -> Option<T> {
-        self.ledger
-            .with(|tracker| tracker.ledger.run(run).map(look))
+    fn with_run<T>(&self, run: &RunId, ask: impl FnOnce(&RunState) -> T) -> Option<T> {
+        self.ledger.with(|tracker| tracker.ledger.run(run).map(ask))
     }
 
-    fn due(&self, state: &RunState) -> (Vec<GateDecision>, u32) {
-        let pipeline = state.started().map_or("", |started| &started.pipeline);
-        let rules = self.gates.for_pipeline(pipeline);
-        (
-            evaluate_gates(state, &rules, now_ms()),
-            state.operator_decisions(),
-        )
+    /// What a receipt of a decision or an order has to name. Only this task takes receipts in, so these are the operators'
+    /// decisions that the gates knew.
+    fn operator_decisions(&self, run: &RunId) -> u32 {
+        self.with_run(run, RunState::operator_decisions)
+            .unwrap_or_default()
     }
 
     async fn publish_decision(
         &mut self,
         run: &RunId,
         gate_decision: GateDecision,
-        operator_decisions: u32,
     ) -> Result<(), ConnectionLost> {
         let GateDecision {
             stage,
@@ -214,7 +161,7 @@ impl<'a> GateController<'a> {
             stage: stage.clone(),
             decision,
             why: why.clone(),
-            operator_decisions,
+            operator_decisions: self.operator_decisions(run),
         };
         self.publish_receipt(run, fact).await?;
         let stats = &self.program.app.stats;
@@ -229,8 +176,8 @@ impl<'a> GateController<'a> {
         Ok(())
     }
 
-    /// Publishes a receipt, and takes it in when it is stored: nothing may follow from it before. That it comes again
-    /// by the ledger changes nothing.
+    /// Publishes a receipt, and takes it in when it is stored: nothing may follow from it before. When it comes again by
+    /// the ledger, that changes nothing.
     async fn publish_receipt(&mut self, run: &RunId, fact: Fact) -> Result<(), ConnectionLost> {
         let receipt = receipt(run, fact);
         self.leader.send(RECEIPTS, receipt.to_message()).await?;
@@ -239,14 +186,9 @@ impl<'a> GateController<'a> {
         Ok(())
     }
 
-    /// Orders first, then the receipt that says so: after a crash in between the next process orders again, and an order
-    /// that is carried out already changes nothing.
-    async fn order(
-        &mut self,
-        run: &RunId,
-        shards: Vec<u32>,
-        operator_decisions: u32,
-    ) -> Result<(), ConnectionLost> {
+    /// Orders first, then their receipt: after a crash in between the next process orders again, and an order that was
+    /// obeyed already changes nothing.
+    async fn order(&mut self, run: &RunId, shards: Vec<u32>) -> Result<(), ConnectionLost> {
         let started = self.with_run(run, |state| state.started().cloned());
         let Some(started) = started.flatten() else {
             return Ok(());
@@ -264,24 +206,20 @@ impl<'a> GateController<'a> {
         }
         self.leader.flush().await?;
         tracing::info!(%run, ?shards, "dictionaries ordered");
-        self.publish_receipt(
-            run,
-            Fact::Ordered {
-                shards,
-                operator_decisions,
-            },
-        )
-        .await
+        let operator_decisions = self.operator_decisions(run);
+        let fact = Fact::Ordered {
+            shards,
+            operator_decisions,
+        };
+        self.publish_receipt(run, fact).await
     }
 
-    /// When orders given now are too late: before the gate gives them up, so that none is carried out after it.
+    /// When orders given now are too late: before the gate gives them up, so that none is obeyed after it.
     fn expires_at_ms(&self, started: &Started) -> i64 {
-        let of_run = started
-            .run_plan
-            .as_ref()
-            .map(|run_plan| &run_plan.overrides);
+        let plan = started.run_plan.as_ref();
+        let overrides = plan.map_or(const { &BTreeMap::new() }, |plan| &plan.overrides);
         let rules = self.gates.for_pipeline(&started.pipeline);
-        let rules = rules.for_stage(&Stage::Dictionary, of_run.unwrap_or(&BTreeMap::new()));
+        let rules = rules.for_stage(&Stage::Dictionary, overrides);
         let deadline = rules.orders_deadline_ms;
         now_ms().saturating_add(deadline - (deadline / 10).min(MARGIN_MS))
     }
@@ -312,12 +250,10 @@ impl<'a> GateController<'a> {
     }
 
     /// Opens ended runs that an operator decided on: their receipts are read again.
-    async fn reopen(&mut self, changed: &mut BTreeSet<RunId>) -> Result<(), ControllerError> {
-        let reopened = self
-            .ledger
-            .with(|tracker| history::take_reopened(&mut tracker.ledger));
+    async fn reopen(&mut self, changed: &mut BTreeSet<RunId>) -> anyhow::Result<()> {
+        let reopened = self.ledger.with(|tracker| tracker.ledger.take_reopened());
         let any = !reopened.is_empty();
-        for Reopened { run, first_offset } in reopened {
+        for (run, first_offset) in reopened {
             let read = history::read_run(&self.program.broker, &run, first_offset).await;
             let Some(state) = read? else {
                 tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
@@ -345,9 +281,13 @@ impl<'a> GateController<'a> {
         }
     }
 
-    async fn check_room(&self, queues: &ReleaseQueues<'_>) {
+    /// Whether the queues that released batches go to have room.
+    async fn check_room(&self) {
+        let queues = &self.inputs.release_queues;
         let session = self.leader.session();
-        let room = session.check_room(queues.names, queues.max_len).await;
+        let room = session
+            .check_room(queues, self.settings.max_queue_len)
+            .await;
         self.ledger.set_room(room.is_ok());
         self.program.app.health.set("room", room);
     }

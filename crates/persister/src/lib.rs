@@ -1,13 +1,13 @@
 //! The persister. In spite of its name it persists nothing: it is the persister of the batch persistence, the program
-//! that lets a run go on only when it is known to be good.
+//! that lets a run continue only when it is known to be good.
 //!
-//! It follows the ledger and decides, by the receipts of every run, which of its stages passed ([`gate_controller`]);
-//! what a passed stage allows, it orders. Where the pipeline sends batches to it, they wait in its queue, unconsumed,
-//! until their run's fetching is decided: then one successful attempt of every task goes on ([`release`]), or all of
-//! them go to quarantine.
+//! It follows the ledger and decides, by the receipts of every run, which of its stages passed ([`gate_controller`]); what
+//! a passed stage allows, it orders. Where the pipeline sends batches to it, they wait in its queue, unconsumed, until the
+//! run's stage `fetch` is decided: then one successful attempt of every task is released ([`release`]), or all of them go
+//! to quarantine.
 //!
-//! One process of several has the lease of the broker and does this; it knows nothing that is not on the ledger, so the
-//! next one goes on where it stopped.
+//! One process of several has the lease and does this. It knows nothing that is not on the ledger, so the next one
+//! continues at the same point.
 
 mod config;
 mod gate_controller;

@@ -8,23 +8,16 @@ use crate::release_tracker::Disposition;
 use crate::shared_ledger::SharedLedger;
 use crate::{BATCHES, RECEIPTS};
 
-/// After this a batch of which another attempt goes on first is looked at again.
+/// Pause before a batch that another attempt is preferred to comes again.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Takes held batches out of the queue and sends them where they belong.
+/// Takes held batches out of the queue and releases, drops or quarantines them.
 pub(crate) struct Release {
-    app: App,
-    ledger: SharedLedger,
+    pub app: App,
+    pub ledger: SharedLedger,
 }
 
 impl Release {
-    pub fn new(app: &App, ledger: &SharedLedger) -> Self {
-        Self {
-            app: app.clone(),
-            ledger: ledger.clone(),
-        }
-    }
-
     async fn release(&self, job: &mut Job, run: RunId, batch: BatchId, rows: u32) -> Outcome {
         let mut message = job.message().clone();
         // What failed on the way here is no failure of the writers; the history stays.
@@ -32,7 +25,7 @@ impl Release {
         message.headers.remove(header::TRIES);
         job.send(BATCHES, message).await;
         self.count("released", rows);
-        if let Some(batches) = self.ledger.released(&run, batch) {
+        if let Some(batches) = self.ledger.with(|tracker| tracker.released(&run, batch)) {
             let fact = Fact::Released {
                 task: batch.task,
                 attempt: batch.attempt,

@@ -5,20 +5,20 @@ use batch::{BatchId, Decision, RunId, Stage, TaskHash};
 use ledger::{Ledger, RunState, RunStatus, StageStatus};
 use tokio::time::Instant;
 
-/// How long nothing of a run may go on before another attempt at a task takes the place of one that has not
-/// gone on whole: a batch of it was lost with the broker, and will never come.
+/// How long nothing of a run may be released before another attempt at a task is chosen instead of one that was not
+/// released whole: a batch of it was lost with the broker, and will never come.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// What becomes of a held batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// It goes on to the stores.
+    /// It is sent on to the stores.
     Release,
-    /// Its task went on by another attempt, or its run was abandoned.
+    /// Another attempt at its task was released, or its run was abandoned.
     Drop(String),
-    /// Its run's fetching is not decided yet: nothing behind it in the queue is looked at either.
+    /// Its run's stage `fetch` is not decided yet: what is behind it in the queue waits too.
     Hold,
-    /// Another attempt at its task goes on first; this one may still be needed.
+    /// Another attempt at its task is preferred; this one may still be needed.
     Wait(String),
     /// Its run was rejected, for this cause.
     Quarantine(String),
@@ -26,7 +26,7 @@ pub(crate) enum Disposition {
     Unknown,
 }
 
-/// Which batches go on: what is known of the runs, and how far the release of each is.
+/// Which batches are released: what is known of the runs, and how far the release of each is.
 #[derive(Debug, Default)]
 pub(crate) struct ReleaseTracker {
     pub ledger: Ledger,
@@ -36,18 +36,18 @@ pub(crate) struct ReleaseTracker {
 #[derive(Debug, Default)]
 struct RunRelease {
     tasks: HashMap<TaskHash, ReleasedTask>,
-    /// When something of it last went on.
+    /// When a batch of it was last released.
     latest: Option<Instant>,
-    /// Attempts that took the place of the first success.
+    /// Attempts chosen instead of the first success.
     instead: HashMap<TaskHash, u32>,
 }
 
-/// Batches of one attempt that went on: each counts once, however often it comes.
+/// Batches of one attempt that were released: each counts once, however often it comes.
 #[derive(Debug, Default)]
 struct ReleasedTask {
     attempt: u32,
     sequences: BTreeSet<u32>,
-    /// All of them; they are no longer told apart.
+    /// All of them were; `sequences` is empty then.
     whole: bool,
 }
 
@@ -75,7 +75,7 @@ impl ReleaseTracker {
             return match state.started() {
                 // A run is announced before its first task: its beginning is no longer on the ledger.
                 None => Disposition::Unknown,
-                // A pipeline without gates holds nothing back; its runs say so when they begin.
+                // A pipeline without gates holds nothing back.
                 Some(started) if started.run_plan.is_none() => Disposition::Release,
                 Some(_) => Disposition::Hold,
             };
@@ -86,7 +86,7 @@ impl ReleaseTracker {
         open_disposition(self.runs.entry(run.clone()).or_default(), state, batch)
     }
 
-    /// Takes in that a batch went on. When it was the last one of its attempt: how many these are.
+    /// Notes that a batch was released. If it was the last one of its attempt: how many these are.
     pub fn released(&mut self, run: &RunId, batch: BatchId) -> Option<u32> {
         let state = self.ledger.run(run)?;
         let release = self.runs.entry(run.clone()).or_default();
@@ -108,7 +108,7 @@ impl ReleaseTracker {
         task.whole.then_some(batches)
     }
 
-    /// Whether the run's batches go on by now, although they were put into quarantine.
+    /// Whether the run's batches are released by now, although they were put into quarantine.
     pub fn is_open(&self, run: &RunId) -> bool {
         match self.ledger.record(run) {
             Some(ended) => ended_disposition(ended.progress) == Disposition::Release,
@@ -119,13 +119,13 @@ impl ReleaseTracker {
         }
     }
 
-    /// Runs that an operator decided on and whose batches go on: some may be in quarantine.
+    /// Runs that an operator decided on and whose batches are released: some may be in quarantine.
     pub fn has_approved(&self) -> bool {
         let mut runs = self.ledger.runs();
         runs.any(|state| state.operator_decisions() > 0 && self.is_open(state.run()))
     }
 
-    /// Nothing could go on for a while: that is no sign of a batch that is lost.
+    /// Nothing could be released for a while: that is no sign of a batch that is lost.
     pub fn excuse(&mut self) {
         for release in self.runs.values_mut() {
             release.latest = Some(Instant::now());
@@ -165,19 +165,19 @@ fn open_disposition(release: &mut RunRelease, state: &RunState, batch: BatchId) 
         return Disposition::Release;
     }
     if whole.is_some() || state.has_arrived(batch.task) {
-        return Disposition::Drop("another attempt at its task went on".to_owned());
+        return Disposition::Drop("another attempt at its task was released".to_owned());
     }
     let since = *release.latest.get_or_insert_with(Instant::now);
     let is_whole = state.batches_of(batch).is_some();
     if is_whole && since.elapsed() >= STUCK {
         tracing::warn!(
             run = %state.run(), task = %batch.task, attempt = batch.attempt,
-            "batches of the attempt that was chosen did not come; this attempt goes on instead"
+            "batches of the attempt that was chosen did not come; this attempt is released instead"
         );
         release.instead.insert(batch.task, batch.attempt);
         return Disposition::Release;
     }
-    Disposition::Wait("another attempt at its task goes on first".to_owned())
+    Disposition::Wait("another attempt at its task is released first".to_owned())
 }
 
 #[cfg(test)]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_two_successful_attempts_the_first_goes_on_and_the_other_is_dropped_when_it_has() {
+    async fn of_two_successful_attempts_the_first_is_released_and_the_other_is_dropped_then() {
         let mut tracker = open(&[9, 1]);
         assert!(matches!(
             tracker.disposition(&run(), batch(9, 0)),

@@ -15,12 +15,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a pass that found something, or that failed.
 const PAUSE: Duration = Duration::from_secs(2);
-/// After a pass that found nothing there is one more: a batch that was being put away when its run was approved has
-/// arrived by then, however full the quarantine is.
+/// After a pass that found nothing there is one more: a batch that was on its way to quarantine when its run was approved
+/// has arrived by then.
 const LAST_PASS_DELAY: Duration = Duration::from_secs(90);
 
 /// Moves batches from `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
-/// there for [`Reason::Rejected`] and whose runs go on by now. One pass at a time, for all runs; until the session ends.
+/// there for [`Reason::Rejected`] and whose runs' batches are released by now. Until the session ends.
 pub(crate) async fn replay_approved(
     session: Session,
     program: String,
@@ -44,7 +44,7 @@ pub(crate) async fn replay_approved(
                 }
                 Err(_) if session.is_lost() => return,
                 Err(error) => {
-                    tracing::error!(%error, "the quarantine cannot be looked through; trying again");
+                    tracing::error!(%error, "the quarantine cannot be read; trying again");
                     PAUSE
                 }
             };
@@ -56,8 +56,8 @@ pub(crate) async fn replay_approved(
     }
 }
 
-/// Looks at every message of the quarantine once. Those that stay go to its end, one after the other, and so keep their
-/// order. Cut off, it leaves each message in one of the two queues; a copy may be in both, which counts once. Returns
+/// Takes every message of the quarantine once. Those that stay go to its end, one after the other, and so keep their
+/// order. Interrupted, it leaves each message in one of the two queues; a copy may be in both, which counts once. Returns
 /// how many were moved back.
 async fn pass(session: &Session, program: &str, ledger: &SharedLedger) -> Result<u64, BrokerError> {
     let quarantine = names::quarantine_queue(program);
@@ -72,8 +72,8 @@ async fn pass(session: &Session, program: &str, ledger: &SharedLedger) -> Result
         let Ok(Some(delivery)) = received.await else {
             break;
         };
-        let goes_on = goes_on(&delivery.message, ledger);
-        let publication = if goes_on {
+        let is_approved = is_approved(&delivery.message, ledger);
+        let publication = if is_approved {
             Publication::to_queue(names::input_queue(program), cleared(delivery.message))
         } else {
             Publication::to_queue(quarantine.clone(), delivery.message)
@@ -88,20 +88,18 @@ async fn pass(session: &Session, program: &str, ledger: &SharedLedger) -> Result
             );
             break;
         }
-        replayed += u64::from(goes_on);
-        subscription.acknowledge(Acknowledgement::Ack {
-            tag,
-            multiple: false,
-        });
+        replayed += u64::from(is_approved);
+        subscription.acknowledge(Acknowledgement::single(tag));
     }
     subscription.close().await;
     Ok(replayed)
 }
 
-fn goes_on(message: &Message, ledger: &SharedLedger) -> bool {
+fn is_approved(message: &Message, ledger: &SharedLedger) -> bool {
     let reason = message.headers.text(header::REASON).and_then(Reason::parse);
     let run = message.headers.run();
-    reason == Some(Reason::Rejected) && run.is_ok_and(|run| ledger.is_open(&run))
+    reason == Some(Reason::Rejected)
+        && run.is_ok_and(|run| ledger.with(|tracker| tracker.is_open(&run)))
 }
 
 /// The message as it was before it was put into quarantine; its history stays.

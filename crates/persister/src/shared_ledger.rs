@@ -10,7 +10,7 @@ use crate::release_tracker::{Disposition, ReleaseTracker};
 ///
 /// Whether held batches are taken out of their queue (the intake) follows from what is behind the one lock, and is set
 /// under it: so a batch that is held has either not missed a decision, or the decision opens the intake again.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct SharedLedger {
     state: Arc<Mutex<SharedState>>,
     intake: watch::Sender<bool>,
@@ -23,18 +23,11 @@ struct SharedState {
     has_lease: bool,
     /// There is room where released batches go to.
     has_room: bool,
-    /// Of what is held no batch was found, since the latest decision, whose run's fetching is not decided.
+    /// Since the latest decision no held batch was found whose run's stage `fetch` is not decided.
     may_release: bool,
 }
 
 impl SharedLedger {
-    pub fn new() -> Self {
-        Self {
-            state: Arc::default(),
-            intake: watch::Sender::new(false),
-        }
-    }
-
     /// Whether held batches are taken out of their queue.
     pub fn intake(&self) -> watch::Receiver<bool> {
         self.intake.subscribe()
@@ -57,17 +50,12 @@ impl SharedLedger {
         self.change(|state| *state = SharedState::default());
     }
 
-    /// Looks at, or changes, what is known.
-    pub fn with<T>(&self, look: impl FnOnce(&mut ReleaseTracker) -> T) -> T {
-        self.change(|state| look(&mut state.tracker))
+    /// Reads or changes what is known.
+    pub fn with<T>(&self, ask: impl FnOnce(&mut ReleaseTracker) -> T) -> T {
+        self.change(|state| ask(&mut state.tracker))
     }
 
-    /// Whether batches in quarantine belong to a run that goes on by now; `false` without the lease.
-    pub fn is_open(&self, run: &RunId) -> bool {
-        self.with(|tracker| tracker.is_open(run))
-    }
-
-    /// A run was decided on: the held batches are looked at again.
+    /// A run was decided on: the held batches are taken out of their queue again.
     pub fn decided(&self) {
         self.change(|state| state.may_release = true);
     }
@@ -93,11 +81,6 @@ impl SharedLedger {
             state.may_release &= disposition != Disposition::Hold;
             disposition
         })
-    }
-
-    /// As [`ReleaseTracker::released`].
-    pub fn released(&self, run: &RunId, batch: BatchId) -> Option<u32> {
-        self.with(|tracker| tracker.released(run, batch))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut SharedState) -> T) -> T {

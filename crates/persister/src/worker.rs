@@ -1,14 +1,16 @@
+use std::sync::Arc;
+
 use pipeline::broker::BrokerError;
 use pipeline::{Program, Sessions, history, names, run_worker_while};
 use topology::Topology;
 
 use crate::BATCHES;
 use crate::config::{GateSettings, PersisterSettings};
-use crate::gate_controller::{GateController, ReleaseQueues};
+use crate::gate_controller::GateController;
 use crate::release::Release;
 use crate::shared_ledger::SharedLedger;
 
-/// What the topology says to the persister of a pipeline.
+/// The queues around a persister.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PersisterInputs {
     /// Batches are sent to it, and wait there.
@@ -18,7 +20,7 @@ pub struct PersisterInputs {
 }
 
 impl PersisterInputs {
-    /// What the topology says to the persister named `program`.
+    /// Of the persister named `program`.
     pub fn new(topology: &Topology, program: &str) -> Self {
         let readers = topology.readers(program, BATCHES);
         Self {
@@ -28,21 +30,23 @@ impl PersisterInputs {
     }
 }
 
-/// Decides on runs, and releases what is held, until told to stop. Fails when the broker refuses the program, or cannot be
-/// reached for longer than `broker.give_up_seconds`.
+/// Decides on runs, and releases what is held, until the program is stopped. Fails when the broker refuses the program,
+/// or cannot be reached for longer than `broker.give_up_seconds`.
 pub async fn run(
     program: &Program,
     inputs: &PersisterInputs,
     gates: &GateSettings,
     settings: &PersisterSettings,
 ) -> Result<(), BrokerError> {
-    let ledger = SharedLedger::new();
+    let ledger = SharedLedger::default();
+    let intake = ledger.intake();
     let deciding = decide(program, inputs, gates, settings, &ledger);
     if !inputs.holds {
         return deciding.await;
     }
-    let release = Release::new(&program.app, &ledger);
-    let releasing = run_worker_while(program, release, ledger.intake());
+    let (app, ledger) = (program.app.clone(), ledger.clone());
+    let release = Release { app, ledger };
+    let releasing = run_worker_while(program, release, intake);
     tokio::try_join!(deciding, releasing).map(|_| ())
 }
 
@@ -54,10 +58,6 @@ async fn decide(
     settings: &PersisterSettings,
     shared: &SharedLedger,
 ) -> Result<(), BrokerError> {
-    let queues = ReleaseQueues {
-        names: &inputs.release_queues,
-        max_len: settings.max_queue_len,
-    };
     let mut sessions = Sessions::new(program);
     while let Some(leader) = sessions.elect().await? {
         let followed = tokio::select! {
@@ -68,10 +68,18 @@ async fn decide(
         let cause = match followed {
             Ok((ledger, consumer)) => {
                 shared.begin(ledger);
-                let mut controller = GateController::new(program, gates, shared, leader);
-                let ended = controller.run(consumer, &queues, inputs.holds).await;
+                let mut controller = GateController {
+                    program,
+                    inputs,
+                    gates,
+                    settings,
+                    ledger: shared,
+                    leader,
+                    replay: Arc::default(),
+                };
+                let ended = controller.run(consumer).await;
                 shared.end();
-                controller.close().await;
+                controller.leader.close().await;
                 ended.err().map(|error| error.to_string())
             }
             Err(error) => {

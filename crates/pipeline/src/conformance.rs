@@ -6,20 +6,20 @@ macro_rules! on_every_broker {
         mod memory {
             $(#[tokio::test(start_paused = true)]
             async fn $behaviour() {
-                super::$behaviour(super::Bench::memory()).await;
+                super::$behaviour(super::Fixture::memory()).await;
             })+
         }
         mod rabbitmq {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                super::$behaviour(super::Bench::rabbitmq()).await;
+                super::$behaviour(super::Fixture::rabbitmq()).await;
             })+
         }
     };
 }
 
-mod bench;
 mod ending;
+mod fixture;
 mod headers;
 mod history;
 mod intake;
@@ -36,8 +36,8 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::broker::{Delivery, Publication};
 use crate::{Job, LoopOptions, Outcome, Worker};
 
-use bench::{
-    Bench, By, DELIVERY_LIMIT, Running, TEST_TIMEOUT, eventually, numbered, options, relay,
+use fixture::{
+    By, DELIVERY_LIMIT, Fixture, Running, TEST_TIMEOUT, eventually, numbered, options, relay,
 };
 
 /// Ways to break the loop on purpose: the suite must catch each of them.
@@ -48,25 +48,25 @@ pub(crate) enum Mutant {
     AcknowledgesBeforeConfirm,
 }
 
-async fn every_message_arrives_and_none_is_left(bench: Bench) {
-    bench.fill(500).await;
-    let running = Running::start(bench.program(options(50, 10)), relay());
-    let taken = bench.take("end", 500).await;
+async fn every_message_arrives_and_none_is_left(fixture: Fixture) {
+    fixture.fill(500).await;
+    let running = Running::start(fixture.program(options(50, 10)), relay());
+    let taken = fixture.take("end", 500).await;
     assert_eq!(taken.len(), 500, "none is repeated while nothing fails");
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
+    fixture.length_becomes("relay-in", 0).await;
 }
 
-async fn headers_and_bodies_arrive_as_they_were(bench: Bench) {
-    bench.fill(1).await;
-    let running = Running::start(bench.program(options(5, 1)), relay());
-    let taken = bench.take("end", 1).await;
+async fn headers_and_bodies_arrive_as_they_were(fixture: Fixture) {
+    fixture.fill(1).await;
+    let running = Running::start(fixture.program(options(5, 1)), relay());
+    let taken = fixture.take("end", 1).await;
     assert_eq!(taken[0].message, numbered(0));
     running.stop().await;
 }
 
-async fn a_retry_waits_and_keeps_its_history(bench: Bench) {
-    bench.fill(1).await;
+async fn a_retry_waits_and_keeps_its_history(fixture: Fixture) {
+    fixture.fill(1).await;
     let worker = By(
         async |message: Message, _| match message.headers.failures() {
             0 | 1 => (false, Outcome::retry("the store is away", "shard 0")),
@@ -74,8 +74,8 @@ async fn a_retry_waits_and_keeps_its_history(bench: Bench) {
         },
     );
     let started = tokio::time::Instant::now();
-    let running = Running::start(bench.program(options(5, 1)), worker);
-    let message = bench.take("end", 1).await.remove(0).message;
+    let running = Running::start(fixture.program(options(5, 1)), worker);
+    let message = fixture.take("end", 1).await.remove(0).message;
     assert!(
         started.elapsed() >= Duration::from_secs(2),
         "each retry waits"
@@ -90,8 +90,8 @@ async fn a_retry_waits_and_keeps_its_history(bench: Bench) {
     running.stop().await;
 }
 
-async fn a_snooze_costs_no_attempt(bench: Bench) {
-    bench.fill(1).await;
+async fn a_snooze_costs_no_attempt(fixture: Fixture) {
+    fixture.fill(1).await;
     let worker = By(async |_, attempt| match attempt {
         1 => {
             let why = "the index is blocked".to_owned();
@@ -105,21 +105,21 @@ async fn a_snooze_costs_no_attempt(bench: Bench) {
         }
         _ => (true, Outcome::Done),
     });
-    let running = Running::start(bench.program(options(5, 1)), worker);
-    let message = bench.take("end", 1).await.remove(0).message;
+    let running = Running::start(fixture.program(options(5, 1)), worker);
+    let message = fixture.take("end", 1).await.remove(0).message;
     assert_eq!(message.headers.failures(), 0);
     running.stop().await;
 }
 
-async fn too_many_retries_end_in_quarantine(bench: Bench) {
-    bench.fill(1).await;
-    let program = bench.program(LoopOptions {
+async fn too_many_retries_end_in_quarantine(fixture: Fixture) {
+    fixture.fill(1).await;
+    let program = fixture.program(LoopOptions {
         max_retries: 1,
         ..options(5, 1)
     });
     let worker = By(async |_, _| (false, Outcome::retry("refused", "")));
     let running = Running::start(program, worker);
-    let message = bench.take("relay-quar", 1).await.remove(0).message;
+    let message = fixture.take("relay-quar", 1).await.remove(0).message;
     assert_eq!(
         message.headers.text(header::REASON),
         Some("too-many-retries")
@@ -128,8 +128,8 @@ async fn too_many_retries_end_in_quarantine(bench: Bench) {
     running.stop().await;
 }
 
-async fn what_can_never_be_processed_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) {
-    bench.fill(10).await;
+async fn what_can_never_be_processed_goes_to_quarantine_and_the_rest_goes_on(fixture: Fixture) {
+    fixture.fill(10).await;
     let worker = By(async |message: Message, _| {
         if message.body == "3" {
             (
@@ -140,23 +140,23 @@ async fn what_can_never_be_processed_goes_to_quarantine_and_the_rest_goes_on(ben
             (true, Outcome::Done)
         }
     });
-    let running = Running::start(bench.program(options(5, 2)), worker);
-    assert_eq!(bench.take("end", 9).await.len(), 9);
-    let message = bench.take("relay-quar", 1).await.remove(0).message;
+    let running = Running::start(fixture.program(options(5, 2)), worker);
+    assert_eq!(fixture.take("end", 9).await.len(), 9);
+    let message = fixture.take("relay-quar", 1).await.remove(0).message;
     assert_eq!(message.headers.text(header::REASON), Some("wrong-schema"));
     assert_eq!(message.headers.text(header::PROGRAM), Some("relay"));
     assert_eq!(message.headers.history()[0].what, "no column volume");
     running.stop().await;
 }
 
-async fn a_panic_is_a_failed_try(bench: Bench) {
-    bench.fill(1).await;
+async fn a_panic_is_a_failed_try(fixture: Fixture) {
+    fixture.fill(1).await;
     let worker = By(async |_, attempt| {
         assert!(attempt > 1, "the first try panics");
         (true, Outcome::Done)
     });
-    let running = Running::start(bench.program(options(5, 1)), worker);
-    let message = bench.take("end", 1).await.remove(0).message;
+    let running = Running::start(fixture.program(options(5, 1)), worker);
+    let message = fixture.take("end", 1).await.remove(0).message;
     assert!(
         message.headers.history()[0]
             .what
@@ -165,8 +165,8 @@ async fn a_panic_is_a_failed_try(bench: Bench) {
     running.stop().await;
 }
 
-async fn oversized_messages_go_to_quarantine_unread(bench: Bench) {
-    let session = bench.session().await;
+async fn oversized_messages_go_to_quarantine_unread(fixture: Fixture) {
+    let session = fixture.session().await;
     let mut big = numbered(0);
     big.body = vec![0; 2000].into();
     let publication = Publication::to_queue("relay-in".into(), big);
@@ -177,18 +177,18 @@ async fn oversized_messages_go_to_quarantine_unread(bench: Bench) {
         .unwrap()
         .await
         .unwrap();
-    let program = bench.program(LoopOptions {
+    let program = fixture.program(LoopOptions {
         max_body_bytes: 1000,
         ..options(5, 1)
     });
     let running = Running::start(program, relay());
-    let message = bench.take("relay-quar", 1).await.remove(0).message;
+    let message = fixture.take("relay-quar", 1).await.remove(0).message;
     assert_eq!(message.headers.text(header::REASON), Some("oversized"));
     running.stop().await;
 }
 
-async fn concurrency_is_bounded(bench: Bench) {
-    bench.fill(40).await;
+async fn concurrency_is_bounded(fixture: Fixture) {
+    fixture.fill(40).await;
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (in_flight, peak) = (now.clone(), most.clone());
     let worker = By(move |_, _| {
@@ -203,32 +203,32 @@ async fn concurrency_is_bounded(bench: Bench) {
             (true, Outcome::Done)
         }
     });
-    let running = Running::start(bench.program(options(20, 4)), worker);
-    bench.take("end", 40).await;
+    let running = Running::start(fixture.program(options(20, 4)), worker);
+    fixture.take("end", 40).await;
     assert_eq!(most.load(Ordering::SeqCst), 4);
     running.stop().await;
 }
 
-async fn a_lost_session_loses_no_message(bench: Bench) {
-    bench.fill(300).await;
+async fn a_lost_session_loses_no_message(fixture: Fixture) {
+    fixture.fill(300).await;
     let worker = By(async |_, _| {
         tokio::time::sleep(Duration::from_millis(5)).await;
         (true, Outcome::Done)
     });
-    let running = Running::start(bench.program(options(20, 4)), worker);
+    let running = Running::start(fixture.program(options(20, 4)), worker);
     for _ in 0..3 {
-        let before = bench.length("end").await;
-        eventually(async || bench.length("end").await > before + 10).await;
-        bench.lose_sessions().await;
+        let before = fixture.length("end").await;
+        eventually(async || fixture.length("end").await > before + 10).await;
+        fixture.lose_sessions().await;
     }
-    bench.take("end", 300).await;
+    fixture.take("end", 300).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
+    fixture.length_becomes("relay-in", 0).await;
 }
 
-async fn a_message_that_kills_its_worker_ends_in_quarantine(bench: Bench) {
+async fn a_message_that_kills_its_worker_ends_in_quarantine(fixture: Fixture) {
     let max_deliveries = LoopOptions::default().max_deliveries;
-    let killer = kill_until_it_is_given_up(&bench, max_deliveries, max_deliveries).await;
+    let killer = kill_until_it_is_given_up(&fixture, max_deliveries, max_deliveries).await;
     assert_eq!(
         killer.message.headers.text(header::REASON),
         Some("delivery-limit")
@@ -237,15 +237,15 @@ async fn a_message_that_kills_its_worker_ends_in_quarantine(bench: Bench) {
     assert!(history[0].what.contains("15 times"), "{history:?}");
 }
 
-async fn the_broker_itself_gives_up_what_its_worker_does_not(bench: Bench) {
-    let killer = kill_until_it_is_given_up(&bench, u32::MAX, DELIVERY_LIMIT + 1).await;
+async fn the_broker_itself_gives_up_what_its_worker_does_not(fixture: Fixture) {
+    let killer = kill_until_it_is_given_up(&fixture, u32::MAX, DELIVERY_LIMIT + 1).await;
     assert_eq!(killer.death.as_deref(), Some("delivery_limit"));
 }
 
 /// Message 7 of 20 kills the worker, `kills` times; returns it as it is in quarantine then. The other
 /// messages must arrive.
-async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u32) -> Delivery {
-    bench.fill(20).await;
+async fn kill_until_it_is_given_up(fixture: &Fixture, max_deliveries: u32, kills: u32) -> Delivery {
+    fixture.fill(20).await;
     let (killed, mut killings) = mpsc::unbounded_channel();
     let start = || {
         let killed = killed.clone();
@@ -263,7 +263,7 @@ async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u3
             max_deliveries,
             ..options(5, 2)
         };
-        Running::start(bench.program(options), worker)
+        Running::start(fixture.program(options), worker)
     };
     let mut running = start();
     for _ in 0..kills {
@@ -272,17 +272,17 @@ async fn kill_until_it_is_given_up(bench: &Bench, max_deliveries: u32, kills: u3
         running.kill().await;
         running = start();
     }
-    let killer = bench.take("relay-quar", 1).await.remove(0);
+    let killer = fixture.take("relay-quar", 1).await.remove(0);
     assert_eq!(killer.message.body, "7");
-    bench.take("end", 19).await;
-    let others = bench.length("relay-quar").await;
+    fixture.take("end", 19).await;
+    let others = fixture.length("relay-quar").await;
     assert_eq!(others, 0, "no other is taken with it");
     running.stop().await;
     killer
 }
 
-async fn a_stop_finishes_what_is_in_flight_and_requeues_the_rest(bench: Bench) {
-    bench.fill(10).await;
+async fn a_stop_finishes_what_is_in_flight_and_requeues_the_rest(fixture: Fixture) {
+    fixture.fill(10).await;
     let begun = Arc::new(Semaphore::new(0));
     let gate = Arc::new(Semaphore::new(0));
     let (at_work, opened) = (begun.clone(), gate.clone());
@@ -294,17 +294,17 @@ async fn a_stop_finishes_what_is_in_flight_and_requeues_the_rest(bench: Bench) {
             (true, Outcome::Done)
         }
     });
-    let running = Running::start(bench.program(options(10, 2)), worker);
+    let running = Running::start(fixture.program(options(10, 2)), worker);
     begun.acquire_many(2).await.unwrap().forget();
     running.program.app.shutdown.trigger();
     gate.add_permits(10);
     running.stop().await;
-    bench.length_becomes("end", 2).await;
-    bench.length_becomes("relay-in", 8).await;
+    fixture.length_becomes("end", 2).await;
+    fixture.length_becomes("relay-in", 8).await;
 }
 
-async fn an_output_without_a_reader_is_never_taken_for_delivered(bench: Bench) {
-    bench.fill(3).await;
+async fn an_output_without_a_reader_is_never_taken_for_delivered(fixture: Fixture) {
+    fixture.fill(3).await;
     let worker = By(async |message: Message, _| (message.body != "1", Outcome::Done));
     struct Elsewhere<W>(W);
     impl<W: Worker> Worker for Elsewhere<W> {
@@ -315,19 +315,19 @@ async fn an_output_without_a_reader_is_never_taken_for_delivered(bench: Bench) {
             self.0.process(job).await
         }
     }
-    let running = Running::start(bench.program(options(5, 5)), Elsewhere(worker));
+    let running = Running::start(fixture.program(options(5, 5)), Elsewhere(worker));
     let app = running.program.app.clone();
     let shown = eventually(async || app.health.failures().contains_key("publishing")).await;
-    assert!(shown, "the health page says that there is no reader");
+    assert!(shown, "the health page shows that there is no reader");
     running.stop().await;
-    bench.length_becomes("relay-in", 3).await;
+    fixture.length_becomes("relay-in", 3).await;
 }
 
-async fn a_check_for_what_does_not_exist_costs_no_session(bench: Bench) {
-    let session = bench.session().await;
+async fn a_check_for_what_does_not_exist_costs_no_session(fixture: Fixture) {
+    let session = fixture.session().await;
     assert!(!session.exchange_exists("nowhere").await.unwrap());
     assert!(session.exchange_exists("relay-out").await.unwrap());
-    // Time for the loss to be told, if there were one.
+    // Time for the loss to be noticed, if there were one.
     let lost = tokio::time::timeout(Duration::from_millis(500), session.lost()).await;
     assert!(lost.is_err(), "the session is lost: {lost:?}");
     session.close().await;

@@ -1,4 +1,4 @@
-//! Reading what the ledger says: the records of runs that have ended, then the receipts that no record covers.
+//! Reading the ledger: the records of runs that have ended, then the receipts that no record covers.
 
 use batch::{Receipt, RunId, header};
 use ledger::{Ledger, RunRecord, RunState};
@@ -31,10 +31,9 @@ pub async fn follow(broker: &Broker) -> Result<(Ledger, StreamConsumer), BrokerE
     Ok((opening.end(), consumer))
 }
 
-/// Reads the receipts of ended runs that were decided on again, so that they are known by them from then on. What
-/// follows from the decision is the persister's to do.
+/// Reads the receipts of ended runs that were decided on again, so that they are known by them from then on.
 pub async fn reopen(broker: &Broker, ledger: &mut Ledger) -> Result<(), BrokerError> {
-    for Reopened { run, first_offset } in take_reopened(ledger) {
+    for (run, first_offset) in ledger.take_reopened() {
         if let Some(state) = read_run(broker, &run, first_offset).await? {
             ledger.reopen(state);
         }
@@ -42,24 +41,7 @@ pub async fn reopen(broker: &Broker, ledger: &mut Ledger) -> Result<(), BrokerEr
     Ok(())
 }
 
-/// An ended run that was decided on again.
-pub struct Reopened {
-    pub run: RunId,
-    /// Where its receipts begin on the ledger.
-    pub first_offset: u64,
-}
-
-pub fn take_reopened(ledger: &mut Ledger) -> Vec<Reopened> {
-    let runs = ledger.take_reopened().into_iter();
-    let ended = runs.filter_map(|run| {
-        let first_offset = ledger.record(&run)?.first_offset;
-        Some(Reopened { run, first_offset })
-    });
-    ended.collect()
-}
-
-/// The state of one run by its receipts, of which the first has the offset `first` on the ledger. `None`: its
-/// beginning is no longer there.
+/// The state of one run by its receipts, from the offset `first` on. `None`: its beginning is no longer there.
 pub async fn read_run(
     broker: &Broker,
     run: &RunId,
@@ -67,10 +49,8 @@ pub async fn read_run(
 ) -> Result<Option<RunState>, BrokerError> {
     let mut state = RunState::new(run.clone());
     let read = broker.read_stream_from(names::LEDGER, first, |_, message| {
-        if message.headers.text(header::RUN) != Some(run.as_str()) {
-            return;
-        }
-        if let Ok(receipt) = Receipt::from_message(&message)
+        if message.headers.text(header::RUN) == Some(run.as_str())
+            && let Ok(receipt) = Receipt::from_message(&message)
             && receipt.run == *run
         {
             state.apply(&receipt);

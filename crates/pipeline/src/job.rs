@@ -25,7 +25,7 @@ impl Job {
         Self {
             message,
             attempt,
-            outbox: Outbox::with_publisher(program, publisher),
+            outbox: Outbox::new(program, publisher),
             abandoned: Arc::default(),
         }
     }
@@ -39,8 +39,8 @@ impl Job {
         &mut self.message.headers
     }
 
-    /// Names this try at the message: 1 for the first, and another, greater number for every later one, be it a
-    /// retry, a snooze or a redelivery, also of an older copy of the message.
+    /// Names this try at the message: 1 for the first, and a greater number for every later one after a retry, a snooze
+    /// or a redelivery, also of an older copy of the message.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -61,13 +61,12 @@ impl Job {
         self.or_abandon(sent).await;
     }
 
-    /// Resolves when the program is told to stop: long waits should end then with
-    /// [`crate::Outcome::Snooze`].
+    /// Resolves when the program is stopped: long waits should end then with [`crate::Outcome::Snooze`].
     pub async fn stopping(&self) {
         self.program().app.shutdown.triggered().await;
     }
 
-    /// What cannot be sent any more ends the whole job, wherever the role is: its message is delivered again.
+    /// What can no longer be sent ends the whole job, at whatever point the role is: its message is delivered again.
     async fn or_abandon(&self, sent: Result<(), ConnectionLost>) {
         if let Err(ConnectionLost) = sent {
             self.abandoned.notify_one();

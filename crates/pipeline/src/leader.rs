@@ -14,13 +14,13 @@ pub struct Leader {
 }
 
 impl Sessions {
-    /// Waits until no other process of the program is active. `None` when told to stop.
+    /// Waits until no other process of the program is active. `None` when the program is stopped.
     pub async fn elect(&mut self) -> Result<Option<Leader>, BrokerError> {
         while let Some(session) = self.next().await? {
             let cause = match wait_for_lease(&self.program, &session).await {
                 Ok(Some(lease)) => {
                     return Ok(Some(Leader {
-                        outbox: Outbox::new(&self.program, &session),
+                        outbox: Outbox::new(&self.program, session.publisher.clone()),
                         session,
                         _lease: lease,
                     }));
@@ -43,7 +43,7 @@ impl Sessions {
     }
 }
 
-/// `None` when told to stop, or when the session is lost first.
+/// `None` when the program is stopped, or the session is lost first.
 async fn wait_for_lease(
     program: &Program,
     session: &Session,
@@ -69,8 +69,8 @@ async fn wait_for_lease(
 }
 
 impl Leader {
-    /// Publishes to an output, waiting while too many confirms are outstanding; [`Self::flush`] waits for the
-    /// confirm. Neither waits any longer when the program is told to stop.
+    /// Publishes to an output, waiting while too many confirms are outstanding; [`Self::flush`] waits for the confirm.
+    /// Neither waits any longer when the program is stopped.
     pub async fn send(&mut self, output: &str, message: Message) -> Result<(), ConnectionLost> {
         let shutdown = self.outbox.program().app.shutdown.clone();
         // During an alarm of the broker nothing is confirmed, for as long as it takes.
@@ -92,11 +92,6 @@ impl Leader {
 
     pub fn session(&self) -> &Session {
         &self.session
-    }
-
-    /// Resolves with the cause when the lease is lost.
-    pub async fn lost(&self) -> String {
-        self.session.lost().await
     }
 
     /// Gives the lease up, for the next process to take.

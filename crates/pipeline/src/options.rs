@@ -24,7 +24,7 @@ pub struct LoopOptions {
     pub max_body_bytes: usize,
     /// Bytes of a message's headers above which it goes to quarantine unread.
     pub max_header_bytes: usize,
-    /// Seconds that a worker told to stop gives to what it has in flight; the rest goes back to the queue.
+    /// Seconds that a worker that is being stopped gives to what it has in flight; the rest is requeued.
     pub grace_seconds: f64,
 }
 
@@ -83,10 +83,10 @@ pub struct BrokerSettings {
     /// this machine, as `guest`.
     pub url: settings::Secret,
     /// Address of the management plugin, with user and password: `http://user:password@host:15672`.
-    /// Needed to configure and to show a pipeline, to run `queuer` and `persister`, and by commands that look at
+    /// Needed to configure and to show a pipeline, to run `queuer` and `persister`, and by commands that inspect
     /// queues or pause restarts. By default the broker's host and user, port 15672.
     pub management_url: Option<settings::Secret>,
-    /// Seconds after which a program that cannot reach the broker gives up, says why and exits.
+    /// Seconds after which a program that cannot reach the broker exits with the cause.
     pub give_up_seconds: f64,
     /// Seconds that a failed message waits before it comes again, by the number of its failures; the last
     /// one serves all later failures. Each is a queue of its own: configure the pipeline after a change.

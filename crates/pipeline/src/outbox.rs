@@ -11,8 +11,8 @@ use crate::{Program, RetrySchedule, names};
 /// What a program publishes, kept until the confirm has come: the one way in which messages are sent. A message that
 /// the broker refuses or cannot route is published again until it is stored, for dropping it would lose it.
 ///
-/// Methods fail when the connection is lost, and when the program is told to stop while the broker refuses
-/// something. Everything that is not known to be stored is still there then, for [`Self::resend`].
+/// Methods fail when the connection is lost, and when the program is stopped while the broker refuses something.
+/// Everything that is not known to be stored is still there then, for [`Self::resend`].
 pub(crate) struct Outbox {
     program: Program,
     publisher: Publisher,
@@ -21,10 +21,10 @@ pub(crate) struct Outbox {
 
 struct Pending {
     publication: Publication,
-    state: State,
+    state: PendingState,
 }
 
-enum State {
+enum PendingState {
     Waiting(oneshot::Receiver<Confirm>),
     Confirmed(Confirm),
     /// The session was lost before it was handed over.
@@ -32,11 +32,7 @@ enum State {
 }
 
 impl Outbox {
-    pub fn new(program: &Program, session: &Session) -> Self {
-        Self::with_publisher(program, session.publisher.clone())
-    }
-
-    pub fn with_publisher(program: &Program, publisher: Publisher) -> Self {
+    pub fn new(program: &Program, publisher: Publisher) -> Self {
         Self {
             program: program.clone(),
             publisher,
@@ -73,14 +69,15 @@ impl Outbox {
         self.forget_stored();
         let published = async {
             // What was refused goes first, so that no more is kept than the window of confirms holds.
-            if self.pending.iter().any(Pending::is_confirmed) {
+            let is_confirmed = |p: &Pending| matches!(p.state, PendingState::Confirmed(_));
+            if self.pending.iter().any(is_confirmed) {
                 self.flush().await?;
             }
             self.publisher.publish(publication.clone()).await
         };
         let (state, result) = match published.await {
-            Ok(confirm) => (State::Waiting(confirm), Ok(())),
-            Err(lost) => (State::Unsent, Err(lost)),
+            Ok(confirm) => (PendingState::Waiting(confirm), Ok(())),
+            Err(lost) => (PendingState::Unsent, Err(lost)),
         };
         self.pending.push_back(Pending { publication, state });
         result
@@ -134,27 +131,27 @@ impl Outbox {
     async fn republish(&mut self) -> Result<(), ConnectionLost> {
         for pending in &mut self.pending {
             let publication = pending.publication.clone();
-            pending.state = State::Waiting(self.publisher.publish(publication).await?);
+            pending.state = PendingState::Waiting(self.publisher.publish(publication).await?);
         }
         Ok(())
     }
 
-    /// Lets go of what is stored by now, so that a long job holds no more than the window.
+    /// Drops what is stored by now, so that a long job holds no more than the window.
     fn forget_stored(&mut self) {
         self.pending.retain_mut(|pending| !pending.is_stored());
     }
 
-    /// Waits until everything is confirmed, and keeps what was refused; says why the first of it was.
+    /// Waits until everything is confirmed, and keeps what was refused; returns why the first of it was.
     async fn wait_for_confirms(&mut self) -> Result<Option<String>, ConnectionLost> {
         let mut n = 0;
         while let Some(pending) = self.pending.get_mut(n) {
             let confirm = match &mut pending.state {
-                State::Waiting(confirm) => confirm.await.map_err(|_| ConnectionLost)?,
-                State::Confirmed(confirm) => confirm.clone(),
-                State::Unsent => return Err(ConnectionLost),
+                PendingState::Waiting(confirm) => confirm.await.map_err(|_| ConnectionLost)?,
+                PendingState::Confirmed(confirm) => confirm.clone(),
+                PendingState::Unsent => return Err(ConnectionLost),
             };
             // Remembered, because this wait may be cut off.
-            pending.state = State::Confirmed(confirm.clone());
+            pending.state = PendingState::Confirmed(confirm.clone());
             match confirm {
                 Confirm::Stored => drop(self.pending.remove(n)),
                 Confirm::Refused | Confirm::Unroutable => n += 1,
@@ -165,18 +162,14 @@ impl Outbox {
 }
 
 impl Pending {
-    const fn is_confirmed(&self) -> bool {
-        matches!(self.state, State::Confirmed(_))
-    }
-
     /// Whether it is stored, as far as is known by now.
     fn is_stored(&mut self) -> bool {
-        if let State::Waiting(confirm) = &mut self.state
+        if let PendingState::Waiting(confirm) = &mut self.state
             && let Ok(confirm) = confirm.try_recv()
         {
-            self.state = State::Confirmed(confirm);
+            self.state = PendingState::Confirmed(confirm);
         }
-        matches!(self.state, State::Confirmed(Confirm::Stored))
+        matches!(self.state, PendingState::Confirmed(Confirm::Stored))
     }
 
     /// Why the broker did not take it.
@@ -191,13 +184,13 @@ impl Pending {
         } else {
             format!("output {routing_key} of exchange {exchange}")
         };
-        if matches!(self.state, State::Confirmed(Confirm::Unroutable)) {
+        if matches!(self.state, PendingState::Confirmed(Confirm::Unroutable)) {
             return format!(
                 "no queue takes messages for {target}: configure the pipeline again (fleet pipeline configure)"
             );
         }
         format!(
-            "{target} is full: look at its messages (fleet pipeline qlen, fleet quarantine list)"
+            "{target} is full: inspect its messages (fleet pipeline qlen, fleet quarantine list)"
         )
     }
 }

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use batch::Invalid;
 
-/// What became of one message. The loop carries it out and acknowledges the message only when
-/// everything that this takes, and every output of the message, is confirmed by the broker.
+/// What became of one message. The loop acknowledges the message only when everything that the outcome takes, and every
+/// output of the message, is confirmed by the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Processed.

@@ -15,7 +15,7 @@ const CHECK_EVERY: usize = 1000;
 pub enum ProducerError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    #[error("told to stop before everything was published; begin again, or give the run up")]
+    #[error("stopped before everything was published; begin again, or abandon the run")]
     Stopped,
 }
 
@@ -45,7 +45,7 @@ impl Producer {
         let session = sessions.next().await?.ok_or(ProducerError::Stopped)?;
         Ok(Self {
             program: program.clone(),
-            outbox: Outbox::new(program, &session),
+            outbox: Outbox::new(program, session.publisher.clone()),
             sessions,
             session,
             readers,

@@ -62,14 +62,9 @@ impl Program {
         &self.app.name
     }
 
-    /// Begins a session, trying until it succeeds, the time is up, or the program is told to stop (`None`).
-    /// Refused credentials end the tries at once: they would be refused again.
-    pub(crate) async fn connect(&self) -> Result<Option<Session>, BrokerError> {
-        self.with_retries(|| self.broker.connect(self.name())).await
-    }
-
     /// Asks the broker for something that takes a connection of its own, until it succeeds, `broker.give_up_seconds`
-    /// are over, or the program is told to stop (`None`).
+    /// are over, or the program is stopped (`None`). Refused credentials end the tries at once: they would be refused
+    /// again.
     pub async fn with_retries<T, F>(
         &self,
         mut ask: impl FnMut() -> F,
@@ -98,7 +93,7 @@ impl Program {
         }
     }
 
-    /// Waits until the pipeline is configured. `false` when the program is told to stop or the session is lost.
+    /// Waits until the pipeline is configured. `false` when the program is stopped or the session is lost.
     pub(crate) async fn wait_until_configured(
         &self,
         session: &Session,
@@ -119,7 +114,7 @@ impl Program {
         Ok(true)
     }
 
-    /// Waits for as long as `pause`. `false` when told to stop before it is over.
+    /// Waits for as long as `pause`. `false` when the program is stopped before it is over.
     pub(crate) async fn pause(&self, pause: Duration) -> bool {
         tokio::select! {
             () = self.app.shutdown.triggered() => false,
@@ -134,29 +129,23 @@ impl Program {
     }
 }
 
-/// Tells the log and the health page whenever the broker stops or resumes taking messages, until the session ends.
+/// Reports in the log and on the health page when the broker stops or resumes taking messages, until the session ends.
 pub(crate) async fn watch_alarms(app: App, session: Session) {
     let mut blocked = session.blocked();
     let mut was_blocked = false;
     loop {
         let reason = blocked.borrow_and_update().clone();
-        match reason {
-            Some(reason) => {
-                tracing::warn!(
-                    error = reason,
-                    "the broker takes no messages: it has an alarm; waiting"
-                );
-                let problem = format!("the broker takes no messages: {reason}");
-                app.health.set("broker-alarm", Err(problem));
-                was_blocked = true;
-            }
-            None => {
-                if std::mem::take(&mut was_blocked) {
-                    tracing::info!("the broker takes messages again");
-                }
-                app.health.set("broker-alarm", Ok(()));
-            }
+        if let Some(error) = &reason {
+            tracing::warn!(
+                error,
+                "the broker takes no messages: it has an alarm; waiting"
+            );
+        } else if was_blocked {
+            tracing::info!("the broker takes messages again");
         }
+        was_blocked = reason.is_some();
+        let problem = reason.map(|reason| format!("the broker takes no messages: {reason}"));
+        app.health.set("broker-alarm", problem.map_or(Ok(()), Err));
         tokio::select! {
             changed = blocked.changed() => if changed.is_err() { return },
             _ = session.lost() => return,

@@ -1,8 +1,8 @@
 //! Inspecting quarantine without changing it.
 //!
 //! The messages are consumed like any others and never acknowledged: when the reader ends, in whatever way, the
-//! broker takes them back. Each inspection counts as a delivery, so the delivery limit of a quarantine queue
-//! is out of reach (the crate `topology` declares it so).
+//! broker takes them back. Each inspection counts as a delivery, so a quarantine queue has a delivery limit that is out
+//! of reach.
 //!
 //! A quorum queue delivers first what was requeued, and puts what is requeued again behind all that was requeued
 //! earlier: an inspection of a part of it would move that part. So an inspection continues until it has everything
@@ -15,7 +15,7 @@ use batch::{BatchId, Failure, Headers, Message, Reason, RunId, TaskHash, header}
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broker::{Broker, BrokerError, Delivery, Session, Subscription};
+use crate::broker::{Broker, BrokerError, Delivery, Session};
 use crate::names;
 
 /// Messages taken at once beyond the limit of an inspection: few, for each inspection adds as many to those that were
@@ -131,93 +131,42 @@ async fn inspect_in<T>(
         seen: 0,
         ready,
     };
-    let mut taken = Taken::new(session, &queue);
-    let mut next = wanted as u16;
+    // In the order of their messages.
+    let mut subscriptions = Vec::new();
+    let (mut taken, mut next) = (0, wanted as u16);
     while next > 0 {
-        let was_requeued = taken
-            .take(next, |n, message, death| {
-                if n <= wanted {
-                    inspection.seen = n;
-                    let quarantined = Quarantined::new(program, n, message, death);
-                    inspection.kept.extend(keep(quarantined));
-                }
-            })
-            .await?;
-        let left = ready - taken.count;
-        next = if was_requeued {
-            left.min(u64::from(BEYOND)) as u16
-        } else {
-            0
-        };
-    }
-    taken.requeue_all().await;
-    Ok(inspection)
-}
-
-/// Messages that a reader has taken.
-struct Taken<'a> {
-    session: &'a Session,
-    queue: &'a str,
-    count: u64,
-    /// In the order of their messages.
-    subscriptions: Vec<Subscription>,
-}
-
-impl<'a> Taken<'a> {
-    fn new(session: &'a Session, queue: &'a str) -> Self {
-        Self {
-            session,
-            queue,
-            count: 0,
-            subscriptions: Vec::new(),
-        }
-    }
-
-    /// Takes `more` messages and shows each, with its position in the queue and the broker's reason for it.
-    /// Returns whether there are `more`, and the last one had been requeued before.
-    async fn take(
-        &mut self,
-        more: u16,
-        mut show: impl FnMut(u64, Message, Option<String>),
-    ) -> Result<bool, BrokerError> {
-        let mut subscription = self.session.subscribe(self.queue, more).await?;
+        let mut subscription = session.subscribe(&queue, next).await?;
         let mut was_requeued = false;
-        for _ in 0..more {
-            match tokio::time::timeout(IDLE_TIMEOUT, subscription.deliveries.recv()).await {
-                Ok(Some(delivery)) => {
-                    let Delivery {
-                        message,
-                        delivery_count,
-                        death,
-                        ..
-                    } = delivery;
-                    self.count += 1;
-                    was_requeued = delivery_count > 0;
-                    show(self.count, message, death);
-                }
-                Ok(None) => {
-                    return Err(BrokerError::Object {
-                        object: "queue",
-                        name: self.queue.to_owned(),
-                        detail: self.session.lost().await,
-                    });
-                }
-                Err(_) => {
-                    was_requeued = false;
-                    break;
-                }
+        for _ in 0..next {
+            let received = tokio::time::timeout(IDLE_TIMEOUT, subscription.deliveries.recv());
+            let Ok(received) = received.await else {
+                was_requeued = false;
+                break;
+            };
+            let Some(delivery) = received else {
+                return Err(BrokerError::Object {
+                    object: "queue",
+                    name: queue,
+                    detail: session.lost().await,
+                });
+            };
+            taken += 1;
+            was_requeued = delivery.delivery_count > 0;
+            if taken <= wanted {
+                inspection.seen = taken;
+                let Delivery { message, death, .. } = delivery;
+                let quarantined = Quarantined::new(program, taken, message, death);
+                inspection.kept.extend(keep(quarantined));
             }
         }
-        self.subscriptions.push(subscription);
-        Ok(was_requeued)
+        subscriptions.push(subscription);
+        let more = (ready - taken).min(u64::from(BEYOND)) as u16;
+        next = if was_requeued { more } else { 0 };
     }
-
-    /// Requeues everything, in its order.
-    async fn requeue_all(self) {
-        for subscription in self.subscriptions {
-            subscription.close().await;
-        }
+    for subscription in subscriptions {
+        subscription.close().await;
     }
+    Ok(inspection)
 }
 
 fn as_text<S: serde::Serializer>(id: &Option<BatchId>, serializer: S) -> Result<S::Ok, S::Error> {

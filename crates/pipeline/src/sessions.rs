@@ -18,9 +18,11 @@ impl Sessions {
         }
     }
 
-    /// Begins a session, and waits until the pipeline is configured. `None` when told to stop.
+    /// Begins a session, and waits until the pipeline is configured. `None` when the program is stopped.
     pub(crate) async fn next(&mut self) -> Result<Option<Session>, BrokerError> {
-        while let Some(session) = self.program.connect().await? {
+        let program = self.program.clone();
+        let connect = || program.broker.connect(program.name());
+        while let Some(session) = program.with_retries(connect).await? {
             let cause = match self.program.wait_until_configured(&session).await {
                 Ok(true) => return Ok(Some(session)),
                 Ok(false) if self.program.app.shutdown.is_triggered() => break,

@@ -29,7 +29,7 @@ pub struct StoreReport {
 }
 
 impl AdmittedBatch {
-    /// Refuses, by name, a message that is no whole batch, or whose headers say something else than its body.
+    /// Refuses, by name, a message that is no whole batch, or whose headers do not agree with its body.
     pub fn new(message: &Message) -> Result<Self, Invalid> {
         message.headers.check_schema(MessageKind::Batch)?;
         let headers = BatchHeaders::from_headers(&message.headers)?;
@@ -85,14 +85,8 @@ impl StoreReport {
     /// Counts a batch that goes to quarantine whole, and returns its receipt. There is none when its headers do not
     /// tell which batch it is; and rows that its headers do not tell are not counted.
     pub fn quarantined(app: &App, message: &Message, why: &Invalid) -> Option<Message> {
-        let rows = Rows {
-            quarantined: message.headers.rows().map_or(0, u64::from),
-            ..Rows::default()
-        };
-        let report = Self {
-            rows,
-            ..Self::default()
-        };
+        let mut report = Self::default();
+        report.rows.quarantined = message.headers.rows().map_or(0, u64::from);
         report.count(app, "quarantined");
         let headers = BatchHeaders::from_headers(&message.headers).ok()?;
         Some(report.receipt(app, &headers, why.reason))

@@ -1,18 +1,21 @@
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_ipc::{Message, MessageHeader, root_as_message_with_opts};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::{Buf, Bytes, BytesMut};
-use flatbuffers::{InvalidFlatbuffer, VerifierOptions};
+use flatbuffers::VerifierOptions;
 
-use super::{END, Frame, Limits};
+use super::{END, Frame, Limits, not_readable};
 use crate::{Invalid, Reason};
 
 const CONTINUATION: [u8; 4] = [0xFF; 4];
+/// Bytes before the metadata: the continuation and the metadata's length.
+const PREFIX: usize = 8;
 /// Metadata of one message: a schema of some thousand columns stays far below.
 const MAX_METADATA: usize = 1 << 20;
 
-/// Metadata may name one table or text many times: this bounds what reading it takes, not only what it is.
+/// Metadata may name one table or text many times: this bounds what reading it takes, not only its size.
 const VERIFY: VerifierOptions = VerifierOptions {
     max_depth: 16,
     max_tables: 16_384,
@@ -21,8 +24,9 @@ const VERIFY: VerifierOptions = VerifierOptions {
 };
 
 /// The message that metadata describes.
-pub(super) fn root_of(metadata: &[u8]) -> Result<Message<'_>, InvalidFlatbuffer> {
-    root_as_message_with_opts(&VERIFY, metadata)
+pub(super) fn message_of(metadata: &[u8]) -> Result<Message<'_>, Invalid> {
+    let broken = |e| not_readable(format!("an Arrow message's metadata is broken: {e}"));
+    root_as_message_with_opts(&VERIFY, metadata).map_err(broken)
 }
 
 /// Cuts a stream that arrives in pieces into its messages, copying a piece only when a message spans two.
@@ -34,6 +38,12 @@ pub struct Framer {
     rest: Bytes,
     schema: Option<(SchemaRef, Bytes)>,
     ended: bool,
+}
+
+/// A message as it came, and where its metadata is in it.
+struct RawMessage {
+    bytes: Bytes,
+    metadata: Range<usize>,
 }
 
 impl Framer {
@@ -53,10 +63,8 @@ impl Framer {
             self.rest = piece;
             return;
         }
-        if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            self.pending.extend_from_slice(&rest);
-        }
+        let rest = std::mem::take(&mut self.rest);
+        self.pending.extend_from_slice(&rest);
         self.pending.extend_from_slice(&piece);
     }
 
@@ -72,32 +80,25 @@ impl Framer {
 
     /// The next record batch, or `None` when more bytes are needed or the stream has ended.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Invalid> {
-        loop {
-            let Some(message) = self.next_message()? else {
-                return Ok(None);
-            };
-            if let Some(frame) = self.check(message)? {
+        while let Some(RawMessage { bytes, metadata }) = self.next_message()? {
+            if let Some(frame) = self.check(bytes, metadata)? {
                 return Ok(Some(frame));
             }
         }
+        Ok(None)
     }
 
     /// After the last piece: the schema, if the stream was complete.
     pub fn finish(self) -> Result<(SchemaRef, Bytes), Invalid> {
-        let cut = |what: &str| Err(Invalid::new(Reason::Truncated, what));
+        let truncated = |what: &str| Invalid::new(Reason::Truncated, what);
         if !self.ended {
-            return cut("the Arrow stream ends before its end marker");
+            return Err(truncated("the Arrow stream ends before its end marker"));
         }
-        if !self.pending.is_empty() || !self.rest.is_empty() {
-            return Err(Invalid::new(
-                Reason::NotReadable,
-                "bytes follow the Arrow stream's end marker",
-            ));
+        if !self.buffered().is_empty() {
+            return Err(not_readable("bytes follow the Arrow stream's end marker"));
         }
-        match self.schema {
-            Some(schema) => Ok(schema),
-            None => cut("the Arrow stream has no schema"),
-        }
+        let no_schema = || truncated("the Arrow stream has no schema");
+        self.schema.ok_or_else(no_schema)
     }
 
     fn buffered(&self) -> &[u8] {
@@ -116,77 +117,59 @@ impl Framer {
         }
     }
 
-    /// The next whole message with the length of its metadata.
-    fn next_message(&mut self) -> Result<Option<(Bytes, usize)>, Invalid> {
+    /// The next whole message.
+    fn next_message(&mut self) -> Result<Option<RawMessage>, Invalid> {
         let buffered = self.buffered();
-        if self.ended || buffered.len() < 8 {
+        if self.ended || buffered.len() < PREFIX {
             return Ok(None);
         }
-        let mut prefix = &buffered[..8];
-        if prefix[..4] != CONTINUATION {
-            return Err(Invalid::new(
-                Reason::NotReadable,
-                format!(
-                    "body is not an Arrow stream: it has {:02x?} where a message begins",
-                    &prefix[..4]
-                ),
-            ));
+        let (mut prefix, rest) = buffered.split_at(PREFIX);
+        if !prefix.starts_with(&CONTINUATION) {
+            let found = &prefix[..CONTINUATION.len()];
+            return Err(not_readable(format!(
+                "body is not an Arrow stream: it has {found:02x?} where a message begins"
+            )));
         }
-        prefix.advance(4);
-        let metadata = prefix.get_i32_le();
-        if metadata == 0 {
+        prefix.advance(CONTINUATION.len());
+        let length = prefix.get_i32_le();
+        if length == 0 {
             self.take(END.len());
             self.ended = true;
             return Ok(None);
         }
-        let metadata = usize::try_from(metadata)
-            .ok()
-            .filter(|n| *n <= MAX_METADATA)
-            .ok_or_else(|| {
-                Invalid::new(
-                    Reason::NotReadable,
-                    format!("an Arrow message says its metadata has {metadata} bytes"),
-                )
-            })?;
-        if buffered.len() < 8 + metadata {
-            return Ok(None);
-        }
-        let message = root_of(&buffered[8..8 + metadata]).map_err(|e| {
-            Invalid::new(
-                Reason::NotReadable,
-                format!("an Arrow message's metadata is broken: {e}"),
-            )
+        let metadata = usize::try_from(length).ok().filter(|n| *n <= MAX_METADATA);
+        let metadata = metadata.ok_or_else(|| {
+            not_readable(format!(
+                "an Arrow message says its metadata has {length} bytes"
+            ))
         })?;
-        let body = usize::try_from(message.bodyLength())
-            .ok()
-            .filter(|n| *n <= self.limits.body_bytes)
-            .ok_or_else(|| {
-                Invalid::new(
-                    Reason::Oversized,
-                    format!(
-                        "an Arrow message says its body has {} bytes; at most {} are accepted",
-                        message.bodyLength(),
-                        self.limits.body_bytes
-                    ),
-                )
-            })?;
-        let whole = 8 + metadata + body;
-        if buffered.len() < whole {
+        let Some(message) = rest.get(..metadata) else {
             return Ok(None);
-        }
-        Ok(Some((self.take(whole), metadata)))
+        };
+        let (length, most) = (message_of(message)?.bodyLength(), self.limits.body_bytes);
+        let body = usize::try_from(length).ok().filter(|n| *n <= most);
+        let body = body.ok_or_else(|| {
+            let detail = format!(
+                "an Arrow message says its body has {length} bytes; at most {most} are accepted"
+            );
+            Invalid::new(Reason::Oversized, detail)
+        })?;
+        let metadata = PREFIX..PREFIX + metadata;
+        let whole = metadata.end + body;
+        let complete = buffered.len() >= whole;
+        Ok(complete.then(|| RawMessage {
+            bytes: self.take(whole),
+            metadata,
+        }))
     }
 
-    fn check(&mut self, (bytes, metadata): (Bytes, usize)) -> Result<Option<Frame>, Invalid> {
-        let not_readable = |what: String| Invalid::new(Reason::NotReadable, what);
-        let metadata = 8..8 + metadata;
-        let message = root_of(&bytes[metadata.clone()])
-            .map_err(|e| not_readable(format!("an Arrow message's metadata is broken: {e}")))?;
+    /// The record batch of a message; `None`: it is the schema, which is noted.
+    fn check(&mut self, bytes: Bytes, metadata: Range<usize>) -> Result<Option<Frame>, Invalid> {
+        let message = message_of(&bytes[metadata.clone()])?;
         match (message.header_type(), &self.schema) {
             (MessageHeader::Schema, None) => {
-                let schema = message.header_as_schema().ok_or_else(|| {
-                    not_readable("the Arrow schema message has no schema".to_owned())
-                })?;
+                let none = || not_readable("the Arrow schema message has no schema");
+                let schema = message.header_as_schema().ok_or_else(none)?;
                 let schema = arrow_ipc::convert::try_fb_to_schema(schema)
                     .map_err(|e| not_readable(format!("the Arrow schema is broken: {e}")))?;
                 self.schema = Some((Arc::new(schema), bytes));
@@ -213,17 +196,12 @@ impl Framer {
     }
 }
 
-/// Rows and decompressed bytes of a record batch, as its metadata and buffer prefixes say.
-/// The decoder holds every buffer to what its prefix says, so this bounds what decoding allocates.
-fn measure(
-    message: &arrow_ipc::Message<'_>,
-    body: &[u8],
-    schema: &Schema,
-) -> Result<(u64, u64), Invalid> {
-    let broken = |what: &str| Invalid::new(Reason::NotReadable, format!("record batch {what}"));
-    let header = message
-        .header_as_record_batch()
-        .ok_or_else(|| broken("is missing"))?;
+/// Rows and decompressed bytes of a record batch, by its metadata and buffer prefixes. The decoder refuses a buffer of
+/// another size than its prefix has, so this bounds what decoding allocates.
+fn measure(message: &Message<'_>, body: &[u8], schema: &Schema) -> Result<(u64, u64), Invalid> {
+    let broken = |what: &str| not_readable(format!("record batch {what}"));
+    let header = message.header_as_record_batch();
+    let header = header.ok_or_else(|| broken("is missing"))?;
     let rows = u64::try_from(header.length()).map_err(|_| broken("has a negative length"))?;
     let compressed = header.compression().is_some();
     let mut decoded = 0u64;
@@ -276,11 +254,9 @@ fn nodes_of(data_type: &DataType) -> usize {
 }
 
 pub(super) fn bomb(rows: u64, decoded: u64, limits: &Limits) -> Invalid {
-    Invalid::new(
-        Reason::DecompressionBomb,
-        format!(
-            "body holds {rows} rows of {decoded} bytes once decompressed; at most {} rows and {} bytes are accepted",
-            limits.rows, limits.decoded_bytes
-        ),
-    )
+    let detail = format!(
+        "body holds {rows} rows of {decoded} bytes once decompressed; at most {} rows and {} bytes are accepted",
+        limits.rows, limits.decoded_bytes
+    );
+    Invalid::new(Reason::DecompressionBomb, detail)
 }

@@ -6,12 +6,12 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
 
-use super::{Frame, Limits, Stream, encode, join_contiguous, schema_bytes};
-use crate::{Invalid, REASON_COLUMN, Reason};
+use super::{Frame, Limits, Stream, encode, join_contiguous, not_readable, schema_bytes};
+use crate::{Invalid, REASON_COLUMN};
 
 /// A body of the rows of `refused` out of `rows`, each with its reason in column [`REASON_COLUMN`]. The columns keep
-/// the names and types that they have in `stream`, which `rows` was decoded from, so that the body can be
-/// sent again. A reason from an earlier stay in quarantine gives way.
+/// the names and types that they have in `stream`, which `rows` was decoded from, so that the body can be sent again. A
+/// reason from an earlier stay in quarantine is replaced.
 pub fn body_of_refused(
     stream: &Stream,
     rows: &RecordBatch,
@@ -21,10 +21,8 @@ pub fn body_of_refused(
     let taken = take_record_batch(rows, &positions).map_err(unusable)?;
     let reasons = StringArray::from_iter_values(refused.values());
     let reasons: ArrayRef = Arc::new(BinaryArray::from(reasons));
-    let kept =
-        (0..taken.num_columns()).filter(|n| taken.schema_ref().field(*n).name() != REASON_COLUMN);
-    let kept: Vec<usize> = kept.collect();
-
+    let is_data = |n: &usize| taken.schema_ref().field(*n).name() != REASON_COLUMN;
+    let kept: Vec<usize> = (0..taken.num_columns()).filter(is_data).collect();
     let data = taken.project(&kept).map_err(unusable)?;
     let columns = data.columns().iter().cloned().chain([reasons]).collect();
     let schema = Arc::new(with_reason(data.schema_ref(), DataType::Binary));
@@ -36,8 +34,8 @@ pub fn body_of_refused(
     Ok(join_contiguous(&own, &frames_of(&data)?))
 }
 
-/// The data messages of `rows`. Strings that were decoded as Binary have the buffers of Utf8: the messages may
-/// follow a schema message that says so.
+/// The data messages of `rows`. Strings that were decoded as Binary have the buffers of Utf8: the messages may follow a
+/// schema message of that type.
 pub fn frames_of(rows: &RecordBatch) -> Result<Vec<Frame>, Invalid> {
     let body = encode(&rows.schema(), std::slice::from_ref(rows))?;
     // What came in within the limits may go out above them: it may compress a little worse.
@@ -56,10 +54,7 @@ fn with_reason(schema: &Schema, data_type: DataType) -> Schema {
 }
 
 fn unusable(error: ArrowError) -> Invalid {
-    Invalid::new(
-        Reason::NotReadable,
-        format!("the batch's rows cannot be taken apart: {error}"),
-    )
+    not_readable(format!("the batch's rows cannot be taken apart: {error}"))
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ proptest! {
     }
 }
 
-/// Each byte of a body, changed in each bit and in some at once: 33 at one place makes a length that arrow's
+/// Each byte of a body, changed in each bit and in some at once: 33 at one position makes a length that arrow's
 /// decoder asserts instead of checking.
 #[test]
 fn flipped_bytes_never_harm() {

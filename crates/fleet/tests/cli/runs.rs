@@ -81,7 +81,7 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
             .collect(),
     };
     let decided = |stage: &str, decision, why: &str| Fact::GateDecided {
-        stage: stage.parse::<Stage>().unwrap(),
+        stage: Stage::from(stage.to_owned()),
         decision,
         why: why.into(),
         operator_decisions: 0,
@@ -219,7 +219,7 @@ fn an_approval_names_a_stage_before_it_that_keeps_anything_from_following_and_no
             ("ch-writer", Decision::Skipped),
         ]
         .map(|(stage, decision)| Fact::GateDecided {
-            stage: stage.parse::<Stage>().unwrap(),
+            stage: Stage::from(stage.to_owned()),
             decision,
             why: String::new(),
             operator_decisions: 0,

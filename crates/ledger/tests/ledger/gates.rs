@@ -30,7 +30,7 @@ fn es() -> Stage {
     Stage::Store("es".into())
 }
 
-/// Carries out what is due, as the persister does, until nothing is.
+/// Publishes what is due, as the persister does, until nothing is.
 fn evaluate(state: &mut RunState, now_ms: i64) {
     loop {
         let due = evaluate_gates(state, &rules(), now_ms);

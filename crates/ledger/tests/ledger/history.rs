@@ -75,7 +75,7 @@ fn a_decision_after_the_record_opens_the_run_again_and_one_before_it_does_not() 
     ledger.apply_at(8, &all[3]);
     assert!(ledger.take_reopened().is_empty());
     ledger.apply_at(8, &decision);
-    assert!(ledger.take_reopened().contains(&run));
+    assert!(ledger.take_reopened().contains_key(&run));
     assert!(ledger.take_reopened().is_empty());
     let mut state = RunState::new(run.clone());
     all.iter().chain([&decision]).for_each(|r| state.apply(r));

@@ -1,4 +1,4 @@
-//! A pipeline of which only the persister is real: the tests say what every other program would.
+//! A pipeline of which only the persister is real: the tests publish what every other program would.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ impl Scene {
         session.close().await;
     }
 
-    pub async fn say(&self, run: &RunId, facts: impl IntoIterator<Item = Fact>) {
+    pub async fn publish_facts(&self, run: &RunId, facts: impl IntoIterator<Item = Fact>) {
         let receipts = facts.into_iter().map(|fact| {
             let receipt = Receipt {
                 run: run.clone(),
@@ -190,16 +190,16 @@ impl Scene {
         bodies
     }
 
-    /// What the ledger says to a program that opens it now.
+    /// The ledger as a program that opens it now reads it.
     pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::new();
         for message in self.memory.ready("runs") {
             ledger.take_record(RunRecord::from_message(&message).unwrap());
         }
         let from = ledger.resume_offset().unwrap_or(0);
-        for (place, message) in (0..).zip(self.memory.ready("ledger")) {
-            if place >= from {
-                ledger.apply_at(place, &Receipt::from_message(&message).unwrap());
+        for (offset, message) in (0..).zip(self.memory.ready("ledger")) {
+            if offset >= from {
+                ledger.apply_at(offset, &Receipt::from_message(&message).unwrap());
             }
         }
         ledger
@@ -217,8 +217,8 @@ impl Scene {
     }
 
     pub async fn until_ended(&self, run: &RunId) {
-        self.until("the run is recorded", |stage| {
-            stage.ledger().record(run).is_some()
+        self.until("the run is recorded", |scene| {
+            scene.ledger().record(run).is_some()
         })
         .await;
     }
@@ -312,7 +312,7 @@ pub fn restarted(node: &str) -> Fact {
 
 pub fn approved(stage: &str) -> Fact {
     Fact::OperatorDecided {
-        stage: stage.parse::<Stage>().unwrap(),
+        stage: Stage::from(stage.to_owned()),
         decision: Decision::Passed,
         who: "ada".into(),
         why: "repaired".into(),

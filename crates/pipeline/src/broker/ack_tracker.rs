@@ -8,11 +8,11 @@ use super::Acknowledgement;
 pub struct AckTracker {
     /// Tag of the first entry.
     first: u64,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<DeliveryStatus>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Entry {
+enum DeliveryStatus {
     InFlight,
     Done,
     /// Or requeued.
@@ -30,20 +30,20 @@ impl AckTracker {
     /// A delivery came in; tags come in order.
     pub fn delivered(&mut self, tag: u64) {
         debug_assert_eq!(tag, self.first + self.entries.len() as u64);
-        self.entries.push_back(Entry::InFlight);
+        self.entries.push_back(DeliveryStatus::InFlight);
     }
 
     /// Everything that the delivery takes is confirmed.
     pub fn done(&mut self, tag: u64) {
-        self.set(tag, Entry::Done);
+        self.set(tag, DeliveryStatus::Done);
     }
 
     /// The delivery was requeued.
     pub fn requeued(&mut self, tag: u64) {
-        self.set(tag, Entry::Acknowledged);
+        self.set(tag, DeliveryStatus::Acknowledged);
     }
 
-    fn set(&mut self, tag: u64, entry: Entry) {
+    fn set(&mut self, tag: u64, entry: DeliveryStatus) {
         let index = tag.checked_sub(self.first).map(|n| n as usize);
         if let Some(slot) = index.and_then(|n| self.entries.get_mut(n)) {
             *slot = entry;
@@ -55,29 +55,24 @@ impl AckTracker {
         let mut last_done = None;
         while let Some(entry) = self.entries.front() {
             match entry {
-                Entry::InFlight => break,
-                Entry::Done => last_done = Some(self.first),
-                Entry::Acknowledged => {}
+                DeliveryStatus::InFlight => break,
+                DeliveryStatus::Done => last_done = Some(self.first),
+                DeliveryStatus::Acknowledged => {}
             }
             self.entries.pop_front();
             self.first += 1;
         }
-        last_done.map(|tag| Acknowledgement::Ack {
-            tag,
-            multiple: true,
-        })
+        let multiple = true;
+        last_done.map(|tag| Acknowledgement::Ack { tag, multiple })
     }
 
     /// [`Self::front`], then one acknowledgement for each completion behind a gap.
     pub fn all(&mut self) -> Vec<Acknowledgement> {
         let mut acknowledgements: Vec<_> = self.front().into_iter().collect();
         for (n, entry) in self.entries.iter_mut().enumerate() {
-            if *entry == Entry::Done {
-                *entry = Entry::Acknowledged;
-                acknowledgements.push(Acknowledgement::Ack {
-                    tag: self.first + n as u64,
-                    multiple: false,
-                });
+            if *entry == DeliveryStatus::Done {
+                *entry = DeliveryStatus::Acknowledged;
+                acknowledgements.push(Acknowledgement::single(self.first + n as u64));
             }
         }
         acknowledgements
@@ -87,7 +82,7 @@ impl AckTracker {
     #[cfg(test)]
     fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
         let tags = self.entries.iter().enumerate();
-        tags.filter(|(_, entry)| **entry == Entry::InFlight)
+        tags.filter(|(_, entry)| **entry == DeliveryStatus::InFlight)
             .map(|(n, _)| self.first + n as u64)
     }
 }

@@ -13,14 +13,14 @@ use super::{
     Acknowledgement, BrokerError, Confirm, ConnectionState, Publication, Publisher, Request,
     Session,
 };
-pub(crate) use subscription::Connected;
+pub(crate) use subscription::MemoryConnection;
 
 /// A broker in memory that behaves as RabbitMQ does where the loops depend on it: durable queues,
 /// prefetch, confirms, unroutable messages, bounds, delays, delivery limits, streams, and the ways
 /// to fail. Its time is tokio's, so tests can pause it.
 #[derive(Clone, Default)]
 pub struct Memory {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<MemoryState>>,
     /// Something happened that a subscription or a held confirm may wait for.
     changed: Arc<Notify>,
 }
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Memory {
 pub struct QueueOptions {
     /// Messages move on to queue `dead_letter` after this time.
     pub ttl: Option<Duration>,
-    /// Queue for messages whose time or deliveries are used up.
+    /// MemoryQueue for messages whose time or deliveries are used up.
     pub dead_letter: Option<String>,
     /// Deliveries without an acknowledgement, after which a message moves on.
     pub delivery_limit: Option<u32>,
@@ -45,8 +45,8 @@ pub struct QueueOptions {
 }
 
 #[derive(Default)]
-struct State {
-    queues: BTreeMap<String, Queue>,
+struct MemoryState {
+    queues: BTreeMap<String, MemoryQueue>,
     /// Exchange → (routing key, queue).
     exchanges: BTreeMap<String, Vec<(String, String)>>,
     connections: Vec<ConnectionState>,
@@ -58,12 +58,12 @@ struct State {
 }
 
 #[derive(Default)]
-struct Queue {
+struct MemoryQueue {
     options: QueueOptions,
-    ready: VecDeque<Entry>,
+    ready: VecDeque<QueuedMessage>,
     /// How many of the first were requeued: they are delivered first, in the order in which they came back.
     requeued: usize,
-    unacked: Vec<(Holder, Entry)>,
+    unacked: Vec<(Holder, QueuedMessage)>,
 }
 
 /// Who holds the lease of a queue: until the session is lost, or the subscription is dropped.
@@ -79,7 +79,7 @@ impl LeaseHolder {
 }
 
 #[derive(Clone)]
-struct Entry {
+struct QueuedMessage {
     message: Message,
     delivery_count: u32,
     death: Option<String>,
@@ -203,7 +203,7 @@ impl Memory {
     }
 
     pub(super) async fn connect(&self) -> Result<Session, BrokerError> {
-        let connection = ConnectionState::new();
+        let connection = ConnectionState::default();
         {
             let mut state = self.lock();
             if state.refuses_connections {
@@ -220,11 +220,11 @@ impl Memory {
         Ok(Session {
             publisher,
             state: connection,
-            backend: Backend::Memory(Connected(self.clone())),
+            backend: Backend::Memory(MemoryConnection(self.clone())),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state
             .lock()
             .expect("no test panics while it holds the broker")
@@ -263,7 +263,7 @@ impl Memory {
         }
     }
 
-    async fn until(&self, condition: impl Fn(&State) -> bool) {
+    async fn until(&self, condition: impl Fn(&MemoryState) -> bool) {
         loop {
             let changed = self.changed.notified();
             if condition(&self.lock()) {
@@ -274,14 +274,14 @@ impl Memory {
     }
 }
 
-impl Queue {
-    fn pop(&mut self) -> Option<Entry> {
+impl MemoryQueue {
+    fn pop(&mut self) -> Option<QueuedMessage> {
         self.requeued = self.requeued.saturating_sub(1);
         self.ready.pop_front()
     }
 }
 
-impl State {
+impl MemoryState {
     fn route(&mut self, publication: &Publication) -> Confirm {
         let key = &publication.routing_key;
         let targets: Vec<String> = if publication.exchange.is_empty() {
@@ -301,7 +301,7 @@ impl State {
         if targets.is_empty() {
             return Confirm::Unroutable;
         }
-        let full = |queue: &Queue| {
+        let full = |queue: &MemoryQueue| {
             queue
                 .options
                 .max_length
@@ -318,7 +318,7 @@ impl State {
 
     fn push(&mut self, queue: &str, message: Message, death: Option<String>) {
         if let Some(queue) = self.queues.get_mut(queue) {
-            queue.ready.push_back(Entry {
+            queue.ready.push_back(QueuedMessage {
                 message,
                 delivery_count: 0,
                 death,

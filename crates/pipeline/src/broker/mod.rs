@@ -9,7 +9,7 @@ mod rabbitmq;
 mod session;
 mod stream;
 
-pub use ack_tracker::AckTracker;
+pub(crate) use ack_tracker::AckTracker;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::{Memory, QueueOptions};
 pub use rabbitmq::RabbitMq;
@@ -64,18 +64,9 @@ impl Broker {
         }
     }
 
-    /// All messages of a stream, from its beginning: at least those confirmed before the call.
-    pub async fn read_stream(&self, stream: &str) -> Result<Vec<Message>, BrokerError> {
-        let mut messages = Vec::new();
-        let read = self.read_stream_from(stream, 0, |_, message| messages.push(message));
-        read.await?;
-        Ok(messages)
-    }
-
-    /// The messages of a stream from the offset `from` on, or from the first that is still there, each with its offset,
-    /// handed out as they come: a ledger of months is far smaller folded than it is as messages. A stream that ends
-    /// before the offset was made again since the offset was noted, and is read whole. After an error some messages
-    /// were handed out.
+    /// Hands out the messages of a stream from the offset `from` on, or from the first that is still there, each with its
+    /// offset: at least those confirmed before the call. A stream that ends before the offset was made again since the
+    /// offset was noted, and is read whole. After an error some messages were handed out.
     pub async fn read_stream_from(
         &self,
         stream: &str,

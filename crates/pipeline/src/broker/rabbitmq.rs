@@ -57,12 +57,10 @@ impl RabbitMq {
 
     pub(super) async fn connect(&self, program: &str) -> Result<Session, BrokerError> {
         let connection = self.open(program).await?;
-        let state = ConnectionState::new();
-        tokio::spawn(watch_connection(
-            connection.events_listener(),
-            state.clone(),
-        ));
-        let unusable = |e: lapin::Error| self.unreachable(&e);
+        let state = ConnectionState::default();
+        let events = connection.events_listener();
+        tokio::spawn(watch_connection(events, state.clone()));
+        let unusable = |e: lapin::Error| self.unreachable(e);
         let channel = connection.create_channel().await.map_err(unusable)?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         select.await.map_err(unusable)?;
@@ -71,7 +69,7 @@ impl RabbitMq {
         Ok(Session {
             publisher,
             state,
-            backend: Backend::RabbitMq(Arc::new(Connected { connection })),
+            backend: Backend::RabbitMq(Arc::new(RabbitMqConnection { connection })),
         })
     }
 
@@ -81,52 +79,41 @@ impl RabbitMq {
         let properties = ConnectionProperties::default().with_connection_name(program.into());
         let connecting = Connection::connect(&self.url, properties);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.connection_error(&error)),
-            Err(_) => Err(BrokerError::Unreachable {
-                address: self.address.to_string(),
-                detail: format!("no reply within {} s", CONNECT_TIMEOUT.as_secs()),
-            }),
+            Ok(connected) => connected.map_err(|error| self.connection_error(&error)),
+            Err(_) => {
+                let seconds = CONNECT_TIMEOUT.as_secs();
+                Err(self.unreachable(format!("no reply within {seconds} s")))
+            }
         }
     }
 
     fn connection_error(&self, error: &lapin::Error) -> BrokerError {
-        let refused = match error.kind() {
-            ErrorKind::ProtocolError(amqp) => {
-                // While a broker starts, its virtual hosts come up after its listeners.
-                let starting = amqp.get_message().as_str().contains("is down");
-                [ACCESS_REFUSED, NOT_ALLOWED].contains(&amqp.get_id()) && !starting
-            }
-            _ => false,
-        };
-        if refused {
-            BrokerError::Refused {
-                address: self.address.to_string(),
-                detail: error.to_string(),
-            }
-        } else {
-            self.unreachable(error)
+        let refused = is_reply(error, ACCESS_REFUSED) || is_reply(error, NOT_ALLOWED);
+        let detail = error.to_string();
+        // While a broker starts, its virtual hosts come up after its listeners.
+        if !refused || detail.contains("is down") {
+            return self.unreachable(detail);
+        }
+        BrokerError::Refused {
+            address: self.address.to_string(),
+            detail,
         }
     }
 
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
-    pub(super) fn unreachable(&self, error: &lapin::Error) -> BrokerError {
+    pub(super) fn unreachable(&self, detail: impl ToString) -> BrokerError {
         BrokerError::Unreachable {
             address: self.address.to_string(),
-            detail: error.to_string(),
+            detail: detail.to_string(),
         }
     }
 }
 
 /// The connection of one session.
-pub(crate) struct Connected {
+pub(crate) struct RabbitMqConnection {
     connection: Connection,
 }
 
-impl Connected {
+impl RabbitMqConnection {
     pub async fn subscribe(
         &self,
         queue: &str,
@@ -144,22 +131,11 @@ impl Connected {
         let tag = consumer.tag().to_string();
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch).max(1));
         let (commands, receiver) = mpsc::unbounded_channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let delivering = deliver(
-            consumer,
-            sender,
-            cancelled.clone(),
-            queue.to_owned(),
-            state.clone(),
-        );
+        let (cancelled, queue) = (Arc::new(AtomicBool::new(false)), queue.to_owned());
+        let delivering = deliver(consumer, sender, cancelled.clone(), queue, state.clone());
         tokio::spawn(delivering);
-        tokio::spawn(acknowledge(
-            channel,
-            tag,
-            receiver,
-            cancelled,
-            state.clone(),
-        ));
+        let acknowledging = acknowledge(channel, tag, receiver, cancelled, state.clone());
+        tokio::spawn(acknowledging);
         Ok(Subscription {
             deliveries,
             commands,
@@ -208,7 +184,7 @@ impl Connected {
     }
 }
 
-/// What the broker says against one of its objects.
+/// An error of one of the broker's objects.
 pub(super) fn object_error(object: &'static str, name: &str, error: &lapin::Error) -> BrokerError {
     let (name, detail) = (name.to_owned(), error.to_string());
     // The code is the same for a queue that exists and whose leader is down.
@@ -227,7 +203,7 @@ pub(super) fn object_error(object: &'static str, name: &str, error: &lapin::Erro
     }
 }
 
-/// Whether the broker itself said so, with this code.
+/// Whether it is a reply of the broker itself, with this code.
 pub(super) fn is_reply(error: &lapin::Error, code: u16) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
 }
@@ -238,8 +214,8 @@ async fn watch_connection(events: impl futures_util::Stream<Item = Event>, state
         match event {
             Event::ConnectionBlocked(reason) => state.block(Some(reason)),
             Event::ConnectionUnblocked => state.block(None),
-            // An error of one channel ends what uses that channel, which says so itself: a check whether an
-            // exchange exists ends its own alone.
+            // An error of one channel is reported by what uses that channel: a check whether an exchange exists ends
+            // its own alone.
             Event::Error(error) if error.is_amqp_soft_error() => {}
             Event::Error(error) => state.fail(error.to_string()),
             _ => {}

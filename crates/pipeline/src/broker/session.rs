@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use super::BrokerError;
 use crate::names;
 
-/// How long an end in good order is waited for. From a connection that publishes during a resource alarm the
-/// broker reads nothing, this included, and takes back what is unacknowledged when the connection is gone.
+/// How long an end in good order is waited for: from a connection that publishes during a resource alarm the broker
+/// reads nothing, this included.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection to the broker was lost while a message was in flight.
@@ -137,6 +137,14 @@ pub enum Acknowledgement {
     Requeue { tag: u64 },
 }
 
+impl Acknowledgement {
+    /// Of this one alone.
+    pub const fn single(tag: u64) -> Self {
+        let multiple = false;
+        Self::Ack { tag, multiple }
+    }
+}
+
 pub(crate) enum ChannelCommand {
     Acknowledgement(Acknowledgement),
     /// No more deliveries; the channel stays for what is in flight.
@@ -159,7 +167,6 @@ impl Subscription {
         let _ = self.commands.send(command);
     }
 
-    /// Asks for no more deliveries.
     pub fn cancel(&self) {
         let _ = self.commands.send(ChannelCommand::Cancel);
     }
@@ -186,8 +193,7 @@ impl Lease {
         let mut holder = JoinSet::new();
         holder.spawn(async move {
             while let Some(Delivery { tag, .. }) = subscription.deliveries.recv().await {
-                let multiple = false;
-                subscription.acknowledge(Acknowledgement::Ack { tag, multiple });
+                subscription.acknowledge(Acknowledgement::single(tag));
             }
         });
         Self { _holder: holder }
@@ -195,28 +201,19 @@ impl Lease {
 }
 
 /// What a backend keeps to tell the loops about the connection.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct ConnectionState {
     lost: watch::Sender<Option<String>>,
     blocked: watch::Sender<Option<String>>,
 }
 
 impl ConnectionState {
-    pub fn new() -> Self {
-        Self {
-            lost: watch::Sender::new(None),
-            blocked: watch::Sender::new(None),
-        }
-    }
-
     /// Ends the session; the first cause stands.
     pub fn fail(&self, cause: impl Into<String>) {
         let cause = cause.into();
         self.lost.send_if_modified(|lost| {
             let first = lost.is_none();
-            if first {
-                *lost = Some(cause);
-            }
+            lost.get_or_insert(cause);
             first
         });
         // The alarm of a broker that is gone will never be lifted.
@@ -251,9 +248,9 @@ pub struct Session {
 
 #[derive(Clone)]
 pub(crate) enum Backend {
-    RabbitMq(Arc<super::rabbitmq::Connected>),
+    RabbitMq(Arc<super::rabbitmq::RabbitMqConnection>),
     #[cfg(any(test, feature = "testing"))]
-    Memory(super::memory::Connected),
+    Memory(super::memory::MemoryConnection),
 }
 
 impl Session {
@@ -275,9 +272,11 @@ impl Session {
     /// Subscribes to `queue`, with at most `prefetch` deliveries unacknowledged.
     pub async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.subscribe(queue, prefetch, &self.state).await,
+            Backend::RabbitMq(connection) => {
+                connection.subscribe(queue, prefetch, &self.state).await
+            }
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => connected.subscribe(queue, prefetch, &self.state),
+            Backend::Memory(connection) => connection.subscribe(queue, prefetch, &self.state),
         }
     }
 
@@ -285,27 +284,26 @@ impl Session {
     /// a single active consumer, no room for messages, and no other subscribers.
     pub async fn lease(&self, queue: &str) -> Result<Option<Lease>, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.lease(queue, &self.state).await,
+            Backend::RabbitMq(connection) => connection.lease(queue, &self.state).await,
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => connected.lease(queue, &self.state),
+            Backend::Memory(connection) => connection.lease(queue, &self.state),
         }
     }
 
-    /// Whether the exchange exists.
     pub async fn exchange_exists(&self, name: &str) -> Result<bool, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.exchange_exists(name).await,
+            Backend::RabbitMq(connection) => connection.exchange_exists(name).await,
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => Ok(connected.exchange_exists(name)),
+            Backend::Memory(connection) => Ok(connection.exchange_exists(name)),
         }
     }
 
     /// Messages that are ready in a queue.
     pub async fn queue_length(&self, name: &str) -> Result<u64, BrokerError> {
         match &self.backend {
-            Backend::RabbitMq(connected) => connected.queue_length(name).await,
+            Backend::RabbitMq(connection) => connection.queue_length(name).await,
             #[cfg(any(test, feature = "testing"))]
-            Backend::Memory(connected) => connected.queue_length(name),
+            Backend::Memory(connection) => connection.queue_length(name),
         }
     }
 
@@ -327,8 +325,8 @@ impl Session {
     pub async fn close(&self) {
         self.state.fail("closed");
         match &self.backend {
-            Backend::RabbitMq(connected) => {
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, connected.close()).await;
+            Backend::RabbitMq(connection) => {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
             }
             #[cfg(any(test, feature = "testing"))]
             Backend::Memory(_) => {}

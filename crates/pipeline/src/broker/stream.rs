@@ -1,6 +1,6 @@
 //! Reading a stream to its end, and on from there.
 //!
-//! Over AMQP 0-9-1 the broker does not say where a stream ends. The count of a passive declare is seconds
+//! Over AMQP 0-9-1 the broker does not tell where a stream ends. The count of a passive declare is seconds
 //! old, differs from node to node, and behind a retention cut counts messages that are gone (RabbitMQ 3.10.8
 //! gives 0 for 100 messages confirmed just before, and 4,465 where 4,461 can be read). The offset
 //! `last` is that of the nearest copy, which may lag behind what a majority has confirmed. So a reader publishes
@@ -40,9 +40,9 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Messages added to a stream after what was read of it, as they come.
-pub struct StreamConsumer(Source);
+pub struct StreamConsumer(StreamBackend);
 
-enum Source {
+enum StreamBackend {
     RabbitMq(Box<StreamReader>),
     #[cfg(any(test, feature = "testing"))]
     Memory {
@@ -55,7 +55,7 @@ enum Source {
 impl StreamConsumer {
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn in_memory(broker: &Memory, stream: &str, next: u64) -> Self {
-        Self(Source::Memory {
+        Self(StreamBackend::Memory {
             broker: broker.clone(),
             stream: stream.to_owned(),
             next,
@@ -66,9 +66,9 @@ impl StreamConsumer {
     /// After an error the consumer is of no more use: begin again with [`super::Broker::follow_stream`].
     pub async fn next(&mut self) -> Result<(u64, Message), BrokerError> {
         match &mut self.0 {
-            Source::RabbitMq(reading) => reading.next_added().await,
+            StreamBackend::RabbitMq(reading) => reading.next_added().await,
             #[cfg(any(test, feature = "testing"))]
-            Source::Memory {
+            StreamBackend::Memory {
                 broker,
                 stream,
                 next,
@@ -100,7 +100,7 @@ impl RabbitMq {
         take: impl FnMut(u64, Message),
     ) -> Result<StreamConsumer, BrokerError> {
         let reading = Box::new(self.read_to_end(stream, from, take).await?);
-        Ok(StreamConsumer(Source::RabbitMq(reading)))
+        Ok(StreamConsumer(StreamBackend::RabbitMq(reading)))
     }
 
     async fn read_to_end(
@@ -110,8 +110,8 @@ impl RabbitMq {
         take: impl FnMut(u64, Message),
     ) -> Result<StreamReader, BrokerError> {
         let connection = self.open("fleet-reader").await?;
-        let end = self.within_timeout(self.publish_marker_when_up(&connection, stream));
-        let end = end.await?;
+        let end = self.publish_marker_when_up(&connection, stream);
+        let end = self.within_timeout(end).await?;
         let connection = match &end {
             End::Marker(_) => connection,
             // From a connection that publishes during an alarm the broker reads no more, acknowledgements included.
@@ -135,20 +135,15 @@ impl RabbitMq {
         &self,
         doing: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        match tokio::time::timeout(BROKER_TIMEOUT, doing).await {
-            Ok(done) => done,
-            Err(_) => Err(self.silent("it does not reply")),
-        }
+        let done = tokio::time::timeout(BROKER_TIMEOUT, doing).await;
+        done.unwrap_or_else(|_| Err(self.silent("it does not reply")))
     }
 
     fn silent(&self, what: &str) -> BrokerError {
-        BrokerError::Unreachable {
-            address: self.address().to_owned(),
-            detail: format!("{what} for {} s", BROKER_TIMEOUT.as_secs()),
-        }
+        self.unreachable(format!("{what} for {} s", BROKER_TIMEOUT.as_secs()))
     }
 
-    /// What the broker says against the stream, or that it says nothing any more.
+    /// An error of the stream, or of the connection.
     fn stream_error(&self, stream: &str, error: &lapin::Error) -> BrokerError {
         match error.kind() {
             ErrorKind::ProtocolError(_) => object_error("stream", stream, error),
@@ -288,7 +283,6 @@ impl StreamReader {
         self.acknowledged = self.tag;
         let options = BasicAckOptions { multiple: true };
         let acknowledged = self.channel.basic_ack(self.tag, options).await;
-        let acknowledged = acknowledged.map(drop);
         acknowledged.map_err(|error| self.broker.stream_error(&self.stream, &error))
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::bench::{Bench, Running, eventually, options};
+use super::fixture::{Fixture, Running, eventually, options};
 use crate::{Job, LoopOptions, Outcome, Worker};
 
 /// Seconds of grace that no test waits for: a stop that does is hanging.
@@ -59,34 +59,34 @@ fn stuck() -> (Stuck, Arc<Semaphore>, mpsc::UnboundedReceiver<()>) {
 }
 
 /// The broker may be some seconds in listing a session.
-async fn lose_until_cancelled(bench: &Bench, cancellations: &mut mpsc::UnboundedReceiver<()>) {
+async fn lose_until_cancelled(fixture: &Fixture, cancellations: &mut mpsc::UnboundedReceiver<()>) {
     let lost = eventually(async || {
-        bench.lose_sessions().await;
+        fixture.lose_sessions().await;
         cancellations.try_recv().is_ok()
     });
     assert!(lost.await, "the job is cancelled");
 }
 
-async fn a_job_is_cancelled_with_its_session_and_its_message_comes_again(bench: Bench) {
-    bench.fill(1).await;
+async fn a_job_is_cancelled_with_its_session_and_its_message_comes_again(fixture: Fixture) {
+    fixture.fill(1).await;
     let (worker, begun, mut cancellations) = stuck();
-    let running = Running::start(bench.program(patient()), worker);
+    let running = Running::start(fixture.program(patient()), worker);
     begun.acquire().await.unwrap().forget();
-    lose_until_cancelled(&bench, &mut cancellations).await;
-    bench.take("end", 1).await;
+    lose_until_cancelled(&fixture, &mut cancellations).await;
+    fixture.take("end", 1).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
+    fixture.length_becomes("relay-in", 0).await;
 }
 
-async fn a_stop_ends_with_the_session_that_it_waits_in(bench: Bench) {
-    bench.fill(1).await;
+async fn a_stop_ends_with_the_session_that_it_waits_in(fixture: Fixture) {
+    fixture.fill(1).await;
     let (worker, begun, mut cancellations) = stuck();
-    let running = Running::start(bench.program(patient()), worker);
+    let running = Running::start(fixture.program(patient()), worker);
     begun.acquire().await.unwrap().forget();
     running.program.app.shutdown.trigger();
-    lose_until_cancelled(&bench, &mut cancellations).await;
+    lose_until_cancelled(&fixture, &mut cancellations).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 1).await;
+    fixture.length_becomes("relay-in", 1).await;
 }
 
 /// Sends without end where no queue takes anything.
@@ -103,13 +103,13 @@ impl Worker for ToNowhere {
     }
 }
 
-async fn a_stop_does_not_wait_for_an_output_that_no_queue_takes(bench: Bench) {
-    bench.fill(3).await;
-    let running = Running::start(bench.program(patient()), ToNowhere);
+async fn a_stop_does_not_wait_for_an_output_that_no_queue_takes(fixture: Fixture) {
+    fixture.fill(3).await;
+    let running = Running::start(fixture.program(patient()), ToNowhere);
     let app = running.program.app.clone();
     assert!(eventually(async || app.health.failures().contains_key("publishing")).await);
     running.stop().await;
-    bench.length_becomes("relay-in", 3).await;
+    fixture.length_becomes("relay-in", 3).await;
 }
 
 on_every_broker!(

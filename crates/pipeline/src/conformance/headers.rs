@@ -2,7 +2,7 @@
 
 use batch::header;
 
-use super::bench::{Bench, Running, numbered, options};
+use super::fixture::{Fixture, Running, numbered, options};
 use crate::{Job, LoopOptions, Outcome, Worker};
 
 /// Fails every message; counts in a header of its own how often.
@@ -19,14 +19,14 @@ impl Worker for CountsInHeader {
     }
 }
 
-async fn headers_that_a_role_sets_are_there_at_the_next_try_and_in_quarantine(bench: Bench) {
-    bench.fill(1).await;
-    let program = bench.program(LoopOptions {
+async fn headers_that_a_role_sets_are_there_at_the_next_try_and_in_quarantine(fixture: Fixture) {
+    fixture.fill(1).await;
+    let program = fixture.program(LoopOptions {
         max_retries: 2,
         ..options(5, 1)
     });
     let running = Running::start(program, CountsInHeader);
-    let message = bench.take("relay-quar", 1).await.remove(0).message;
+    let message = fixture.take("relay-quar", 1).await.remove(0).message;
     assert_eq!(message.headers.int("count"), Some(3));
     assert_eq!(
         message.headers.text(header::REASON),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use batch::{Fact, Message, Receipt, RunId, RunMode, Started};
 use ledger::{Ledger, RunRecord};
 
-use super::bench::{Bench, numbered};
+use super::fixture::{Fixture, numbered};
 use crate::broker::StreamConsumer;
 use crate::{history, names};
 
@@ -51,34 +51,36 @@ fn messages(receipts: impl IntoIterator<Item = Receipt>) -> Vec<Message> {
 }
 
 /// The state of the ledger, and the runs of the receipts that were read.
-async fn read(bench: &Bench) -> (Ledger, Vec<RunId>) {
+async fn read(fixture: &Fixture) -> (Ledger, Vec<RunId>) {
     let mut seen = Vec::new();
-    let ledger = history::read(&bench.broker, |receipt| seen.push(receipt.run.clone()));
+    let ledger = history::read(&fixture.broker, |receipt| seen.push(receipt.run.clone()));
     (ledger.await.unwrap(), seen)
 }
 
-async fn without_records_every_receipt_is_read(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.publish(names::LEDGER, messages(receipts(10))).await;
-    let (ledger, seen) = read(&bench).await;
+async fn without_records_every_receipt_is_read(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.publish(names::LEDGER, messages(receipts(10))).await;
+    let (ledger, seen) = read(&fixture).await;
     assert_eq!(seen, [run(10), run(10)]);
     assert!(ledger.run(&run(10)).is_some());
     // The same when the stream is there and empty.
-    bench.add_stream(names::RUNS);
-    assert_eq!(read(&bench).await.1, [run(10), run(10)]);
+    fixture.add_stream(names::RUNS);
+    assert_eq!(read(&fixture).await.1, [run(10), run(10)]);
 }
 
-async fn receipts_that_a_record_covers_are_not_read(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.add_stream(names::RUNS);
-    bench.publish(names::LEDGER, messages(receipts(10))).await;
-    bench.publish(names::LEDGER, messages(receipts(20))).await;
-    bench.publish(names::RUNS, [record(10).to_message()]).await;
-    let (ledger, seen) = read(&bench).await;
+async fn receipts_that_a_record_covers_are_not_read(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.add_stream(names::RUNS);
+    fixture.publish(names::LEDGER, messages(receipts(10))).await;
+    fixture.publish(names::LEDGER, messages(receipts(20))).await;
+    fixture
+        .publish(names::RUNS, [record(10).to_message()])
+        .await;
+    let (ledger, seen) = read(&fixture).await;
     assert_eq!(seen, [run(20), run(20)]);
     assert!(ledger.record(&run(10)).is_some() && ledger.run(&run(10)).is_none());
     assert!(ledger.run(&run(20)).is_some());
-    let (ledger, _) = history::follow(&bench.broker).await.unwrap();
+    let (ledger, _) = history::follow(&fixture.broker).await.unwrap();
     assert!(ledger.record(&run(10)).is_some() && ledger.run(&run(20)).is_some());
 }
 
@@ -88,14 +90,16 @@ async fn next(consumer: &mut StreamConsumer) -> (u64, Receipt) {
     (offset, Receipt::from_message(&message).unwrap())
 }
 
-async fn a_consumer_gets_what_is_added_with_offsets_that_continue(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.add_stream(names::RUNS);
-    bench.publish(names::LEDGER, messages(receipts(10))).await;
-    bench.publish(names::RUNS, [record(10).to_message()]).await;
-    let (ledger, mut consumer) = history::follow(&bench.broker).await.unwrap();
+async fn a_consumer_gets_what_is_added_with_offsets_that_continue(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.add_stream(names::RUNS);
+    fixture.publish(names::LEDGER, messages(receipts(10))).await;
+    fixture
+        .publish(names::RUNS, [record(10).to_message()])
+        .await;
+    let (ledger, mut consumer) = history::follow(&fixture.broker).await.unwrap();
     assert_eq!(ledger.resume_offset(), Some(2));
-    bench.publish(names::LEDGER, messages(receipts(20))).await;
+    fixture.publish(names::LEDGER, messages(receipts(20))).await;
     let (first, receipt) = next(&mut consumer).await;
     assert_eq!(receipt, receipts(20)[0]);
     assert!(first >= 2, "{first}");
@@ -104,42 +108,42 @@ async fn a_consumer_gets_what_is_added_with_offsets_that_continue(bench: Bench) 
     assert_eq!(second, first + 1);
 }
 
-async fn what_is_no_receipt_or_record_is_skipped(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.add_stream(names::RUNS);
+async fn what_is_no_receipt_or_record_is_skipped(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.add_stream(names::RUNS);
     for stream in [names::LEDGER, names::RUNS] {
-        bench.publish(stream, [numbered(0)]).await;
+        fixture.publish(stream, [numbered(0)]).await;
     }
-    bench.publish(names::LEDGER, messages(receipts(10))).await;
-    let (ledger, seen) = read(&bench).await;
+    fixture.publish(names::LEDGER, messages(receipts(10))).await;
+    let (ledger, seen) = read(&fixture).await;
     assert_eq!(seen, [run(10), run(10)]);
     assert!(ledger.run(&run(10)).is_some());
     assert_eq!(ledger.resume_offset(), None);
 }
 
-async fn an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.publish(names::LEDGER, (0..5).map(numbered)).await;
+async fn an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.publish(names::LEDGER, (0..5).map(numbered)).await;
     let mut found = 0;
-    let broker = &bench.broker;
+    let broker = &fixture.broker;
     let read = broker.read_stream_from(names::LEDGER, 1_000, |_, _| found += 1);
     read.await.unwrap();
     assert_eq!(found, 5);
     let consumer = broker.follow_stream(names::LEDGER, 1_000, |_, _| found += 1);
     let mut consumer = consumer.await.unwrap();
     assert_eq!(found, 10);
-    bench.publish(names::LEDGER, [numbered(5)]).await;
+    fixture.publish(names::LEDGER, [numbered(5)]).await;
     let added = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
     let (_, message) = added.expect("it comes").unwrap();
     assert_eq!(message, numbered(5));
 }
 
-async fn a_stream_is_read_from_a_place_on(bench: Bench) {
-    bench.add_stream(names::LEDGER);
-    bench.publish(names::LEDGER, (0..20).map(numbered)).await;
+async fn a_stream_is_read_from_an_offset_on(fixture: Fixture) {
+    fixture.add_stream(names::LEDGER);
+    fixture.publish(names::LEDGER, (0..20).map(numbered)).await;
     for from in [0, 1, 7, 19] {
         let mut found = Vec::new();
-        let broker = &bench.broker;
+        let broker = &fixture.broker;
         let read = broker.read_stream_from(names::LEDGER, from, |offset, message| {
             found.push((offset, message));
         });
@@ -156,7 +160,7 @@ async fn a_stream_is_read_from_a_place_on(bench: Bench) {
 }
 
 on_every_broker!(
-    a_stream_is_read_from_a_place_on,
+    a_stream_is_read_from_an_offset_on,
     an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole,
     without_records_every_receipt_is_read,
     receipts_that_a_record_covers_are_not_read,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use batch::Message;
 use tokio::sync::{Barrier, Semaphore, watch};
 
-use super::bench::{Bench, By, Running, eventually, numbered, options, relay};
+use super::fixture::{By, Fixture, Running, eventually, numbered, options, relay};
 use crate::broker::{Broker, QueueOptions};
 use crate::{LoopOptions, Outcome};
 
@@ -16,16 +16,16 @@ fn held() -> (bool, Outcome) {
     (false, Outcome::Requeue { why })
 }
 
-/// Whether nothing was put off or put away.
-async fn nothing_went_elsewhere(bench: &Bench) {
+/// Whether nothing was delayed or quarantined.
+async fn nothing_went_elsewhere(fixture: &Fixture) {
     for queue in ["relay-delay-1s", "relay-quar"] {
-        assert_eq!(bench.length(queue).await, 0, "{queue}");
+        assert_eq!(fixture.length(queue).await, 0, "{queue}");
     }
 }
 
-async fn what_is_requeued_is_where_it_was_and_as_it_was(bench: Bench) {
+async fn what_is_requeued_is_where_it_was_and_as_it_was(fixture: Fixture) {
     const MESSAGES: usize = 10;
-    bench.fill(MESSAGES).await;
+    fixture.fill(MESSAGES).await;
     let switch = Arc::new(watch::Sender::new(true));
     let intake = switch.subscribe();
     let worker = By(move |_, _| {
@@ -35,35 +35,35 @@ async fn what_is_requeued_is_where_it_was_and_as_it_was(bench: Bench) {
             held()
         }
     });
-    let running = Running::start_while(bench.program(options(5, 2)), worker, intake.clone());
+    let running = Running::start_while(fixture.program(options(5, 2)), worker, intake.clone());
     let paused = async || !*intake.borrow();
     assert!(eventually(paused).await);
-    bench.length_becomes("relay-in", MESSAGES as u64).await;
+    fixture.length_becomes("relay-in", MESSAGES as u64).await;
     running.stop().await;
-    let taken = bench.take("relay-in", MESSAGES).await;
+    let taken = fixture.take("relay-in", MESSAGES).await;
     let messages: Vec<Message> = taken.into_iter().map(|delivery| delivery.message).collect();
     let wanted: Vec<Message> = (0..MESSAGES).map(numbered).collect();
     assert_eq!(messages, wanted);
-    nothing_went_elsewhere(&bench).await;
+    nothing_went_elsewhere(&fixture).await;
 }
 
-async fn nothing_is_taken_while_the_intake_is_paused(bench: Bench) {
-    bench.fill(10).await;
+async fn nothing_is_taken_while_the_intake_is_paused(fixture: Fixture) {
+    fixture.fill(10).await;
     let (switch, intake) = watch::channel(false);
-    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
+    let running = Running::start_while(fixture.program(options(5, 1)), relay(), intake);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(bench.length("relay-in").await, 10);
+    assert_eq!(fixture.length("relay-in").await, 10);
     switch.send_replace(true);
-    bench.take("end", 10).await;
+    fixture.take("end", 10).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
+    fixture.length_becomes("relay-in", 0).await;
 }
 
 async fn paused_in_the_middle_it_finishes_what_is_in_flight_and_the_rest_keeps_its_order(
-    bench: Bench,
+    fixture: Fixture,
 ) {
     const MESSAGES: usize = 20;
-    bench.fill(MESSAGES).await;
+    fixture.fill(MESSAGES).await;
     let begun = Arc::new(Semaphore::new(0));
     let may_end = Arc::new(Semaphore::new(0));
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -78,51 +78,51 @@ async fn paused_in_the_middle_it_finishes_what_is_in_flight_and_the_rest_keeps_i
         }
     });
     let (switch, intake) = watch::channel(true);
-    let running = Running::start_while(bench.program(options(10, 1)), worker, intake);
+    let running = Running::start_while(fixture.program(options(10, 1)), worker, intake);
     for round in 1..=3 {
         begun.acquire().await.unwrap().forget();
         switch.send_replace(false);
         may_end.add_permits(1);
-        bench.length_becomes("end", round).await;
-        bench
+        fixture.length_becomes("end", round).await;
+        fixture
             .length_becomes("relay-in", MESSAGES as u64 - round)
             .await;
         assert!(begun.try_acquire().is_err(), "nothing else was begun");
         switch.send_replace(true);
     }
     may_end.add_permits(MESSAGES);
-    bench.take("end", MESSAGES).await;
+    fixture.take("end", MESSAGES).await;
     running.stop().await;
     let wanted: Vec<Message> = (0..MESSAGES).map(numbered).collect();
     assert_eq!(*order.lock().unwrap(), wanted, "each once, as it was");
-    nothing_went_elsewhere(&bench).await;
+    nothing_went_elsewhere(&fixture).await;
 }
 
-async fn a_stop_is_obeyed_while_the_intake_is_paused(bench: Bench) {
-    bench.fill(1).await;
+async fn a_stop_is_obeyed_while_the_intake_is_paused(fixture: Fixture) {
+    fixture.fill(1).await;
     let (switch, intake) = watch::channel(false);
-    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
+    let running = Running::start_while(fixture.program(options(5, 1)), relay(), intake);
     tokio::time::sleep(Duration::from_millis(100)).await;
     running.stop().await;
-    assert_eq!(bench.length("relay-in").await, 1);
+    assert_eq!(fixture.length("relay-in").await, 1);
     drop(switch);
 }
 
-async fn an_intake_that_can_no_longer_be_paused_stays_as_it_was(bench: Bench) {
-    bench.fill(10).await;
+async fn an_intake_that_can_no_longer_be_paused_stays_as_it_was(fixture: Fixture) {
+    fixture.fill(10).await;
     let (switch, intake) = watch::channel(true);
     drop(switch);
-    let running = Running::start_while(bench.program(options(5, 1)), relay(), intake);
-    bench.take("end", 10).await;
+    let running = Running::start_while(fixture.program(options(5, 1)), relay(), intake);
+    fixture.take("end", 10).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
+    fixture.length_becomes("relay-in", 0).await;
 }
 
 /// More often than `max_deliveries`, and than it takes to become a poison candidate: if it were held against them, they
 /// would be in quarantine, or each be processed with nothing else in flight.
-async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone(bench: Bench) {
+async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone(fixture: Fixture) {
     const ROUNDS: usize = 6;
-    bench.fill(2).await;
+    fixture.fill(2).await;
     let switch = Arc::new(watch::Sender::new(true));
     let intake = switch.subscribe();
     let (both, round) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
@@ -144,31 +144,31 @@ async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone
         max_deliveries: 3,
         ..options(5, 2)
     };
-    let running = Running::start_while(bench.program(options), worker, intake);
+    let running = Running::start_while(fixture.program(options), worker, intake);
     for n in 1..=ROUNDS {
         let paused = eventually(async || !*switch.borrow()).await;
         assert!(paused, "round {n}: both are in flight at once");
-        bench.length_becomes("relay-in", 2).await;
-        nothing_went_elsewhere(&bench).await;
+        fixture.length_becomes("relay-in", 2).await;
+        nothing_went_elsewhere(&fixture).await;
         round.store(n, Ordering::SeqCst);
         switch.send_replace(true);
     }
-    bench.take("end", 2).await;
+    fixture.take("end", 2).await;
     running.stop().await;
-    bench.length_becomes("relay-in", 0).await;
-    nothing_went_elsewhere(&bench).await;
+    fixture.length_becomes("relay-in", 0).await;
+    nothing_went_elsewhere(&fixture).await;
 }
 
 /// The attempts of a message are numbered by its deliveries, and a copy of it begins beyond them all.
 #[tokio::test(start_paused = true)]
 async fn a_copy_of_what_came_back_often_has_a_higher_attempt() {
     const RETURNS: u32 = 200;
-    let bench = Bench::memory();
-    let Broker::Memory(memory) = &bench.broker else {
+    let fixture = Fixture::memory();
+    let Broker::Memory(memory) = &fixture.broker else {
         unreachable!()
     };
     memory.declare_queue("relay-in", QueueOptions::default());
-    bench.fill(1).await;
+    fixture.fill(1).await;
     let highest = Arc::new(AtomicU32::new(0));
     let seen = highest.clone();
     let worker = By(move |message: Message, attempt| {
@@ -183,8 +183,8 @@ async fn a_copy_of_what_came_back_often_has_a_higher_attempt() {
         }
     });
     let (_gate, intake) = watch::channel(true);
-    let running = Running::start_while(bench.program(options(5, 1)), worker, intake);
-    let message = bench.take("end", 1).await.remove(0).message;
+    let running = Running::start_while(fixture.program(options(5, 1)), worker, intake);
+    let message = fixture.take("end", 1).await.remove(0).message;
     assert_eq!(
         message.headers.failures(),
         1,

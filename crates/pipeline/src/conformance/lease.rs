@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, TEST_TIMEOUT, options};
+use super::fixture::{Fixture, TEST_TIMEOUT, options};
 use crate::broker::{BrokerError, Lease, Session};
 use crate::{Leader, Program, Sessions};
 
@@ -27,9 +27,9 @@ async fn takes(session: &Session) -> Lease {
     taken.expect("the lease is given up")
 }
 
-async fn one_session_holds_the_lease_until_it_is_closed(bench: Bench) {
-    bench.add_lease();
-    let (first, second) = (bench.session().await, bench.session().await);
+async fn one_session_holds_the_lease_until_it_is_closed(fixture: Fixture) {
+    fixture.add_lease();
+    let (first, second) = (fixture.session().await, fixture.session().await);
     let _held = try_for(&first).await.expect("it is free");
     for _ in 0..3 {
         assert!(try_for(&second).await.is_none());
@@ -41,9 +41,9 @@ async fn one_session_holds_the_lease_until_it_is_closed(bench: Bench) {
     second.close().await;
 }
 
-async fn a_lease_that_is_dropped_is_free(bench: Bench) {
-    bench.add_lease();
-    let (first, second) = (bench.session().await, bench.session().await);
+async fn a_lease_that_is_dropped_is_free(fixture: Fixture) {
+    fixture.add_lease();
+    let (first, second) = (fixture.session().await, fixture.session().await);
     let held = try_for(&first).await.expect("it is free");
     assert!(try_for(&second).await.is_none());
     drop(held);
@@ -52,21 +52,21 @@ async fn a_lease_that_is_dropped_is_free(bench: Bench) {
     assert!(!first.is_lost());
 }
 
-async fn a_lease_is_lost_with_its_session(bench: Bench) {
-    bench.add_lease();
-    let first = bench.session().await;
+async fn a_lease_is_lost_with_its_session(fixture: Fixture) {
+    fixture.add_lease();
+    let first = fixture.session().await;
     let _held = try_for(&first).await.expect("it is free");
-    bench.lose(&first).await;
-    let second = bench.session().await;
+    fixture.lose(&first).await;
+    let second = fixture.session().await;
     let _held = takes(&second).await;
 }
 
-async fn the_lease_of_a_queue_that_is_not_there_is_an_error(bench: Bench) {
-    let session = bench.session().await;
+async fn the_lease_of_a_queue_that_is_not_there_is_an_error(fixture: Fixture) {
+    let session = fixture.session().await;
     let error = session.lease("relay-lease").await.err().unwrap();
     assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
-    bench.add_lease();
-    let session = bench.session().await;
+    fixture.add_lease();
+    let session = fixture.session().await;
     let _held = takes(&session).await;
 }
 
@@ -78,20 +78,20 @@ async fn elected(program: Program) -> Leader {
         .expect("it is not stopped")
 }
 
-async fn a_second_process_stands_by_until_the_first_gives_up(bench: Bench) {
-    bench.add_lease();
-    let first = elected(bench.program(options(1, 1))).await;
-    let mut second = tokio::spawn(elected(bench.program(options(1, 1))));
+async fn a_second_process_stands_by_until_the_first_gives_up(fixture: Fixture) {
+    fixture.add_lease();
+    let first = elected(fixture.program(options(1, 1))).await;
+    let mut second = tokio::spawn(elected(fixture.program(options(1, 1))));
     let waited = tokio::time::timeout(A_WHILE, &mut second).await;
     assert!(waited.is_err(), "two are active");
     first.close().await;
     second.await.unwrap().close().await;
 }
 
-async fn a_process_that_stands_by_can_be_stopped(bench: Bench) {
-    bench.add_lease();
-    let first = elected(bench.program(options(1, 1))).await;
-    let program = bench.program(options(1, 1));
+async fn a_process_that_stands_by_can_be_stopped(fixture: Fixture) {
+    fixture.add_lease();
+    let first = elected(fixture.program(options(1, 1))).await;
+    let program = fixture.program(options(1, 1));
     let waiting = program.clone();
     let second = tokio::spawn(async move {
         let elected = Sessions::new(&waiting).elect().await;
@@ -103,13 +103,13 @@ async fn a_process_that_stands_by_can_be_stopped(bench: Bench) {
     first.close().await;
 }
 
-async fn the_active_process_is_told_that_its_lease_is_lost(bench: Bench) {
-    bench.add_lease();
-    let first = elected(bench.program(options(1, 1))).await;
-    bench.lose(first.session()).await;
-    let lost = tokio::time::timeout(TEST_TIMEOUT, first.lost()).await;
-    assert!(!lost.expect("it is told").is_empty());
-    let second = elected(bench.program(options(1, 1))).await;
+async fn the_active_process_is_told_that_its_lease_is_lost(fixture: Fixture) {
+    fixture.add_lease();
+    let first = elected(fixture.program(options(1, 1))).await;
+    fixture.lose(first.session()).await;
+    let lost = tokio::time::timeout(TEST_TIMEOUT, first.session().lost()).await;
+    assert!(!lost.expect("it ends").is_empty());
+    let second = elected(fixture.program(options(1, 1))).await;
     second.close().await;
 }
 

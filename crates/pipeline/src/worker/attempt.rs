@@ -1,6 +1,6 @@
 //! The number of a try at a message.
 //!
-//! Four numbers say how often a message was tried, each for a purpose of its own:
+//! Four numbers count how often a message was tried, each for a purpose of its own:
 //!
 //! - the header [`header::TRIES`]: the highest attempt that earlier copies of the message can have had. A retry, a
 //!   snooze and a message that is put off are new copies for the broker, and this is how one copy knows of another;

@@ -15,12 +15,10 @@ pub(super) fn check_limits(
     delivery_count: u32,
 ) -> Result<(), Invalid> {
     if delivery_count >= options.max_deliveries {
-        return Err(Invalid::new(
-            Reason::DeliveryLimit,
-            format!(
-                "delivered {delivery_count} times without an acknowledgement: it probably kills its worker"
-            ),
-        ));
+        let detail = format!(
+            "delivered {delivery_count} times without an acknowledgement: it probably kills its worker"
+        );
+        return Err(Invalid::new(Reason::DeliveryLimit, detail));
     }
     let limits = [
         ("body", message.body.len(), options.max_body_bytes),
@@ -28,10 +26,9 @@ pub(super) fn check_limits(
     ];
     for (part, size, limit) in limits {
         if size > limit {
-            return Err(Invalid::new(
-                Reason::Oversized,
-                format!("the message's {part} have {size} bytes; at most {limit} are accepted"),
-            ));
+            let detail =
+                format!("the message's {part} have {size} bytes; at most {limit} are accepted");
+            return Err(Invalid::new(Reason::Oversized, detail));
         }
     }
     Ok(())

@@ -3,6 +3,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use batch::Invalid;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use super::Intake;
 use super::attempt::attempt;
 use super::calls::{call_admit, call_process, check_limits};
 use super::finish::finish;
-use super::groups::{Group, Groups};
+use super::groups::{Groups, MessageGroup};
 use crate::broker::{AckTracker, Acknowledgement, ConnectionLost, Delivery, Session, Subscription};
 use crate::{BatchWorker, Job, Outcome, Program};
 
@@ -28,7 +29,7 @@ struct Member<T> {
     item: T,
 }
 
-type JobGroup<W> = Group<<W as BatchWorker>::Key, Member<<W as BatchWorker>::Item>>;
+type JobGroup<W> = MessageGroup<<W as BatchWorker>::Key, Member<<W as BatchWorker>::Item>>;
 
 /// Consumes in one session.
 pub(super) struct ConsumerLoop<'a, W: BatchWorker> {
@@ -63,7 +64,7 @@ struct Finished {
 
 /// Why a session's loop ended.
 pub(super) enum SessionEnd {
-    /// The program was told to stop.
+    /// The program was stopped.
     Stopped,
     IntakePaused,
     ConnectionLost {
@@ -98,8 +99,8 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
         }
     }
 
-    /// Runs until the session is lost, the intake is paused or the program is told to stop; in the last two cases to
-    /// the end of what is in flight. A lost session ends the loop at once, also then, and cancels all jobs.
+    /// Runs until the session is lost, the intake is paused or the program is stopped; in the last two cases to the end
+    /// of what is in flight. A lost session ends the loop at once, also then, and cancels all jobs.
     pub async fn run(mut self) -> SessionEnd {
         let session = self.session;
         let end = tokio::select! {
@@ -135,7 +136,7 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
                 }
                 delivery = self.subscription.deliveries.recv() => match delivery {
                     Some(delivery) => self.accept(delivery),
-                    // The session is lost, and about to say so.
+                    // The session is about to be lost.
                     None => return self.connection_lost(),
                 },
                 () = until(due) => {
@@ -159,10 +160,8 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
 
     /// The order of stopping: intake, what has not begun, what is in flight, acknowledgements.
     async fn drain(mut self, stopping: bool) {
-        tracing::info!(
-            in_flight = self.running.len(),
-            "finishing what is in flight"
-        );
+        let in_flight = self.running.len();
+        tracing::info!(in_flight, "finishing what is in flight");
         self.subscription.cancel();
         self.requeue_waiting();
         // Other processes of the program may consume it at once. Behind a paused intake it keeps its order instead:
@@ -176,10 +175,8 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
                 Ok(Some(ended)) => self.collect(ended),
                 Ok(None) => break,
                 Err(_) => {
-                    tracing::warn!(
-                        in_flight = self.running.len(),
-                        "time is up; what is in flight is requeued"
-                    );
+                    let in_flight = self.running.len();
+                    tracing::warn!(in_flight, "time is up; what is in flight is requeued");
                     self.running.shutdown().await;
                 }
             }
@@ -191,13 +188,10 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
 
     /// Marks what has not begun.
     fn requeue_waiting(&mut self) {
-        let groups = self
-            .groups
-            .take()
-            .into_iter()
-            .chain(self.ready.drain(..))
-            .chain(self.poison_candidates.drain(..));
-        let members = groups.flat_map(|group| group.members);
+        let mut groups = self.groups.take();
+        groups.extend(self.ready.drain(..));
+        groups.append(&mut self.poison_candidates);
+        let members = groups.into_iter().flat_map(|group| group.members);
         self.to_requeue.extend(members.map(|member| member.tag));
     }
 
@@ -220,11 +214,8 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
         } = delivery;
         self.acks.delivered(tag);
         let attempt = attempt(&message.headers, delivery_count);
-        let counted = if self.intake.counts_deliveries() {
-            delivery_count
-        } else {
-            0
-        };
+        let counts = self.intake.counts_deliveries();
+        let counted = if counts { delivery_count } else { 0 };
         let admitted = check_limits(&self.program.options, &message, counted)
             .and_then(|()| call_admit(&**self.worker, &message));
         let publisher = self.session.publisher.clone();
@@ -236,22 +227,22 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
                     attempt,
                     "this message was left unacknowledged before; processing it alone"
                 );
-                let group = Group::single(key, Member { tag, job, item });
+                let group = MessageGroup::new(key, vec![Member { tag, job, item }]);
                 self.poison_candidates.push(group);
             }
             Ok((key, weight, item)) => {
                 let full = self.groups.add(key, weight, Member { tag, job, item });
                 self.ready.extend(full);
             }
-            Err(invalid) => self.refuse(tag, job, Outcome::Quarantine(invalid)),
+            Err(invalid) => self.refuse(tag, job, invalid),
         }
     }
 
-    /// What cannot be read takes no slot: it only has to be put away.
-    fn refuse(&mut self, tag: u64, mut job: Job, outcome: Outcome) {
+    /// Quarantines what cannot be read; it takes no slot.
+    fn refuse(&mut self, tag: u64, mut job: Job, invalid: Invalid) {
         let worker = self.worker.clone();
         self.running.spawn(async move {
-            finish(&*worker, &mut job, outcome).await?;
+            finish(&*worker, &mut job, invalid.into()).await?;
             Ok(Finished {
                 done: vec![tag],
                 ..Finished::default()
@@ -293,11 +284,9 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
         let (worker, stats) = (self.worker.clone(), self.program.app.stats.clone());
         let freed = self.slot_freed.clone();
         self.running.spawn(async move {
-            let (tags, mut members): (Vec<u64>, Vec<_>) = group
-                .members
-                .into_iter()
-                .map(|member| (member.tag, (member.job, member.item)))
-                .unzip();
+            let members = group.members.into_iter();
+            let (tags, mut members): (Vec<u64>, Vec<_>) =
+                members.map(|m| (m.tag, (m.job, m.item))).unzip();
             let started = Instant::now();
             let outcomes = process(&*worker, group.key, &mut members).await;
             stats.time("main_loop", &[], started.elapsed());

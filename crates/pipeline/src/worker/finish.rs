@@ -11,8 +11,8 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long it is put off then: full queues and missing ones need an operator.
 const PUT_OFF: Duration = Duration::from_secs(600);
 
-/// Carries an outcome out, up to the confirm. Everything goes through the broker, so that a worker that
-/// dies here leaves the message where it was.
+/// Does what an outcome asks for, up to the confirm. Everything goes through the broker, so that a worker that dies here
+/// leaves the message where it was.
 pub(super) async fn finish<W: BatchWorker>(
     worker: &W,
     job: &mut Job,
@@ -49,8 +49,8 @@ pub(super) async fn finish<W: BatchWorker>(
     {
         return Ok(());
     }
-    // A full quarantine, or an output without a queue, must not keep the message in flight: it would take the place
-    // of others, and the broker takes back what is unacknowledged for too long. It is processed again later.
+    // A full quarantine, or an output without a queue, must not keep the message in flight: it would hold up others, and
+    // the broker takes back what is unacknowledged for too long. It is processed again later.
     tracing::warn!(
         "the broker refuses a part of what this message led to; putting the message off"
     );
@@ -75,10 +75,8 @@ pub(crate) fn exhausted(job: &Job, outcome: Outcome) -> Outcome {
             } else {
                 format!(" ({at})")
             };
-            Outcome::Quarantine(Invalid::new(
-                Reason::TooManyRetries,
-                format!("failed {failures} times, the last time with: {error}{at}"),
-            ))
+            let detail = format!("failed {failures} times, the last time with: {error}{at}");
+            Invalid::new(Reason::TooManyRetries, detail).into()
         }
         outcome => outcome,
     }

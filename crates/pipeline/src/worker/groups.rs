@@ -7,19 +7,18 @@ use crate::{GroupLimits, Weight};
 
 /// Messages that are processed together.
 #[derive(Debug)]
-pub(super) struct Group<K, T> {
+pub(super) struct MessageGroup<K, T> {
     pub key: K,
     pub members: Vec<T>,
     weight: Weight,
     since: Instant,
 }
 
-impl<K, T> Group<K, T> {
-    /// A group that is full with one member.
-    pub fn single(key: K, member: T) -> Self {
+impl<K, T> MessageGroup<K, T> {
+    pub fn new(key: K, members: Vec<T>) -> Self {
         Self {
             key,
-            members: vec![member],
+            members,
             weight: Weight::default(),
             since: Instant::now(),
         }
@@ -29,7 +28,7 @@ impl<K, T> Group<K, T> {
 /// Groups that are being gathered, one for each key.
 pub(super) struct Groups<K, T> {
     limits: GroupLimits,
-    open: HashMap<K, Group<K, T>>,
+    open: HashMap<K, MessageGroup<K, T>>,
 }
 
 impl<K: Clone + Eq + Hash, T> Groups<K, T> {
@@ -41,7 +40,7 @@ impl<K: Clone + Eq + Hash, T> Groups<K, T> {
     }
 
     /// Adds a member; returns the groups that this makes full, in the order of their members.
-    pub fn add(&mut self, key: K, weight: Weight, member: T) -> Vec<Group<K, T>> {
+    pub fn add(&mut self, key: K, weight: Weight, member: T) -> Vec<MessageGroup<K, T>> {
         let mut full = Vec::new();
         if let Some(open) = self.open.get(&key) {
             let rows = open.weight.rows + weight.rows;
@@ -50,12 +49,8 @@ impl<K: Clone + Eq + Hash, T> Groups<K, T> {
                 full.extend(self.open.remove(&key));
             }
         }
-        let group = self.open.entry(key.clone()).or_insert_with(|| Group {
-            key: key.clone(),
-            members: Vec::new(),
-            weight: Weight::default(),
-            since: Instant::now(),
-        });
+        let group = self.open.entry(key.clone());
+        let group = group.or_insert_with(|| MessageGroup::new(key.clone(), Vec::new()));
         group.members.push(member);
         group.weight.rows += weight.rows;
         group.weight.bytes += weight.bytes;
@@ -72,7 +67,7 @@ impl<K: Clone + Eq + Hash, T> Groups<K, T> {
     }
 
     /// Groups that are full by time.
-    pub fn due(&mut self) -> Vec<Group<K, T>> {
+    pub fn due(&mut self) -> Vec<MessageGroup<K, T>> {
         let now = Instant::now();
         let wait = self.limits.wait;
         let due = self.open.extract_if(|_, group| group.since + wait <= now);
@@ -80,7 +75,7 @@ impl<K: Clone + Eq + Hash, T> Groups<K, T> {
     }
 
     /// Everything that is being gathered.
-    pub fn take(&mut self) -> Vec<Group<K, T>> {
+    pub fn take(&mut self) -> Vec<MessageGroup<K, T>> {
         self.open.drain().map(|(_, group)| group).collect()
     }
 }

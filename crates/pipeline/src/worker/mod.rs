@@ -1,7 +1,7 @@
 //! The worker loop.
 //!
-//! One session with the broker at a time: deliveries are admitted, gathered into groups, processed with
-//! bounded concurrency, carried out and acknowledged. What a lost session leaves unacknowledged is delivered again.
+//! One session with the broker at a time: deliveries are admitted, gathered into groups, processed with bounded
+//! concurrency, finished and acknowledged. What a lost session leaves unacknowledged is delivered again.
 
 mod attempt;
 mod calls;
@@ -27,7 +27,7 @@ use crate::{BatchWorker, Program, Sessions, Worker, names};
 /// without an acknowledgement for every message in flight.
 const ONE_BY_ONE_AFTER: u32 = 2;
 
-/// Runs a role that processes one message at a time, until the program is told to stop.
+/// Runs a role that processes one message at a time, until the program is stopped.
 pub async fn run_worker<W: Worker>(program: &Program, worker: W) -> Result<(), BrokerError> {
     run_batch_worker(program, single::Single(worker)).await
 }
@@ -43,8 +43,8 @@ pub async fn run_worker_while<W: Worker>(
     run(program, single::Single(worker), Intake::Pausable(intake)).await
 }
 
-/// Runs a role that processes groups of messages, until the program is told to stop. Fails when the broker
-/// refuses the program, or cannot be reached for longer than `broker.give_up_seconds`.
+/// Runs a role that processes groups of messages, until the program is stopped. Fails when the broker refuses the
+/// program, or cannot be reached for longer than `broker.give_up_seconds`.
 pub async fn run_batch_worker<W: BatchWorker>(
     program: &Program,
     worker: W,
@@ -93,7 +93,8 @@ async fn run<W: BatchWorker>(
         let Some(session) = sessions.next().await? else {
             return Ok(());
         };
-        let prefetch = if sessions.without_progress() >= ONE_BY_ONE_AFTER {
+        let one_by_one = sessions.without_progress() >= ONE_BY_ONE_AFTER;
+        let prefetch = if one_by_one {
             1
         } else {
             program.options.prefetch

@@ -5,7 +5,7 @@ use pipeline::broker::{Broker, BrokerError, RabbitMq};
 use pipeline::{LoopOptions, Producer, ProducerError, quarantine};
 use testkit::{PrivateBroker, VirtualHost};
 
-use crate::support::{Pipeline, Relay, Running, eventually, numbered, numbers};
+use crate::support::{Pipeline, Relay, Running, eventually, numbered, numbers, read_stream};
 
 const FAST: Relay = Relay {
     delay: Duration::ZERO,
@@ -40,11 +40,11 @@ async fn a_restart_of_the_broker_in_the_middle_loses_nothing() {
     assert!(empty, "nothing is left unacknowledged");
     assert!(
         !running.fails("broker"),
-        "the health page says that all is well again"
+        "the health page shows that all is well again"
     );
     running.stop().await;
     // The broker's own count of a stream begins at zero after a restart.
-    let ledger = pipeline.broker.read_stream("ledger").await.unwrap();
+    let ledger = read_stream(&pipeline.broker, "ledger").await.unwrap();
     assert!(numbers(&ledger).into_iter().eq(0..50));
 }
 
@@ -92,7 +92,7 @@ async fn a_worker_whose_queue_was_deleted_goes_on_once_it_is_back() {
     pipeline.host.api("DELETE", &path, "");
     assert!(
         eventually(async || running.fails("broker")).await,
-        "it says what is missing"
+        "it names what is missing"
     );
     let queue = r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#;
     pipeline.host.api("PUT", &path, queue);
@@ -114,7 +114,7 @@ async fn an_alarm_of_the_broker_is_waited_out_and_shown() {
     assert!(eventually(async || running.fails("broker-alarm")).await);
     assert_eq!(pipeline.length("end-in").await, 0, "nothing is taken");
     // An operator can still see what there is.
-    let ledger = pipeline.broker.read_stream("ledger").await.unwrap();
+    let ledger = read_stream(&pipeline.broker, "ledger").await.unwrap();
     assert!(numbers(&ledger).into_iter().eq(0..3000));
     let inspection = quarantine::inspect(&pipeline.broker, "relay", 10, Some).await;
     assert_eq!(inspection.unwrap().seen, 5);

@@ -7,14 +7,15 @@ use testkit::VirtualHost;
 
 use crate::support::{TEST_TIMEOUT, eventually};
 
-/// A virtual host with the lease of the program `judge`, as the topology declares it.
-fn judged() -> (VirtualHost, Broker) {
+/// A virtual host with the lease of the program `persister`, as the topology declares it.
+fn with_lease() -> (VirtualHost, Broker) {
     let host = VirtualHost::create();
     let vhost = host.name();
     let queue =
         r#"{"durable":true,"arguments":{"x-queue-type":"quorum","x-single-active-consumer":true}}"#;
-    host.api("PUT", &format!("queues/{vhost}/judge-lease"), queue);
-    let policy = r#"{"pattern":"^judge-lease$","definition":{"max-length":0},"apply-to":"queues"}"#;
+    host.api("PUT", &format!("queues/{vhost}/persister-lease"), queue);
+    let policy =
+        r#"{"pattern":"^persister-lease$","definition":{"max-length":0},"apply-to":"queues"}"#;
     host.api("PUT", &format!("policies/{vhost}/lease"), policy);
     let exchange = format!("exchanges/{vhost}/{}", names::CONFIGURED);
     host.api("PUT", &exchange, r#"{"type":"direct","durable":true}"#);
@@ -22,8 +23,8 @@ fn judged() -> (VirtualHost, Broker) {
     (host, broker)
 }
 
-fn judge(broker: &Broker) -> Program {
-    let app = App::detached("judge");
+fn program(broker: &Broker) -> Program {
+    let app = App::detached("persister");
     let options = LoopOptions::default();
     Program::with_broker(&app, broker.clone(), &options, RetrySchedule::default())
 }
@@ -48,23 +49,23 @@ fn connections(host: &VirtualHost) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_connection_of_the_active_process_is_killed_it_is_told_and_another_takes_over() {
-    let (host, broker) = judged();
-    let first = elected(judge(&broker)).await;
+    let (host, broker) = with_lease();
+    let first = elected(program(&broker)).await;
     // The broker lists a connection some seconds after it was made.
     assert!(eventually(async || !connections(&host).is_empty()).await);
     let of_first = connections(&host);
-    let mut second = tokio::spawn(elected(judge(&broker)));
+    let mut second = tokio::spawn(elected(program(&broker)));
     let waited = tokio::time::timeout(Duration::from_secs(5), &mut second).await;
     assert!(waited.is_err(), "two are active");
     for name in of_first {
         let name = name.replace(' ', "%20").replace('>', "%3E");
         host.api("DELETE", &format!("connections/{name}"), "");
     }
-    let lost = tokio::time::timeout(TEST_TIMEOUT, first.lost()).await;
-    assert!(!lost.expect("it is told").is_empty());
+    let lost = tokio::time::timeout(TEST_TIMEOUT, first.session().lost()).await;
+    assert!(!lost.expect("it ends").is_empty());
     let second = second.await.unwrap();
     assert!(!second.session().is_lost());
-    let length = second.session().queue_length("judge-lease").await;
+    let length = second.session().queue_length("persister-lease").await;
     assert_eq!(length.unwrap(), 0, "nothing is left in it");
     second.close().await;
 }

@@ -67,11 +67,11 @@ async fn an_empty_quarantine_and_a_missing_one_are_told_apart() {
     let pipeline = Pipeline::create();
     let inspection = inspected(&pipeline, 10).await;
     assert_eq!((inspection.kept.len(), inspection.ready), (0, 0));
-    let error = inspect(&pipeline.broker, "nobody", 10, Some)
+    let error = inspect(&pipeline.broker, "no-program", 10, Some)
         .await
         .unwrap_err();
     assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
-    assert!(error.to_string().contains("nobody-quar"), "{error}");
+    assert!(error.to_string().contains("no-program-quar"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use pipeline::broker::{Broker, BrokerError, RabbitMq};
 use testkit::VirtualHost;
 
-use crate::support::{Pipeline, numbered, numbers, publish};
+use crate::support::{Pipeline, numbered, numbers, publish, read_stream};
 
 /// A virtual host with one stream, `ledger`.
 fn stream(arguments: &str) -> (VirtualHost, Broker) {
@@ -15,14 +15,14 @@ fn stream(arguments: &str) -> (VirtualHost, Broker) {
 }
 
 async fn read(broker: &Broker) -> Vec<usize> {
-    numbers(&broker.read_stream("ledger").await.unwrap())
+    numbers(&read_stream(broker, "ledger").await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reading_has_everything_confirmed_before_it() {
     let (_host, broker) = stream("");
     let began = Instant::now();
-    assert_eq!(broker.read_stream("ledger").await.unwrap(), []);
+    assert_eq!(read_stream(&broker, "ledger").await.unwrap(), []);
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "an empty stream is read at once"
@@ -47,7 +47,7 @@ async fn messages_are_read_as_they_were_published() {
     let (_host, broker) = stream("");
     let messages: Vec<_> = numbered(0, 3).collect();
     publish(&broker, "ledger", messages.clone()).await;
-    assert_eq!(broker.read_stream("ledger").await.unwrap(), messages);
+    assert_eq!(read_stream(&broker, "ledger").await.unwrap(), messages);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +149,7 @@ async fn a_stream_consumer_says_that_its_stream_is_gone() {
 async fn a_stream_that_does_not_exist_is_named() {
     let host = VirtualHost::create();
     let broker = Broker::RabbitMq(RabbitMq::new(host.url()).unwrap());
-    let error = broker.read_stream("ledger").await.unwrap_err();
+    let error = read_stream(&broker, "ledger").await.unwrap_err();
     assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
     assert!(error.to_string().contains("no queue 'ledger'"), "{error}");
 }
@@ -170,7 +170,7 @@ async fn who_may_only_read_reads_as_well() {
     url.set_username(&user).unwrap();
     url.set_password(Some("reader")).unwrap();
     let reader = Broker::RabbitMq(RabbitMq::new(url.as_str()).unwrap());
-    let found = reader.read_stream("ledger").await;
+    let found = read_stream(&reader, "ledger").await;
     host.api("DELETE", &format!("users/{user}"), "");
     assert_eq!(found.unwrap().len(), 500);
 }

@@ -229,3 +229,11 @@ impl Running {
         ended.expect("it ends").expect("it does not panic")
     }
 }
+
+/// All messages of a stream.
+pub async fn read_stream(broker: &Broker, stream: &str) -> Result<Vec<Message>, BrokerError> {
+    let mut messages = Vec::new();
+    let read = broker.read_stream_from(stream, 0, |_, message| messages.push(message));
+    read.await?;
+    Ok(messages)
+}

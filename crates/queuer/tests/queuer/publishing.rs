@@ -95,7 +95,9 @@ impl Fleet {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger::read(&self.broker.ready(names::LEDGER)).0
+        let mut ledger = Ledger::new();
+        self.receipts().iter().for_each(|r| ledger.apply(r));
+        ledger
     }
 
     fn state(&self, run: &RunId) -> RunStatus {

@@ -144,7 +144,10 @@ impl Fleet {
 
     async fn facts(&self) -> Vec<Fact> {
         let fact = |message: Message| Receipt::from_message(&message).unwrap().fact;
-        let read = self.broker.read_stream(names::LEDGER).await.unwrap();
+        let mut read = Vec::new();
+        let take = |_, message| read.push(message);
+        let reading = self.broker.read_stream_from(names::LEDGER, 0, take);
+        reading.await.unwrap();
         read.into_iter().map(fact).collect()
     }
 

@@ -1,14 +1,14 @@
 use tokio::sync::mpsc;
 
-use super::{Entry, Holder, LeaseHolder, Memory};
+use super::{Holder, LeaseHolder, Memory, QueuedMessage};
 use crate::broker::session::{ChannelCommand, Lease};
 use crate::broker::{BrokerError, ConnectionState, Delivery, Subscription};
 
 /// One session's way to the broker's state.
 #[derive(Clone)]
-pub(crate) struct Connected(pub(super) Memory);
+pub(crate) struct MemoryConnection(pub(super) Memory);
 
-impl Connected {
+impl MemoryConnection {
     pub fn subscribe(
         &self,
         queue: &str,
@@ -140,7 +140,8 @@ impl QueueReader {
     fn take(&mut self) -> Option<Delivery> {
         let mut state = self.memory.lock();
         let queue = state.queues.get_mut(&self.queue)?;
-        let mine = |(holder, _): &&(Holder, Entry)| holder.subscription == self.subscription;
+        let mine =
+            |(holder, _): &&(Holder, QueuedMessage)| holder.subscription == self.subscription;
         if queue.options.ttl.is_some() || queue.unacked.iter().filter(mine).count() >= self.prefetch
         {
             return None;

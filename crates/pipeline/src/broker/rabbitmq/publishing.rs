@@ -58,7 +58,7 @@ struct RawConfirm {
 }
 
 /// A publication whose confirm has come.
-struct Confirmed {
+struct ConfirmedPublication {
     id: u64,
     confirm: lapin::Result<RawConfirm>,
     request: Request,
@@ -66,17 +66,17 @@ struct Confirmed {
 
 /// Publications whose confirm has not come.
 ///
-/// lapin hands a returned message to the confirm of the channel that completes next, which with many in
-/// flight may be another message's. The confirm that carries it never completes after the confirm
+/// lapin gives a returned message to the confirm of the channel that completes next, which with many in
+/// flight may be another message's. The confirm that it comes with never completes after the confirm
 /// of the message that was returned. So confirms are read in waves, and none of a wave is passed on before
 /// nothing more is there to be read: what was complete when the last one of the wave was read is in
 /// the wave too. Returned messages, known by their message id, then fail the publication that they belong to.
 #[derive(Default)]
 struct Outstanding {
     /// Polls only those that have something new: a window full of waiting ones costs nothing.
-    publishing: FuturesUnordered<BoxFuture<'static, Confirmed>>,
+    publishing: FuturesUnordered<BoxFuture<'static, ConfirmedPublication>>,
     /// The wave that is being read.
-    confirmed: Vec<Confirmed>,
+    confirmed: Vec<ConfirmedPublication>,
     /// Message ids of returned messages whose own confirm has not come.
     returned: Vec<u64>,
     woken: Arc<Woken>,
@@ -105,7 +105,7 @@ impl Outstanding {
         request: Request,
     ) {
         let mut publishing = async move {
-            Confirmed {
+            ConfirmedPublication {
                 id,
                 confirm: confirm.await,
                 request,
@@ -122,7 +122,7 @@ impl Outstanding {
     fn read_wave(&mut self) -> lapin::Result<()> {
         self.read_all();
         let mut wave = Vec::with_capacity(self.confirmed.len());
-        for Confirmed {
+        for ConfirmedPublication {
             id,
             confirm,
             request,
@@ -148,7 +148,7 @@ impl Outstanding {
         Ok(())
     }
 
-    /// Reads what is there, until nothing more is: the set says "not yet" also when it only takes a
+    /// Reads what is there, until nothing more is: the set is not ready also when it only takes a
     /// break, or while another thread is adding to it; it has then woken its reader.
     fn read_all(&mut self) {
         let waker = Waker::from(self.woken.clone());
@@ -254,7 +254,7 @@ mod tests {
     }
 
     /// The carrier of a returned message completes on another thread while the wave is read, after it was
-    /// looked at and before the message's own confirm is: that must not pass for stored.
+    /// polled and before the message's own confirm is: that must not pass for stored.
     #[tokio::test]
     async fn a_carrier_that_completes_while_a_wave_is_read_is_read_before_the_wave_goes_on() {
         let (mut outstanding, mut resolvers, mut confirms) = outstanding(1).await;

@@ -16,8 +16,8 @@ pub(in crate::broker) fn to_table(headers: &Headers) -> FieldTable {
     table
 }
 
-/// What a delivery says. The broker's own headers (`x-…`) are read here and go no further: republished,
-/// they would tell a later reader about an earlier journey.
+/// A delivery in our terms. The broker's own headers (`x-…`) are read here and go no further: republished, they would
+/// tell a later reader about an earlier journey.
 pub(in crate::broker) fn receive(delivery: lapin::message::Delivery) -> Delivery {
     let mut headers = Headers::new();
     let mut delivery_count = 0;
@@ -30,17 +30,11 @@ pub(in crate::broker) fn receive(delivery: lapin::message::Delivery) -> Delivery
                 death = deaths.as_slice().first().and_then(death_reason);
             }
             (name, _) if name.starts_with("x-") => {}
-            (name, AMQPValue::LongString(text)) => {
-                headers.set(name, String::from_utf8_lossy(text.as_bytes()).into_owned());
+            (name, value) => {
+                let int = as_int(value).map(HeaderValue::Int);
+                let text = || as_text(value).unwrap_or_else(|| format!("{value:?}"));
+                headers.set(name, int.unwrap_or_else(|| HeaderValue::Text(text())));
             }
-            (name, value) => match as_int(value) {
-                Some(int) => {
-                    headers.set(name, int);
-                }
-                None => {
-                    headers.set(name, format!("{value:?}"));
-                }
-            },
         }
     }
     Delivery {
@@ -71,14 +65,16 @@ fn as_int(value: &AMQPValue) -> Option<i64> {
     }
 }
 
+fn as_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        _ => None,
+    }
+}
+
 fn death_reason(death: &AMQPValue) -> Option<String> {
     let AMQPValue::FieldTable(table) = death else {
         return None;
     };
-    match table.inner().get("reason") {
-        Some(AMQPValue::LongString(reason)) => {
-            Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
-        }
-        _ => None,
-    }
+    as_text(table.inner().get("reason")?)
 }

@@ -38,8 +38,11 @@ impl RabbitMq {
     ) -> Result<End, BrokerError> {
         loop {
             match self.publish_marker(connection, stream).await {
-                Err(error @ BrokerError::Object { .. }) if is_starting(&error) => {
-                    tracing::debug!(%error, "waiting for the stream");
+                // Its leader is not up: <https://www.rabbitmq.com/docs/streams>.
+                Err(BrokerError::Object { detail, .. })
+                    if detail.contains("is down or inaccessible") =>
+                {
+                    tracing::debug!(error = detail, "waiting for the stream");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 end => return end,
@@ -127,7 +130,7 @@ async fn publish_to(channel: &Channel, stream: &str, marker: &str) -> lapin::Res
     published.await?.await
 }
 
-/// Resolves when the broker says that it reads nothing from this connection.
+/// Resolves when the broker reads no more from this connection.
 async fn blocked(events: impl Stream<Item = Event>) {
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
@@ -136,9 +139,4 @@ async fn blocked(events: impl Stream<Item = Event>) {
         }
     }
     std::future::pending().await
-}
-
-/// What the broker says of a stream whose leader is not up: <https://www.rabbitmq.com/docs/streams>.
-fn is_starting(error: &BrokerError) -> bool {
-    error.to_string().contains("is down or inaccessible")
 }

@@ -20,12 +20,12 @@ pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const DELIVERY_LIMIT: u32 = 20;
 
 /// A broker with the objects of one program, `relay`, whose output `next` fills the queue `end`.
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub broker: Broker,
     pub host: Option<testkit::VirtualHost>,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn memory() -> Self {
         let memory = Memory::new();
         let to = |queue: &str| Some(queue.to_owned());
