@@ -252,7 +252,8 @@ impl Headers {
     }
 }
 
-fn truncate(text: &mut String, at: usize) {
+/// Keeps the beginning of a text, of about `at` bytes.
+pub fn truncate(text: &mut String, at: usize) {
     if text.len() > at {
         let end = (0..=at).rev().find(|i| text.is_char_boundary(*i));
         text.truncate(end.unwrap_or(0));

@@ -15,7 +15,7 @@ mod stage;
 mod task;
 
 pub use batch_headers::BatchHeaders;
-pub use headers::{Failure, HeaderValue, Headers, header};
+pub use headers::{Failure, HeaderValue, Headers, header, truncate};
 pub use identity::{BatchId, RunId, TaskHash};
 pub use message::{Message, MessageKind};
 pub use order::{Command, Order};

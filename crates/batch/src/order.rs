@@ -4,7 +4,7 @@ use crate::message::{from_json, to_json};
 use crate::{Headers, Invalid, Message, MessageKind, RunId, header};
 
 /// What is to be done once for a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// Load what is in the shard's table into its dictionary, on every replica.
@@ -14,7 +14,7 @@ pub enum Command {
 }
 
 /// A message that asks for one thing to be done once for a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Order {
     pub run: RunId,
     /// The run's version: the end of its data, in milliseconds since the epoch. An order of a lower version than the

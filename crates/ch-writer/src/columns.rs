@@ -4,7 +4,7 @@ use arrow_schema::{DataType, Field, Schema};
 use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN, arrow};
 use bytes::Bytes;
 use stores::Mapping;
-use stores::clickhouse::quote_identifier;
+use stores::clickhouse::{qualified, quote_identifier};
 
 /// The columns of batches of one schema, under their names in the target. Batches with equal columns
 /// go into one INSERT: the data of all of them follow one schema message.
@@ -35,10 +35,10 @@ impl InsertColumns {
         let mut names = names.into_iter();
         let fields = source.fields().iter().map(|field| {
             // A reason belongs to an earlier stay in quarantine: its data stay, as a column that is not named.
-            let name = match field.name().as_str() {
-                REASON_COLUMN => REASON_COLUMN.to_owned(),
-                _ => names.next().expect("every stored column has a name"),
-            };
+            if field.name() == REASON_COLUMN {
+                return Field::clone(field);
+            }
+            let name = names.next().expect("every stored column has a name");
             Field::new(name, field.data_type().clone(), field.is_nullable())
         });
         let schema = Schema::new(fields.collect::<Vec<_>>());
@@ -57,11 +57,12 @@ impl InsertColumns {
     /// `INSERT INTO …` with the columns by name, so that their order in the table does not matter and
     /// what is not a column of the table is not read.
     pub fn insert_statement(&self, database: &str, table: &str) -> String {
-        let columns: Vec<_> = self.stored_columns().map(quote_identifier).collect();
+        let names = self.schema.fields().iter().map(|field| field.name());
+        let stored = names.filter(|name| *name != REASON_COLUMN);
+        let columns: Vec<_> = stored.map(|name| quote_identifier(name)).collect();
         format!(
-            "INSERT INTO {}.{} ({}) FORMAT ArrowStream",
-            quote_identifier(database),
-            quote_identifier(table),
+            "INSERT INTO {} ({}) FORMAT ArrowStream",
+            qualified(database, table),
             columns.join(", ")
         )
     }
@@ -74,13 +75,6 @@ impl InsertColumns {
     /// Index of a column of the target among the batch's columns.
     pub fn index_of(&self, target_name: &str) -> Option<usize> {
         self.schema.index_of(target_name).ok()
-    }
-
-    fn stored_columns(&self) -> impl Iterator<Item = &str> {
-        let names = self.schema.fields().iter().map(|field| field.name());
-        names
-            .map(String::as_str)
-            .filter(|name| *name != REASON_COLUMN)
     }
 }
 

@@ -1,6 +1,5 @@
 //! One INSERT: retried, and held back while its shard takes no writes.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use app::App;
@@ -11,6 +10,7 @@ use pipeline::{Outcome, paused};
 use sha2::{Digest, Sha256};
 use stores::clickhouse::{Cluster, Error, Query, Shard, classify};
 use stores::{CircuitBreakers, Class};
+use tokio::sync::OnceCell;
 
 use crate::columns::InsertColumns;
 use crate::search::RowStore;
@@ -34,6 +34,8 @@ pub(crate) struct InsertTarget {
     pub cluster: Cluster,
     pub database: String,
     pub table: String,
+    /// Key columns of the table, once a shard has described it.
+    pub key: OnceCell<Vec<String>>,
     pub breakers: CircuitBreakers,
 }
 
@@ -73,11 +75,8 @@ impl<'a> Inserter<'a> {
     fn token(&self, frames: &[Frame]) -> String {
         let mut hash = self.group.clone();
         frames.iter().for_each(|frame| hash.update(frame.bytes()));
-        let mut token = String::with_capacity(32);
-        for byte in &hash.finalize()[..16] {
-            write!(token, "{byte:02x}").expect("a string takes everything");
-        }
-        token
+        let first = &hash.finalize()[..16];
+        first.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn query(&self, token: &str) -> Query {

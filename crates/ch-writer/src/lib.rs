@@ -11,10 +11,10 @@ mod search;
 mod unchanged;
 mod worker;
 
-use pipeline::{RECEIPTS, Role, RoleKind};
-
 pub use config::ChWriterSettings;
-pub use worker::{ChWriter, GroupKey};
+pub use worker::ChWriter;
+
+use pipeline::{RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {

@@ -10,8 +10,8 @@ use pipeline::{Outcome, RefusedRows};
 /// Where rows go.
 pub(crate) trait RowStore {
     /// Inserts the rows of these record batches, which have one schema. The answer is `None` when every row is in, or
-    /// why some row is refused; the store need not say which. Rows of a refused or failed insert may be in all the
-    /// same: inserting them again changes nothing.
+    /// why some row is refused; the store need not say which. Rows of a refused or failed insert may be in
+    /// nevertheless: inserting them again changes nothing.
     fn insert(
         &self,
         frames: Vec<Frame>,

@@ -13,42 +13,26 @@ use batch::arrow;
 use batch::{Invalid, Reason};
 use pipeline::AdmittedBatch;
 use serde::Deserialize;
-use stores::clickhouse::{Error, Query, Shard, quote_identifier};
-use tokio::sync::OnceCell;
+use stores::clickhouse::{Query, Shard, qualified, quote_identifier};
 
 use crate::columns::InsertColumns;
+use crate::inserter::InsertTarget;
 
 /// Column next to the keys and versions: the batch of a row, by its index in the group.
 const BATCH: &str = "_batch";
 
-/// A group cannot be looked up: its rows count as stored.
-#[derive(Debug, thiserror::Error)]
-enum LookupError {
-    #[error(transparent)]
-    Store(#[from] Error),
-    #[error(transparent)]
-    Batch(#[from] Invalid),
+/// Why a group cannot be looked up; it is only logged.
+type LookupError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Deserialize)]
+struct UnchangedRow {
+    batch: usize,
+    unchanged: u64,
 }
 
-/// Looks rows up in the target table of a shard.
-pub(crate) struct VersionLookup {
-    database: String,
-    table: String,
-    /// Key columns of the table, once a shard has told them.
-    key: OnceCell<Vec<String>>,
-}
-
-impl VersionLookup {
-    pub fn new(database: &str, table: &str) -> Self {
-        Self {
-            database: database.to_owned(),
-            table: table.to_owned(),
-            key: OnceCell::new(),
-        }
-    }
-
-    /// How many rows of each batch the shard already has in their version or a newer one. None where that cannot be
-    /// told: inserting a row again does no harm.
+impl InsertTarget {
+    /// How many rows of each batch the shard already has in their version or a newer one. None where that is not known:
+    /// inserting a row again does no harm.
     pub async fn count_unchanged(
         &self,
         shard: &Shard,
@@ -59,7 +43,7 @@ impl VersionLookup {
         counts.unwrap_or_else(|error| {
             tracing::warn!(
                 shard = shard.number(), %error,
-                "cannot tell which rows are there already; counting them as stored"
+                "the rows that are there already are not known; counting all as stored"
             );
             vec![0; batches.len()]
         })
@@ -71,18 +55,9 @@ impl VersionLookup {
         columns: &InsertColumns,
         batches: &[&AdmittedBatch],
     ) -> Result<Vec<u64>, LookupError> {
-        #[derive(Deserialize)]
-        struct Row {
-            batch: usize,
-            unchanged: u64,
-        }
-        let Self {
-            database, table, ..
-        } = self;
-        let key = || key_columns(shard, database, table);
-        let key = self.key.get_or_try_init(key).await?;
+        let key = self.key.get_or_try_init(|| self.key_columns(shard)).await?;
         let body = keys_and_versions(key, columns, batches)?;
-        let table = format!("{}.{}", quote_identifier(database), quote_identifier(table));
+        let table = qualified(&self.database, &self.table);
         let sql = statement(&table, key, columns.version_name(), &body);
         let size = sql.len();
         let query = Query::new(sql)
@@ -91,30 +66,26 @@ impl VersionLookup {
             .setting("schema_inference_make_columns_nullable", 0)
             .setting("max_threads", 1);
         let mut counts = vec![0; batches.len()];
-        for row in shard.rows::<Row>(&query).await? {
+        for row in shard.rows::<UnchangedRow>(&query).await? {
             if let Some(count) = counts.get_mut(row.batch) {
                 *count = row.unchanged;
             }
         }
         Ok(counts)
     }
-}
 
-/// The columns that name a row of the table, as the shard says.
-async fn key_columns(
-    shard: &Shard,
-    database: &str,
-    table: &str,
-) -> Result<Vec<String>, LookupError> {
-    let found = shard.describe(database, table).await?;
-    let columns = found.map_or_else(Vec::new, |table| table.columns);
-    let key = columns.into_iter().filter(|column| column.in_sorting_key);
-    let key: Vec<String> = key.map(|column| column.name).collect();
-    if key.is_empty() {
-        let detail = format!("there is no table {database}.{table}, or it has no key");
-        return Err(Invalid::new(Reason::MissingTarget, detail).into());
+    /// The columns that name a row of the table.
+    async fn key_columns(&self, shard: &Shard) -> Result<Vec<String>, LookupError> {
+        let (database, table) = (&self.database, &self.table);
+        let found = shard.describe(database, table).await?;
+        let columns = found.map_or_else(Vec::new, |table| table.columns);
+        let key = columns.into_iter().filter(|column| column.in_sorting_key);
+        let key: Vec<String> = key.map(|column| column.name).collect();
+        if key.is_empty() {
+            return Err(format!("there is no table {database}.{table}, or it has no key").into());
+        }
+        Ok(key)
     }
-    Ok(key)
 }
 
 /// `table` is qualified and quoted.

@@ -5,25 +5,22 @@ use std::sync::Arc;
 use app::App;
 use batch::{Invalid, Message, Rows};
 use pipeline::{
-    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RECEIPTS, RefusedRows, StoreReport,
-    Weight, settle,
+    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RefusedRows, StoreReport, Weight, settle,
 };
 use stores::clickhouse::{Cluster, ConfigError, Shard, TargetSettings};
 use stores::{CircuitBreakers, Mapping};
+use tokio::sync::OnceCell;
 
 use crate::columns::InsertColumns;
 use crate::config::ChWriterSettings;
 use crate::inserter::{InsertTarget, Inserter};
 use crate::search::insert_all;
-use crate::unchanged::VersionLookup;
 
 /// Writes batches into the target table of their shard.
 pub struct ChWriter {
     settings: ChWriterSettings,
     mapping: Mapping,
     target: InsertTarget,
-    /// With `count_unchanged`.
-    lookup: Option<VersionLookup>,
 }
 
 /// What the batches of one INSERT have in common.
@@ -40,18 +37,16 @@ impl ChWriter {
         target: &TargetSettings,
         settings: &ChWriterSettings,
     ) -> Result<Self, ConfigError> {
-        let (database, table) = (target.database.clone(), target.table.clone());
         let (poll, limit) = (settings.pause.poll(), settings.pause.limit());
-        let lookup = || VersionLookup::new(&database, &table);
         Ok(Self {
             settings: settings.clone(),
             mapping: target.mapping(),
-            lookup: settings.count_unchanged.then(lookup),
             target: InsertTarget {
                 app: app.clone(),
                 cluster: Cluster::new(&target.connection())?,
-                database,
-                table,
+                database: target.database.clone(),
+                table: target.table.clone(),
+                key: OnceCell::new(),
                 breakers: CircuitBreakers::new(app, "clickhouse", "paused-shards", poll, limit),
             },
         })
@@ -59,7 +54,6 @@ impl ChWriter {
 }
 
 impl BatchWorker for ChWriter {
-    const RECEIPTS: &'static str = RECEIPTS;
     type Key = GroupKey;
     type Item = AdmittedBatch;
 
@@ -106,9 +100,10 @@ impl ChWriter {
         batches: &[&AdmittedBatch],
     ) -> Vec<Result<StoreReport, Outcome>> {
         let rows = |n: usize| batches[n].stream.rows();
-        let unchanged = match &self.lookup {
-            Some(lookup) => lookup.count_unchanged(shard, columns, batches).await,
-            None => vec![0; batches.len()],
+        let unchanged = if self.settings.count_unchanged {
+            self.target.count_unchanged(shard, columns, batches).await
+        } else {
+            vec![0; batches.len()]
         };
         let report = |n: usize, refused| Ok(report(rows(n), unchanged[n], refused));
         let all = 0..batches.len();
@@ -130,7 +125,7 @@ impl ChWriter {
 fn report(rows: u64, unchanged: u64, refused: RefusedRows) -> StoreReport {
     let quarantined = refused.len() as u64;
     let taken = rows - quarantined;
-    // The table may have a row in a newer version and refuse it all the same.
+    // The table may have a row in a newer version and refuse it nevertheless.
     let unchanged = unchanged.min(taken);
     StoreReport {
         rows: Rows {

@@ -4,9 +4,10 @@ use pipeline::{LoopOptions, MAX_IN_FLIGHT_SECONDS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::Secret;
+use stores::clickhouse::qualified;
 
 /// The dictionary that the SERP service reads, on every replica of `[clickhouse]`. The user of `[clickhouse]` needs
-/// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it and on the one beside it; SELECT, INSERT, CREATE TABLE and
+/// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it and on the next one; SELECT, INSERT, CREATE TABLE and
 /// DROP TABLE on both, which the server asks for to exchange them; SELECT on the table; SYSTEM RELOAD DICTIONARY and
 /// SYSTEM SYNC REPLICA. No user with these rights alone was tested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +72,20 @@ impl DictionaryLayout {
 }
 
 impl DictionarySettings {
+    pub(crate) fn next_name(&self) -> String {
+        format!("{}_next", self.name)
+    }
+
+    /// The live dictionary, as statements name it.
+    pub(crate) fn live(&self) -> String {
+        qualified(&self.database, &self.name)
+    }
+
+    /// The next one likewise: that which is being loaded, or the one before.
+    pub(crate) fn next(&self) -> String {
+        qualified(&self.database, &self.next_name())
+    }
+
     /// Refuses what cannot work; `section` names the settings in the error.
     pub fn check(&self, section: &str) -> Result<(), String> {
         for (key, value) in [("database", &self.database), ("name", &self.name)] {
@@ -111,10 +126,10 @@ pub struct DictRefresherSettings {
     /// Share by which the number of entries may differ from that of the keys in the table. The keys are counted before
     /// and after loading, and any number between the two is right: rows that arrive meanwhile need no tolerance.
     pub entries_tolerance_ratio: f64,
-    /// A new dictionary with less than this share of the entries of the live one is not put in its place: the table
+    /// A new dictionary with less than this share of the entries of the live one does not replace it: the table
     /// lost rows, or `dictionary.shard_expression` is not what divides them. 0 lets any pass.
     pub min_entries_ratio: f64,
-    /// Keys whose every attribute is compared with the table before a dictionary is put in place: the newest ones of
+    /// Keys whose every attribute is compared with the table before a dictionary becomes the live one: the newest ones of
     /// the run, or of those before it. 0: none.
     pub probe_keys: u32,
     /// A dictionary is not loaded while the server has less free memory than this many times the size of the live

@@ -20,15 +20,14 @@ pub(crate) enum RefreshStep {
     DeleteOldDict,
     RefreshDict,
     ApplyDict,
-    /// Not a step: the order is older than what is in place.
+    /// Not a step: the order is older than the dictionary.
     Stale,
-    /// Not steps: the order's time was over, before the replicas were known to be in sync or after it.
-    ExpiredUnsynced,
+    /// Not a step: the order's time was over.
     Expired,
 }
 
 impl RefreshStep {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 7] = [
         Self::Sync,
         Self::ConfineShard,
         Self::DeleteOldDict,
@@ -36,7 +35,6 @@ impl RefreshStep {
         Self::ApplyDict,
         Self::Stale,
         Self::Expired,
-        Self::ExpiredUnsynced,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -47,7 +45,7 @@ impl RefreshStep {
             Self::RefreshDict => "refresh_dict",
             Self::ApplyDict => "apply_dict",
             Self::Stale => "stale",
-            Self::ExpiredUnsynced | Self::Expired => "expired",
+            Self::Expired => "expired",
         }
     }
 
@@ -55,42 +53,28 @@ impl RefreshStep {
         Self::ALL.into_iter().find(|step| step.as_str() == text)
     }
 
-    pub const fn stage(self) -> Stage {
-        match self {
-            Self::Sync | Self::ExpiredUnsynced => Stage::Sync,
-            Self::ConfineShard
-            | Self::DeleteOldDict
-            | Self::RefreshDict
-            | Self::ApplyDict
-            | Self::Stale
-            | Self::Expired => Stage::Dictionary,
+    pub fn stage(self) -> Stage {
+        if self == Self::Sync {
+            Stage::Sync
+        } else {
+            Stage::Dictionary
         }
-    }
-}
-
-impl fmt::Display for RefreshStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
 /// The beginning of a text, so that many of them fit into a receipt.
 pub(crate) fn shortened(text: impl fmt::Display) -> String {
     let mut text = text.to_string();
-    if text.len() > MAX_ERROR_BYTES {
-        let mut ends = (0..=MAX_ERROR_BYTES).rev();
-        let end = ends.find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
+    batch::truncate(&mut text, MAX_ERROR_BYTES);
     text
 }
 
 /// Why an order failed.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{step}: {error}")]
+#[error("{}: {error}", step.as_str())]
 pub(crate) struct RefreshFailure {
     pub step: RefreshStep,
+    pub stage: Stage,
     pub error: String,
     /// What the failure asks for; nothing, where the order has become useless.
     pub class: Option<Class>,
@@ -100,6 +84,7 @@ impl RefreshFailure {
     fn new(step: RefreshStep, error: impl fmt::Display, class: Option<Class>) -> Self {
         Self {
             step,
+            stage: step.stage(),
             error: shortened(error),
             class,
         }
@@ -119,15 +104,18 @@ impl RefreshFailure {
 
     /// `synced`: whether all replicas are known to have been in sync for the order.
     pub fn expired(expires_at_ms: i64, synced: bool) -> Self {
-        let step = if synced {
-            RefreshStep::Expired
-        } else {
-            RefreshStep::ExpiredUnsynced
-        };
         let error = format!(
             "it was due by {expires_at_ms} (ms since the epoch); the run has given it up by now"
         );
-        Self::new(step, error, None)
+        let stage = if synced {
+            Stage::Dictionary
+        } else {
+            Stage::Sync
+        };
+        Self {
+            stage,
+            ..Self::new(RefreshStep::Expired, error, None)
+        }
     }
 
     /// The error of a statement.
@@ -158,7 +146,7 @@ impl RefreshFailure {
         )
     }
 
-    /// The same for an order that is not retried any more, for the reason that `why` says.
+    /// The same for an order that is not retried any more.
     pub fn given_up(self, why: impl fmt::Display) -> Self {
         Self {
             error: format!("{}; {why}", self.error),

@@ -1,9 +1,9 @@
 //! Refreshes the ClickHouse dictionary of a shard, on each of its replicas, once the run's rows are in its table.
 //!
-//! The flow of an order is [`worker`]: the replicas are brought into sync ([`sync`]), the new dictionary is loaded
-//! beside the live one and compared with the table, and once it is good on every replica they are exchanged
-//! ([`replica`]). No step remembers anything: what was done already stands in the comments of the dictionaries
-//! ([`state`]), so that an order continues from wherever an earlier try was killed.
+//! The flow of an order is in `shard`: the replicas are brought into sync (`sync`), the new dictionary is loaded next to
+//! the live one and compared with the table, and once it is good on every replica they are exchanged (`replica`). No
+//! step remembers anything: what was done already is in the comments of the dictionaries (`state`), so that an order
+//! continues from wherever an earlier try was killed. `worker` takes orders and reports on them.
 //!
 //! [`status`] and [`rollback`] are the operator's.
 
@@ -13,13 +13,12 @@ mod failure;
 mod memory;
 mod operator;
 mod replica;
+mod shard;
 mod spec;
 mod state;
 mod sync;
 mod types;
 mod worker;
-
-use pipeline::{Role, RoleKind};
 
 pub use config::{DictRefresherSettings, DictionaryLayout, DictionarySettings};
 pub use operator::{
@@ -27,10 +26,7 @@ pub use operator::{
 };
 pub use worker::DictRefresher;
 
-/// Orders to restart the SERP nodes of a shard.
-const ORDERS: &str = "orders";
-/// What the ledger is told.
-const RECEIPTS: &str = "receipts";
+use pipeline::{RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
@@ -39,3 +35,6 @@ pub const ROLE: Role = Role {
     outputs: &[ORDERS, RECEIPTS],
     optional: &[],
 };
+
+/// Orders to restart the SERP nodes of a shard.
+const ORDERS: &str = "orders";

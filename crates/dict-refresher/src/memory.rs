@@ -2,16 +2,17 @@
 
 use serde::Deserialize;
 use stores::Class;
-use stores::clickhouse::{Query, Replica, classify};
+use stores::clickhouse::{Query, classify};
 
 use crate::failure::{RefreshFailure, RefreshStep};
+use crate::replica::ReplicaRefresh;
+use crate::state::ReplicaDictionaries;
 
 const STEP: RefreshStep = RefreshStep::RefreshDict;
 
-/// What the server may still take of its own limit, and what its machine and its container have left, each where
-/// the server knows it. What a container uses is taken without the page cache, where the server tells that: it is freed
-/// when memory is needed, and a server that reads much would seem full. Not every release has all the tables, and the
-/// engine alone has no view of its machine.
+/// What the server may still take of its own limit, and what its machine and its container have left, each where the
+/// server knows it: not every release has all the tables. The page cache of a container is left out of what it uses: it
+/// is freed when memory is needed.
 const SOURCES: [&str; 2] = [
     "SELECT 'max_server_memory_usage' AS source, toUInt64(greatest(limit - used, 0)) AS free FROM \
      (SELECT (SELECT toInt64(value) FROM system.server_settings WHERE name = 'max_server_memory_usage') AS limit, \
@@ -33,46 +34,46 @@ struct FreeMemory {
     free: u64,
 }
 
-/// Refuses to load a dictionary of about `live_bytes` where there is less than `factor` times as much memory; says how
-/// much there is, and of what.
-pub(crate) async fn check(
-    replica: &Replica,
-    live_bytes: u64,
-    factor: f64,
-) -> Result<(), RefreshFailure> {
-    let needed = (live_bytes as f64 * factor) as u64;
-    if needed == 0 {
-        return Ok(());
-    }
-    let mut known = Vec::new();
-    for sql in SOURCES {
-        match replica.rows::<FreeMemory>(&Query::new(sql)).await {
-            Ok(rows) => known.extend(rows),
-            // A table that this server does not have.
-            Err(error) if matches!(classify(&error), Class::Quarantine(_)) => {
-                tracing::debug!(%error, "free memory is not known from this source");
-            }
-            Err(error) => return Err(RefreshFailure::for_statement(STEP, &error)),
+impl ReplicaRefresh<'_> {
+    /// Refuses to load a dictionary as large as the live one where there is less than `memory_factor` times as much
+    /// memory.
+    pub async fn check_memory(&self, found: &ReplicaDictionaries) -> Result<(), RefreshFailure> {
+        let live_bytes = found.live.as_ref().map_or(0, |live| live.bytes);
+        let factor = self.refresher.settings.memory_factor;
+        let needed = (live_bytes as f64 * factor) as u64;
+        if needed == 0 {
+            return Ok(());
         }
-    }
-    let Some(least) = known.iter().min_by_key(|memory| memory.free) else {
-        tracing::warn!(
-            replica = replica.address(),
-            "the server does not say how much memory it has left; loading the dictionary all the same"
+        let mut known = Vec::new();
+        for sql in SOURCES {
+            match self.replica.rows::<FreeMemory>(&Query::new(sql)).await {
+                Ok(rows) => known.extend(rows),
+                // A table that this server does not have.
+                Err(error) if matches!(classify(&error), Class::Quarantine(_)) => {
+                    tracing::debug!(%error, "free memory is not known from this source");
+                }
+                Err(error) => return Err(RefreshFailure::for_statement(STEP, &error)),
+            }
+        }
+        let Some(least) = known.iter().min_by_key(|memory| memory.free) else {
+            tracing::warn!(
+                replica = self.replica.address(),
+                "the server does not know how much memory it has left; loading the dictionary regardless"
+            );
+            return Ok(());
+        };
+        if least.free >= needed {
+            return Ok(());
+        }
+        let what = format!(
+            "not loaded: {}: {} MB of memory are free ({}), and {} MB are needed: memory_factor {factor} times the {} MB \
+         of the live dictionary",
+            self.replica.address(),
+            least.free >> 20,
+            least.source,
+            needed >> 20,
+            live_bytes >> 20,
         );
-        return Ok(());
-    };
-    if least.free >= needed {
-        return Ok(());
+        Err(RefreshFailure::retry(STEP, what))
     }
-    let what = format!(
-        "not loaded: {}: {} MB of memory are free ({}), and {} MB are needed: memory_factor {factor} times the {} MB \
-         of the dictionary that is in place",
-        replica.address(),
-        least.free >> 20,
-        least.source,
-        needed >> 20,
-        live_bytes >> 20,
-    );
-    Err(RefreshFailure::retry(STEP, what))
 }

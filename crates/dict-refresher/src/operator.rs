@@ -1,9 +1,9 @@
 //! What an operator asks and does: which version each replica serves, and back to the one before.
 
-use batch::Reason;
+use batch::Invalid;
 use futures_util::future::join_all;
 use serde::Serialize;
-use stores::clickhouse::{Cluster, Error, Shard};
+use stores::clickhouse::{Cluster, Error, Replica, Shard};
 
 use crate::DictionarySettings;
 use crate::state::{
@@ -31,7 +31,7 @@ pub struct ReplicaStatus {
     pub replica: String,
     /// The one that is read.
     pub live: Option<DictionaryStatus>,
-    /// The one beside it: that before it, or of a higher version, one that is being loaded or was rolled back.
+    /// The one before it, or of a higher version, one that is being loaded or was rolled back.
     pub next: Option<DictionaryStatus>,
     /// Why the replica could not be asked.
     pub error: Option<String>,
@@ -52,8 +52,8 @@ pub struct RollbackStep {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RollbackError {
-    #[error("{0}")]
-    UnknownShard(String),
+    #[error("{}", .0.detail)]
+    UnknownShard(#[from] Invalid),
     /// Nothing was changed.
     #[error("shard {shard}: {replica}: {why}; nothing is rolled back")]
     Refused {
@@ -79,15 +79,9 @@ impl From<&DictionaryRow> for DictionaryStatus {
     }
 }
 
-/// What every replica of every shard has, by shard and address. One that cannot be asked says why.
+/// What every replica of every shard has, by shard and address.
 pub async fn status(cluster: &Cluster, settings: &DictionarySettings) -> Vec<ReplicaStatus> {
-    let replicas = cluster.shards().flat_map(|shard| {
-        let number = shard.number();
-        replicas_by_address(shard)
-            .into_iter()
-            .map(move |replica| (number, replica))
-    });
-    join_all(replicas.map(async |(shard, replica)| {
+    let status = async |shard: u32, replica: &Replica| {
         let found = ReplicaDictionaries::inspect(replica, settings).await;
         let error = found.as_ref().err().map(Error::to_string);
         let found = found.unwrap_or_default();
@@ -98,8 +92,12 @@ pub async fn status(cluster: &Cluster, settings: &DictionarySettings) -> Vec<Rep
             next: found.next.as_ref().map(DictionaryStatus::from),
             error,
         }
-    }))
-    .await
+    };
+    let shards = cluster.shards().flat_map(|shard| {
+        let replicas = replicas_by_address(shard).into_iter();
+        replicas.map(|replica| status(shard.number(), replica))
+    });
+    join_all(shards).await
 }
 
 /// What [`rollback`] would do; changes nothing. `shard`: one alone, or all of them.
@@ -110,13 +108,7 @@ pub async fn plan_rollback(
 ) -> Result<Vec<RollbackStep>, RollbackError> {
     let shards: Vec<&Shard> = match shard {
         None => cluster.shards().collect(),
-        Some(number) => {
-            let unknown = |e: batch::Invalid| {
-                debug_assert_eq!(e.reason, Reason::UnknownShard);
-                RollbackError::UnknownShard(e.detail)
-            };
-            vec![cluster.shard(number).map_err(unknown)?]
-        }
+        Some(number) => vec![cluster.shard(number)?],
     };
     let mut replicas = Vec::new();
     for shard in shards {
@@ -136,10 +128,10 @@ pub async fn plan_rollback(
     steps.collect()
 }
 
-/// Puts the dictionary that was live before back in place, on every replica; that of the last refresh is beside it
-/// then. Refuses, before anything is changed, where there is no earlier one, where it is not the same on all replicas,
-/// or where what the server would read is no longer that. A second call after one that broke off continues with the
-/// replicas that are left.
+/// Makes the dictionary that was live before the live one again, on every replica; that of the last refresh stays as the
+/// next one. Refuses, before anything is changed, where there is no earlier one, where it is not the same on all
+/// replicas, or where what the server would read is no longer that. A second call after one that broke off continues
+/// with the replicas that are left.
 pub async fn rollback(
     cluster: &Cluster,
     settings: &DictionarySettings,
@@ -147,9 +139,7 @@ pub async fn rollback(
 ) -> Result<Vec<RollbackStep>, RollbackError> {
     let steps = plan_rollback(cluster, settings, shard).await?;
     for step in steps.iter().filter(|step| !step.already) {
-        let shard = cluster.shard(step.shard);
-        let shard = shard.map_err(|e| RollbackError::UnknownShard(e.detail))?;
-        let replicas = shard.replicas();
+        let replicas = cluster.shard(step.shard)?.replicas();
         let replica = replicas.iter().find(|r| r.address() == step.replica);
         let Some(replica) = replica else { continue };
         exchange(replica, settings, true).await?;
@@ -195,22 +185,25 @@ impl InspectedReplica<'_> {
 }
 
 fn nothing_earlier(found: &ReplicaDictionaries) -> String {
-    let live = found.live_version();
-    match (&found.live, &found.next) {
-        (None, _) => "it has no dictionary".to_owned(),
+    let next = match (&found.live, &found.next) {
+        (None, _) => return "it has no dictionary".to_owned(),
         (_, None) => {
-            "it has no earlier dictionary: this is the first, or a refresh is under way".to_owned()
+            return "it has no earlier dictionary: this is the first, or a refresh is under way"
+                .to_owned();
         }
-        (_, Some(next)) => match (next.version(), live) {
-            (None, _) => "the dictionary beside the live one was made by something else".to_owned(),
-            (Some(next), Some(live)) => format!(
-                "the dictionary beside the live one is newer (version {next}, and {live} is live): it was rolled \
-                 back already, or is being loaded"
-            ),
-            (Some(next), None) => format!(
-                "the live dictionary was made by something else, and version {next} is beside it"
-            ),
-        },
+        (_, Some(next)) => next.version(),
+    };
+    match (next, found.live_version()) {
+        (None, _) => "the next dictionary was made by something else".to_owned(),
+        (Some(next), Some(live)) => format!(
+            "the next dictionary is newer (version {next}, and {live} is live): it was rolled back already, or is \
+             being loaded"
+        ),
+        (Some(next), None) => {
+            format!(
+                "the live dictionary was made by something else, and the next one is of version {next}"
+            )
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 use batch::{Column, Reason, VERSION_COLUMN};
 use serde::Deserialize;
 use stores::clickhouse::{
-    Query, Replica, TableDescription, TargetSettings, quote_identifier, quote_string,
+    Query, Replica, TableDescription, TargetSettings, qualified, quote_identifier, quote_string,
 };
 
 use crate::DictionarySettings;
 use crate::failure::{RefreshFailure, RefreshStep};
-use crate::state::{DictionaryTag, next_name, qualified};
+use crate::state::DictionaryTag;
 use crate::types::in_dictionary;
 
 const STEP: RefreshStep = RefreshStep::ConfineShard;
@@ -16,15 +16,14 @@ const STEP: RefreshStep = RefreshStep::ConfineShard;
 /// A dictionary over the rows of one shard's table, with the types that the columns have in it.
 #[derive(Debug, Clone)]
 pub(crate) struct DictionarySpec {
-    /// Qualified and quoted, as all names here that are ready for a statement.
-    pub live: String,
-    pub next: String,
-    /// The same as text, for functions that take the name so.
+    /// The next dictionary, as statements name it.
+    next: String,
+    /// The same as a text, for functions that take the name so.
     next_text: String,
     table: String,
     key: Vec<Column>,
     attributes: Vec<Column>,
-    /// Name of the table's version column.
+    /// The table's version column, quoted.
     version: String,
     /// Condition of the shard's own rows.
     own_rows: Option<String>,
@@ -42,33 +41,29 @@ impl DictionarySpec {
         shard: u32,
         shards: u32,
     ) -> Result<Self, RefreshFailure> {
-        atomic(replica, &settings.database).await?;
-        let table = describe(replica, target).await?;
-        let endpoint = format!(
-            "{}: {}.{}",
-            replica.address(),
-            target.database,
-            target.table
-        );
-        let Chosen { key, attributes } = choose(&table, &settings.attributes).map_err(|what| {
-            RefreshFailure::quarantine(STEP, Reason::WrongSchema, format!("{endpoint}: {what}"))
-        })?;
-        let next = next_name(settings);
+        check_database(replica, &settings.database).await?;
+        let (database, table) = (&target.database, &target.table);
+        let refused = |reason, what: String| {
+            let address = replica.address();
+            RefreshFailure::quarantine(STEP, reason, format!("{address}: {database}.{table}{what}"))
+        };
+        let found = replica.describe(database, table).await;
+        let found = found.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
+        let found =
+            found.ok_or_else(|| refused(Reason::MissingTarget, " does not exist".to_owned()))?;
+        let DictionaryColumns { key, attributes } =
+            DictionaryColumns::choose(&found, &settings.attributes)
+                .map_err(|what| refused(Reason::WrongSchema, format!(": {what}")))?;
         let own_rows = (!settings.shard_expression.trim().is_empty())
             .then(|| format!("modulo({}, {shards}) = {shard}", settings.shard_expression));
         Ok(Self {
-            live: qualified(settings, &settings.name),
-            next: qualified(settings, &next),
+            next: settings.next(),
             // `dictGet` takes no quotes in it: the settings let no name pass that needs them.
-            next_text: quote_string(&format!("{}.{next}", settings.database)),
-            table: format!(
-                "{}.{}",
-                quote_identifier(&target.database),
-                quote_identifier(&target.table)
-            ),
+            next_text: quote_string(&format!("{}.{}", settings.database, settings.next_name())),
+            table: qualified(database, table),
             key,
             attributes,
-            version: target.mapping().target_name(VERSION_COLUMN),
+            version: quote_identifier(&target.mapping().target_name(VERSION_COLUMN)),
             own_rows,
             layout: settings.layout.sql(),
             credentials: credentials(settings)?,
@@ -78,135 +73,102 @@ impl DictionarySpec {
     /// Creates the next dictionary, without loading it.
     pub fn create(&self, tag: &DictionaryTag) -> Query {
         let columns = self.key.iter().chain(&self.attributes);
-        let declared: Vec<String> = columns
-            .clone()
-            .map(|c| format!("    {} {}", quote_identifier(&c.name), c.r#type))
-            .collect();
+        let declaration = |c: &Column| format!("    {} {}", quote_identifier(&c.name), c.r#type);
+        let declared: Vec<String> = columns.clone().map(declaration).collect();
         // Of each key the row of the highest version alone, whatever is merged already.
-        let source = format!(
-            "SELECT {} FROM {} FINAL{}",
+        let source = quote_string(&format!(
+            "SELECT {} FROM {}",
             names(columns),
-            self.table,
-            self.filter(&[])
-        );
+            self.rows(None)
+        ));
         let comment = serde_json::to_string(tag).expect("a tag is plain data");
         Query::new(format!(
-            "CREATE DICTIONARY {}\n(\n{}\n)\nPRIMARY KEY {}\nSOURCE(CLICKHOUSE(QUERY {}{}))\n\
-             LAYOUT({})\nLIFETIME(0)\nCOMMENT {}",
-            self.next,
-            declared.join(",\n"),
-            names(&self.key),
-            quote_string(&source),
-            self.credentials,
-            self.layout,
-            quote_string(&comment)
+            "CREATE DICTIONARY {next}\n(\n{declared}\n)\nPRIMARY KEY {key}\n\
+             SOURCE(CLICKHOUSE(QUERY {source}{credentials}))\nLAYOUT({layout})\nLIFETIME(0)\nCOMMENT {comment}",
+            next = self.next,
+            declared = declared.join(",\n"),
+            key = names(&self.key),
+            credentials = self.credentials,
+            layout = self.layout,
+            comment = quote_string(&comment),
         ))
     }
 
     /// Counts the keys of the shard's own rows as `keys`. The dictionary's key is the table's whole sorting key,
     /// so that with FINAL there is one row for each.
     pub fn count_keys(&self) -> Query {
-        Query::new(format!(
-            "SELECT count() AS keys FROM {} FINAL{}",
-            self.table,
-            self.filter(&[])
-        ))
+        Query::new(format!("SELECT count() AS keys FROM {}", self.rows(None)))
     }
 
     /// Compares the newest `limit` keys of versions up to `version` with the next dictionary. Answers with `key` and
     /// `attribute`, as texts, for each difference. A row that changed again since is of a later run, and left out.
     pub fn probe(&self, version: i64, limit: u32) -> Query {
-        let version_column = quote_identifier(&self.version);
+        let Self {
+            next_text,
+            table,
+            version: version_column,
+            ..
+        } = self;
         let up_to = format!("{version_column} <= {version}");
-        let key = tuple_of(&self.key);
-        let checks: Vec<String> = self
-            .attributes
-            .iter()
-            .map(|attribute| {
-                let name = quote_identifier(&attribute.name);
-                let label = quote_string(&attribute.name);
-                // As texts of tuples: equal for NULL and NULL, for NaN and NaN, and whatever stores texts by number.
-                format!(
-                    "if(toString(tuple(dictGet({}, {label}, {key}))) = toString(tuple({name})), '', {label})",
-                    self.next_text
-                )
-            })
-            .collect();
+        // The key of a dictionary is a tuple, also if it is of one column.
+        let key = format!("tuple({})", names(&self.key));
+        let checks = self.attributes.iter().map(|attribute| {
+            let name = quote_identifier(&attribute.name);
+            let label = quote_string(&attribute.name);
+            // As texts of tuples: equal for NULL and NULL, for NaN and NaN, and for texts that are stored by number.
+            format!("if(toString(tuple(dictGet({next_text}, {label}, {key}))) = toString(tuple({name})), '', {label})")
+        });
+        let checks: Vec<String> = checks.collect();
         Query::new(format!(
             "SELECT toString({key}) AS key, arrayJoin(arrayFilter(x -> x != '', \
-             arrayConcat(if(dictHas({dictionary}, {key}), [], ['(key)']), [{checks}]))) AS attribute \
-             FROM {table} FINAL{own} AND {key} IN (SELECT {key} FROM {table}{own} ORDER BY {version_column} DESC \
+             arrayConcat(if(dictHas({next_text}, {key}), [], ['(key)']), [{checks}]))) AS attribute \
+             FROM {rows} AND {key} IN (SELECT {key} FROM {table}{own} ORDER BY {version_column} DESC \
              LIMIT {limit}) LIMIT 10",
-            dictionary = self.next_text,
             checks = checks.join(", "),
-            table = self.table,
-            own = self.filter(&[&up_to]),
+            rows = self.rows(Some(&up_to)),
+            own = self.filter(Some(&up_to)),
         ))
     }
 
-    fn filter(&self, more: &[&str]) -> String {
-        let conditions = self.own_rows.iter().map(String::as_str);
-        let conditions: Vec<&str> = conditions.chain(more.iter().copied()).collect();
-        match conditions.as_slice() {
-            [] => String::new(),
-            conditions => format!(" WHERE {}", conditions.join(" AND ")),
-        }
+    /// The shard's own rows, each key once, and of them those of another condition.
+    fn rows(&self, and: Option<&str>) -> String {
+        format!("{} FINAL{}", self.table, self.filter(and))
     }
+
+    /// `WHERE` with the condition of the shard's own rows, and another one.
+    fn filter(&self, and: Option<&str>) -> String {
+        let conditions: Vec<&str> = self.own_rows.as_deref().into_iter().chain(and).collect();
+        if conditions.is_empty() {
+            return String::new();
+        }
+        format!(" WHERE {}", conditions.join(" AND "))
+    }
+}
+
+#[derive(Deserialize)]
+struct DatabaseEngine {
+    engine: String,
 }
 
 /// Refuses a database in which dictionaries cannot be exchanged atomically, or not on one replica alone.
-async fn atomic(replica: &Replica, database: &str) -> Result<(), RefreshFailure> {
-    #[derive(Deserialize)]
-    struct DatabaseEngine {
-        engine: String,
-    }
+async fn check_database(replica: &Replica, database: &str) -> Result<(), RefreshFailure> {
     let query = Query::new("SELECT engine FROM system.databases WHERE name = {database:String}")
         .param("database", database);
-    let rows: Vec<DatabaseEngine> = replica
-        .rows(&query)
-        .await
-        .map_err(|e| RefreshFailure::for_statement(STEP, &e))?;
-    let endpoint = format!("{}: database {database}", replica.address());
-    match rows.first().map(|row| row.engine.as_str()) {
-        Some("Atomic") => Ok(()),
-        None => Err(RefreshFailure::quarantine(
-            STEP,
+    let rows = replica.rows::<DatabaseEngine>(&query).await;
+    let rows = rows.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
+    let (reason, what) = match rows.first().map(|row| row.engine.as_str()) {
+        Some("Atomic") => return Ok(()),
+        None => (
             Reason::MissingTarget,
-            format!("{endpoint} does not exist; dictionary.database has to name one that does"),
-        )),
-        Some(engine) => Err(RefreshFailure::quarantine(
-            STEP,
+            "does not exist; dictionary.database has to name one that does".to_owned(),
+        ),
+        Some(engine) => (
             Reason::WrongSchema,
-            format!(
-                "{endpoint} is of engine {engine}; dictionary.database has to name one of engine Atomic"
-            ),
-        )),
-    }
-}
-
-async fn describe(
-    replica: &Replica,
-    target: &TargetSettings,
-) -> Result<TableDescription, RefreshFailure> {
-    let found = replica.describe(&target.database, &target.table).await;
-    let found = found.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
-    found.ok_or_else(|| {
-        RefreshFailure::quarantine(
-            STEP,
-            Reason::MissingTarget,
-            format!(
-                "{}: {}.{} does not exist",
-                replica.address(),
-                target.database,
-                target.table
-            ),
-        )
-    })
-}
-
-/// The key of a dictionary is a tuple, also if it is of one column.
-fn tuple_of(key: &[Column]) -> String {
-    format!("tuple({})", names(key))
+            format!("is of engine {engine}; dictionary.database has to name one of engine Atomic"),
+        ),
+    };
+    let what = format!("{}: database {database} {what}", replica.address());
+    Err(RefreshFailure::quarantine(STEP, reason, what))
 }
 
 fn names<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
@@ -218,67 +180,65 @@ fn names<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
 }
 
 /// The columns that a dictionary has, with their types in it.
-struct Chosen {
+struct DictionaryColumns {
     /// In the order of the table's sorting key.
     key: Vec<Column>,
     attributes: Vec<Column>,
 }
 
-fn choose(table: &TableDescription, wanted: &[String]) -> Result<Chosen, String> {
-    let columns = table.readable_columns();
-    let find = |name: &str| columns.iter().find(|column| column.name == name);
-    let no_column = |name: &dyn std::fmt::Display| {
-        format!("it is ordered by {name}, which is no column: a dictionary has columns as its key")
-    };
-    let names = table.sorting_key.columns();
-    let names = names.ok_or_else(|| no_column(&table.sorting_key))?;
-    let key = names
-        .iter()
-        .map(|name| find(name).ok_or_else(|| no_column(name)));
-    let key: Vec<&Column> = key.collect::<Result<_, _>>()?;
-    if key.is_empty() {
-        return Err(
-            "it is not ordered by any column, so that the dictionary has no key".to_owned(),
-        );
-    }
-    let is_key = |name: &str| key.iter().any(|column| column.name == name);
-    let attributes: Vec<&Column> = if wanted.is_empty() {
-        columns.iter().filter(|c| !is_key(&c.name)).collect()
-    } else {
-        let named = wanted.iter().map(|name| match find(name) {
-            Some(_) if is_key(name) => Err(format!(
-                "{name:?} of dictionary.attributes is a column of the key, which every dictionary has"
-            )),
-            Some(column) => Ok(column),
-            None => Err(format!("it has no column {name:?} of dictionary.attributes")),
+impl DictionaryColumns {
+    fn choose(table: &TableDescription, wanted: &[String]) -> Result<Self, String> {
+        let columns = table.readable_columns();
+        let find = |name: &str| columns.iter().find(|column| column.name == name);
+        let no_column = |name: &dyn std::fmt::Display| {
+            format!(
+                "it is ordered by {name}, which is no column: a dictionary has columns as its key"
+            )
+        };
+        let names = table.sorting_key.columns();
+        let names = names.ok_or_else(|| no_column(&table.sorting_key))?;
+        let key = names.iter().map(|name| {
+            let column = find(name).ok_or_else(|| no_column(name))?;
+            in_dictionary_type(column)
         });
-        named.collect::<Result<_, _>>()?
-    };
-    if attributes.is_empty() {
-        return Err("it has no columns besides its key: a dictionary needs one".to_owned());
+        let key: Vec<Column> = key.collect::<Result<_, _>>()?;
+        if key.is_empty() {
+            let why = "it is not ordered by any column, so that the dictionary has no key";
+            return Err(why.to_owned());
+        }
+        let is_key = |name: &str| names.iter().any(|key| key == name);
+        let attributes: Result<Vec<Column>, String> = if wanted.is_empty() {
+            let others = columns.iter().filter(|column| !is_key(&column.name));
+            others.map(in_dictionary_type).collect()
+        } else {
+            let named = wanted.iter().map(|name| match find(name) {
+                Some(_) if is_key(name) => Err(format!(
+                    "{name:?} of dictionary.attributes is a column of the key, which every dictionary has"
+                )),
+                Some(column) => in_dictionary_type(column),
+                None => Err(format!("it has no column {name:?} of dictionary.attributes")),
+            });
+            named.collect()
+        };
+        let attributes = attributes?;
+        if attributes.is_empty() {
+            return Err("it has no columns besides its key: a dictionary needs one".to_owned());
+        }
+        Ok(Self { key, attributes })
     }
-    Ok(Chosen {
-        key: typed_all(key)?,
-        attributes: typed_all(attributes)?,
-    })
 }
 
-fn typed_all(columns: Vec<&Column>) -> Result<Vec<Column>, String> {
-    columns.into_iter().map(holdable).collect()
-}
-
-fn holdable(column: &Column) -> Result<Column, String> {
-    let r#type = in_dictionary(&column.r#type).ok_or_else(|| {
-        format!(
-            "column {:?} is {}, which a dictionary cannot hold; name the others in dictionary.attributes, or make it \
+/// The column with the type that it has in a dictionary.
+fn in_dictionary_type(column: &Column) -> Result<Column, String> {
+    let (name, r#type) = (column.name.clone(), &column.r#type);
+    match in_dictionary(r#type) {
+        Some(r#type) => Ok(Column { name, r#type }),
+        None => Err(format!(
+            "column {name:?} is {}, which a dictionary cannot hold; name the others in dictionary.attributes, or make it \
              a String or a number with ALTER TABLE … MODIFY COLUMN",
-            column.name, column.r#type
-        )
-    })?;
-    Ok(Column {
-        name: column.name.clone(),
-        r#type,
-    })
+            column.r#type
+        )),
+    }
 }
 
 fn credentials(settings: &DictionarySettings) -> Result<String, RefreshFailure> {

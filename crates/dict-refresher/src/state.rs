@@ -2,10 +2,10 @@
 
 use batch::{Order, RunId};
 use serde::{Deserialize, Serialize};
-use stores::clickhouse::{Error, Query, Replica, Shard, quote_identifier};
+use stores::clickhouse::{Error, Query, Replica, Shard};
 
 use crate::DictionarySettings;
-use crate::failure::RefreshFailure;
+use crate::failure::{RefreshFailure, RefreshStep};
 
 /// The comment of a dictionary that this program made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl DictionaryRow {
     }
 }
 
-/// The dictionaries of a replica: the one that is read, and the one beside it.
+/// The dictionaries of a replica: the one that is read, and the next one or the one before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ReplicaDictionaries {
     pub live: Option<DictionaryRow>,
@@ -85,7 +85,7 @@ pub(crate) struct ReplicaDictionaries {
 impl ReplicaDictionaries {
     /// Asks a replica; loads nothing.
     pub async fn inspect(replica: &Replica, settings: &DictionarySettings) -> Result<Self, Error> {
-        let next_name = next_name(settings);
+        let next_name = settings.next_name();
         let query = Query::new(
             "SELECT name, toString(status) AS state, comment, element_count, bytes_allocated, last_exception, \
              toUInt64(if(loading_start_time > 0, greatest(now() - loading_start_time, 0), 0)) AS loading_for, \
@@ -97,12 +97,41 @@ impl ReplicaDictionaries {
         .param("live", &settings.name)
         .param("next", &next_name);
         let rows: Vec<DictionaryRow> = replica.rows(&query).await?;
-        let (next, live): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| row.name == next_name);
-        Ok(Self {
-            live: live.into_iter().next(),
-            next: next.into_iter().next(),
-        })
+        let mut found = Self::default();
+        for row in rows {
+            if row.name == next_name {
+                found.next = Some(row);
+            } else {
+                found.live = Some(row);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same for an order; fails when the replica has something newer.
+    pub async fn inspect_for(
+        order: &Order,
+        replica: &Replica,
+        settings: &DictionarySettings,
+        step: RefreshStep,
+    ) -> Result<Self, RefreshFailure> {
+        let found = Self::inspect(replica, settings).await;
+        let found = found.map_err(|error| RefreshFailure::for_dictionary(step, &error))?;
+        let live = found.live_version();
+        let newest = live.max(found.next.as_ref().and_then(DictionaryRow::version));
+        let Some(newest) = newest.filter(|newest| *newest > order.version) else {
+            return Ok(found);
+        };
+        let what = if live == Some(newest) {
+            "is live"
+        } else {
+            "is being loaded, or was rolled back,"
+        };
+        Err(RefreshFailure::stale(format!(
+            "version {newest} {what} on {}; the order is for version {}",
+            replica.address(),
+            order.version
+        )))
     }
 
     pub fn live_version(&self) -> Option<i64> {
@@ -124,46 +153,25 @@ impl ReplicaDictionaries {
     pub fn has_begun(&self, order: &Order) -> bool {
         self.live_for(order).is_some() || self.next_for(order).is_some()
     }
-
-    /// Fails when the order is older than what the replica has.
-    pub fn check_not_newer(&self, order: &Order, replica: &Replica) -> Result<(), RefreshFailure> {
-        let live = self.live_version();
-        let newest = live.max(self.next.as_ref().and_then(DictionaryRow::version));
-        let Some(newest) = newest.filter(|newest| *newest > order.version) else {
-            return Ok(());
-        };
-        let what = if live == Some(newest) {
-            "is in place"
-        } else {
-            "is being loaded, or was rolled back,"
-        };
-        Err(RefreshFailure::stale(format!(
-            "version {newest} {what} on {}; the order is for version {}",
-            replica.address(),
-            order.version
-        )))
-    }
 }
 
-/// Takes the new dictionary away, and its memory with it before this returns.
+/// Drops the new dictionary, and with it its memory before this returns.
 pub(crate) async fn drop_next(
     replica: &Replica,
     settings: &DictionarySettings,
 ) -> Result<(), Error> {
-    let next = qualified(settings, &next_name(settings));
-    let drop = Query::new(format!("DROP DICTIONARY IF EXISTS {next} SYNC"));
-    replica.execute(&drop).await.map(|_| ())
+    let drop = format!("DROP DICTIONARY IF EXISTS {} SYNC", settings.next());
+    replica.execute(&Query::new(drop)).await.map(|_| ())
 }
 
-/// Puts the dictionary beside the live one in its place, in one statement in which no reader finds nothing: both names
-/// change what they stand for at once.
+/// Replaces the live dictionary by the next one, in one statement in which no reader finds nothing: both names change
+/// what they stand for at once.
 pub(crate) async fn exchange(
     replica: &Replica,
     settings: &DictionarySettings,
     live_exists: bool,
 ) -> Result<(), Error> {
-    let live = qualified(settings, &settings.name);
-    let next = qualified(settings, &next_name(settings));
+    let (live, next) = (settings.live(), settings.next());
     let statement = if live_exists {
         format!("EXCHANGE DICTIONARIES {live} AND {next}")
     } else {
@@ -172,25 +180,11 @@ pub(crate) async fn exchange(
     replica.execute(&Query::new(statement)).await.map(|_| ())
 }
 
-/// A dictionary's name as it stands in a statement.
-pub(crate) fn qualified(settings: &DictionarySettings, name: &str) -> String {
-    format!(
-        "{}.{}",
-        quote_identifier(&settings.database),
-        quote_identifier(name)
-    )
-}
-
 /// The replicas of a shard, in an order that does not change.
 pub(crate) fn replicas_by_address(shard: &Shard) -> Vec<&Replica> {
     let mut replicas = shard.replicas();
     replicas.sort_by(|a, b| a.address().cmp(b.address()));
     replicas
-}
-
-/// Name of the dictionary beside the live one.
-pub(crate) fn next_name(settings: &DictionarySettings) -> String {
-    format!("{}_next", settings.name)
 }
 
 #[cfg(test)]

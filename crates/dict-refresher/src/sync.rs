@@ -1,47 +1,31 @@
 //! Brings the replicas of a shard into sync: what was written to any of them is on all of them.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use batch::{Fact, Order, Reason, RunId};
+use batch::{Fact, Reason};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use stores::Class;
 use stores::clickhouse::{
-    Error, Query, Replica, Shard, TargetSettings, classify, quote_identifier, quote_string,
+    Error, Query, Replica, TargetSettings, classify, qualified, quote_identifier, quote_string,
 };
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use crate::DictRefresherSettings;
 use crate::failure::{RefreshFailure, RefreshStep, shortened};
+use crate::shard::ShardRefresh;
 
 const STEP: RefreshStep = RefreshStep::Sync;
 
 /// What a request gets beyond the server's own limit, for the answer that it was reached.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Syncer {
-    target: TargetSettings,
-    limit: Duration,
-    on_cluster: String,
-    /// Since when an order waits for its replicas: one that is put off meanwhile continues with the time it has left.
-    waiting: Mutex<HashMap<OrderKey, Instant>>,
-}
-
-/// What tells the orders of all shards apart.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct OrderKey {
-    run: RunId,
-    shard: u32,
-    expires_at_ms: i64,
-}
-
-/// How a replica came to be in sync.
-enum InSync {
-    Waited,
-    NotReplicated,
+/// Why a replica is not known to be in sync.
+#[derive(Debug, Clone)]
+struct NotInSync {
+    why: String,
+    /// Of what no waiting makes better.
+    lasting: Option<Reason>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,77 +35,51 @@ struct Lag {
     is_readonly: u8,
 }
 
-impl Syncer {
-    pub fn new(target: &TargetSettings, settings: &DictRefresherSettings) -> Self {
-        Self {
-            target: target.clone(),
-            limit: Duration::from_secs(settings.sync_timeout_seconds),
-            on_cluster: settings.sync_on_cluster.clone(),
-            waiting: Mutex::default(),
-        }
-    }
+#[derive(Debug, Deserialize)]
+struct TableEngine {
+    engine: String,
+}
 
-    /// Waits for all replicas of the order's shard at once; sends a fact about each as soon as it is known. The servers
-    /// of `shard` may be silent for as long.
-    pub async fn run(
-        &self,
-        order: &Order,
-        shard: &Shard,
-        facts: &UnboundedSender<Fact>,
-    ) -> Result<(), RefreshFailure> {
-        let key = OrderKey {
-            run: order.run.clone(),
-            shard: order.shard,
-            expires_at_ms: order.expires_at_ms,
-        };
-        let left = self
-            .limit
-            .saturating_sub(self.waiting_since(&key).elapsed());
+impl ShardRefresh<'_> {
+    /// Waits for all replicas of the shard at once; sends a fact about each as soon as it is known.
+    pub async fn sync_replicas(&self) -> Result<(), RefreshFailure> {
+        let limit = Duration::from_secs(self.refresher.settings.sync_timeout_seconds);
+        let left = limit.saturating_sub(self.waited(limit));
         let left = left.max(Duration::from_secs(1));
-        let results = if self.on_cluster.is_empty() {
-            self.each_by_itself(shard, left, facts).await
+        let on_cluster = &self.refresher.settings.sync_on_cluster;
+        let results = if on_cluster.is_empty() {
+            self.each_by_itself(left).await
         } else {
-            self.over_the_cluster(shard, left, facts).await
+            self.over_the_cluster(on_cluster, left).await
         };
-        self.lock().remove(&key);
+        lock(&self.refresher.waiting).remove(self.order);
         let replicas = results.len();
         let late: Result<Vec<Option<String>>, RefreshFailure> = results.into_iter().collect();
         let late: Vec<String> = late?.into_iter().flatten().collect();
-        if !late.is_empty() {
-            let text = format!(
-                "{} of {replicas} replicas late: {}",
-                late.len(),
-                late.join("; ")
-            );
-            return Err(RefreshFailure::retry(STEP, text));
+        if late.is_empty() {
+            self.report_synced();
+            return Ok(());
         }
-        let _ = facts.send(Fact::ShardSynced {
-            shard: order.shard,
-            replicas: replicas as u32,
-        });
-        Ok(())
+        let (n, late) = (late.len(), late.join("; "));
+        let text = format!("{n} of {replicas} replicas late: {late}");
+        Err(RefreshFailure::retry(STEP, text))
     }
 
     /// For each replica the result of [`Self::record`].
-    async fn each_by_itself(
-        &self,
-        shard: &Shard,
-        left: Duration,
-        facts: &UnboundedSender<Fact>,
-    ) -> Vec<Result<Option<String>, RefreshFailure>> {
-        let statement = format!("SYSTEM SYNC REPLICA {} LIGHTWEIGHT", self.table());
-        let query = self.limited(Query::new(statement), left);
-        join_all(shard.replicas().into_iter().map(async |replica| {
+    async fn each_by_itself(&self, left: Duration) -> Vec<Result<Option<String>, RefreshFailure>> {
+        let query = self.sync_query("", left);
+        let replicas = self.slow_shard.replicas();
+        join_all(replicas.into_iter().map(async |replica| {
             let started = Instant::now();
             let sync = async {
-                if !self.replicated(replica).await? {
-                    return Ok(InSync::NotReplicated);
+                let replicated = self.is_replicated(replica).await?;
+                if replicated {
+                    within(left, replica.execute(&query)).await?;
                 }
-                self.within(left, replica.execute(&query)).await?;
-                Ok(InSync::Waited)
+                Ok(replicated)
             };
-            let result = sync.await;
-            self.record(shard, replica, started, result, facts).await
+            let waited = sync.await;
+            self.record(replica, started, waited).await
         }))
         .await
     }
@@ -130,119 +88,112 @@ impl Syncer {
     /// result of [`Self::record`].
     async fn over_the_cluster(
         &self,
-        shard: &Shard,
+        cluster: &str,
         left: Duration,
-        facts: &UnboundedSender<Fact>,
     ) -> Vec<Result<Option<String>, RefreshFailure>> {
-        let statement = format!(
-            "SYSTEM SYNC REPLICA ON CLUSTER {} {} LIGHTWEIGHT",
-            quote_identifier(&self.on_cluster),
-            self.table()
-        );
+        let on_cluster = format!("ON CLUSTER {} ", quote_identifier(cluster));
         let query = self
-            .limited(Query::new(statement), left)
+            .sync_query(&on_cluster, left)
             .setting("distributed_ddl_task_timeout", whole_seconds(left))
             // A row for each server, with its error, or none while it is not done.
             .setting("distributed_ddl_output_mode", "never_throw");
         let started = Instant::now();
+        let replicas = self.slow_shard.replicas();
         let sync = async {
             let mut replicated = false;
-            for replica in shard.replicas() {
-                replicated |= self.replicated(replica).await?;
+            for replica in &replicas {
+                replicated |= self.is_replicated(replica).await?;
             }
             if !replicated {
                 return Ok(None);
             }
-            let hosts = self.within(left, shard.rows::<HostRow>(&query)).await?;
-            Ok(Some(hosts))
+            let hosts = within(left, self.slow_shard.rows::<HostRow>(&query));
+            hosts.await.map(Some)
         };
         let hosts = sync.await;
-        join_all(shard.replicas().into_iter().map(async |replica| {
-            let result = match &hosts {
-                Ok(None) => Ok(InSync::NotReplicated),
-                Ok(Some(hosts)) => HostRow::result(replica, hosts, &self.on_cluster),
-                Err(error) => Err(SyncError::clone(error)),
+        join_all(replicas.iter().map(async |replica| {
+            let waited = match &hosts {
+                Ok(None) => Ok(false),
+                Ok(Some(hosts)) => HostRow::check(replica, hosts, cluster).map(|()| true),
+                Err(error) => Err(NotInSync::clone(error)),
             };
-            self.record(shard, replica, started, result, facts).await
+            self.record(replica, started, waited).await
         }))
         .await
     }
 
-    /// The server's own limit is the one of network waits: `SYNC REPLICA` has no other.
-    fn limited(&self, query: Query, left: Duration) -> Query {
-        query.setting("receive_timeout", whole_seconds(left))
+    fn sync_query(&self, on_cluster: &str, left: Duration) -> Query {
+        let TargetSettings {
+            database, table, ..
+        } = &self.refresher.target;
+        let table = qualified(database, table);
+        let sql = format!("SYSTEM SYNC REPLICA {on_cluster}{table} LIGHTWEIGHT");
+        // The server's own limit is the one of network waits: `SYNC REPLICA` has no other.
+        Query::new(sql).setting("receive_timeout", whole_seconds(left))
     }
 
-    async fn replicated(&self, replica: &Replica) -> Result<bool, SyncError> {
-        #[derive(Deserialize)]
-        struct Row {
-            engine: String,
-        }
+    async fn is_replicated(&self, replica: &Replica) -> Result<bool, NotInSync> {
         let query = self.about_table(
             "SELECT engine FROM system.tables \
              WHERE database = {database:String} AND name = {table:String}",
         );
-        let rows: Vec<Row> = replica.rows(&query).await.map_err(SyncError::Answer)?;
-        let Some(row) = rows.first() else {
-            return Err(SyncError::NoTable);
-        };
-        Ok(["Replicated", "Shared"]
-            .iter()
-            .any(|kind| row.engine.starts_with(kind)))
+        let rows: Vec<TableEngine> = replica.rows(&query).await?;
+        let row = rows.first().ok_or_else(|| NotInSync {
+            why: "the table does not exist".to_owned(),
+            lasting: Some(Reason::MissingTarget),
+        })?;
+        let kinds = ["Replicated", "Shared"];
+        Ok(kinds.iter().any(|kind| row.engine.starts_with(kind)))
     }
 
-    async fn within<T>(
-        &self,
-        left: Duration,
-        request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, SyncError> {
-        match timeout(left + ANSWER_TIMEOUT, request).await {
-            Ok(answer) => answer.map_err(SyncError::Answer),
-            Err(_) => Err(SyncError::Other(format!(
-                "no answer in {} s",
-                whole_seconds(left)
-            ))),
-        }
-    }
-
-    /// Sends the receipt of a replica; returns why it is late, if it is. Fails with what no waiting makes better.
+    /// Sends the receipt of a replica, unless it had nothing to wait for; returns why it is late, if it is. Fails with
+    /// what no waiting makes better.
     async fn record(
         &self,
-        shard: &Shard,
         replica: &Replica,
         started: Instant,
-        result: Result<InSync, SyncError>,
-        facts: &UnboundedSender<Fact>,
+        waited: Result<bool, NotInSync>,
     ) -> Result<Option<String>, RefreshFailure> {
-        let address = replica.address();
-        let error = match result {
-            Ok(InSync::NotReplicated) => return Ok(None),
-            Ok(InSync::Waited) => {
-                let _ = facts.send(Fact::ReplicaSynced {
-                    shard: shard.number(),
-                    replica: address.to_owned(),
-                    took_ms: started.elapsed().as_millis() as u64,
-                });
+        let (shard, address) = (self.order.shard, replica.address().to_owned());
+        let NotInSync { why, lasting } = match waited {
+            Ok(waited) => {
+                if waited {
+                    let _ = self.facts.send(Fact::ReplicaSynced {
+                        shard,
+                        replica: address,
+                        took_ms: started.elapsed().as_millis() as u64,
+                    });
+                }
                 return Ok(None);
             }
             Err(error) => error,
         };
-        if let Some(reason) = error.lasting() {
+        if let Some(reason) = lasting {
             let TargetSettings {
                 database, table, ..
-            } = &self.target;
-            let text = format!("{address}: {database}.{table}: {error}");
+            } = &self.refresher.target;
+            let text = format!("{address}: {database}.{table}: {why}");
             return Err(RefreshFailure::quarantine(STEP, reason, text));
         }
         let lag = self.lag(replica).await;
-        let error = match &lag {
-            Some(lag) => shortened(format!("{lag}: {error}")),
-            None => shortened(format!("does not say how far it is behind: {error}")),
+        let behind = match &lag {
+            None => "does not tell how far it is behind".to_owned(),
+            Some(lag) => format!(
+                "is {} s behind, with {} entries in its queue{}",
+                lag.absolute_delay,
+                lag.queue_size,
+                if lag.is_readonly == 0 {
+                    ""
+                } else {
+                    ", and read-only"
+                }
+            ),
         };
+        let error = shortened(format!("{behind}: {why}"));
         let late = format!("{address} {error}");
-        let _ = facts.send(Fact::ReplicaLate {
-            shard: shard.number(),
-            replica: address.to_owned(),
+        let _ = self.facts.send(Fact::ReplicaLate {
+            shard,
+            replica: address,
             behind_seconds: lag.map(|lag| lag.absolute_delay),
             error,
         });
@@ -259,29 +210,33 @@ impl Syncer {
         rows.ok()?.ok()?.into_iter().next()
     }
 
-    fn waiting_since(&self, key: &OrderKey) -> Instant {
-        let mut waiting = self.lock();
+    /// How long the order has waited for its replicas by now.
+    fn waited(&self, limit: Duration) -> Duration {
+        let mut waiting = lock(&self.refresher.waiting);
         // Another process took the others over.
-        waiting.retain(|_, since| since.elapsed() < self.limit * 3);
-        *waiting.entry(key.clone()).or_insert_with(Instant::now)
+        waiting.retain(|_, since| since.elapsed() < limit * 3);
+        let since = waiting.entry(self.order.clone());
+        since.or_insert_with(Instant::now).elapsed()
     }
 
     fn about_table(&self, sql: &str) -> Query {
         Query::new(sql)
-            .param("database", &self.target.database)
-            .param("table", &self.target.table)
+            .param("database", &self.refresher.target.database)
+            .param("table", &self.refresher.target.table)
     }
+}
 
-    fn table(&self) -> String {
-        format!(
-            "{}.{}",
-            quote_identifier(&self.target.database),
-            quote_identifier(&self.target.table)
-        )
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<OrderKey, Instant>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+async fn within<T>(
+    left: Duration,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, NotInSync> {
+    match timeout(left + ANSWER_TIMEOUT, request).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(format!("no answer in {} s", whole_seconds(left)).into()),
     }
 }
 
@@ -290,51 +245,26 @@ fn whole_seconds(left: Duration) -> u64 {
     left.as_secs_f64().ceil() as u64
 }
 
-impl std::fmt::Display for Lag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            absolute_delay,
-            queue_size,
-            ..
-        } = self;
-        write!(
-            f,
-            "is {absolute_delay} s behind, with {queue_size} entries in its queue"
-        )?;
-        if self.is_readonly != 0 {
-            f.write_str(", and read-only")?;
-        }
-        Ok(())
+impl From<Error> for NotInSync {
+    fn from(error: Error) -> Self {
+        let lasting = match classify(&error) {
+            Class::Quarantine(reason) => Some(reason),
+            Class::RetryNow | Class::RetryLater | Class::Pause | Class::Refused => None,
+        };
+        let why = error.to_string();
+        Self { why, lasting }
     }
 }
 
-/// Why a replica is not known to be in sync.
-#[derive(Debug, Clone, thiserror::Error)]
-enum SyncError {
-    #[error("{0}")]
-    Answer(Error),
-    #[error("the table does not exist")]
-    NoTable,
-    #[error("{0}")]
-    Other(String),
-}
-
-impl SyncError {
-    /// The reason of what no waiting makes better.
-    fn lasting(&self) -> Option<Reason> {
-        match self {
-            Self::NoTable => Some(Reason::MissingTarget),
-            Self::Answer(error) => match classify(error) {
-                Class::Quarantine(reason) => Some(reason),
-                Class::RetryNow | Class::RetryLater | Class::Pause | Class::Refused => None,
-            },
-            Self::Other(_) => None,
-        }
+impl From<String> for NotInSync {
+    fn from(why: String) -> Self {
+        let lasting = None;
+        Self { why, lasting }
     }
 }
 
 /// A row of the answer to a statement `ON CLUSTER`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct HostRow {
     host: String,
     /// 0 when it was done; absent while it is not.
@@ -345,28 +275,23 @@ struct HostRow {
 
 impl HostRow {
     /// A host may hold several servers of the cluster: all of them must be in sync.
-    fn result(replica: &Replica, hosts: &[Self], cluster: &str) -> Result<InSync, SyncError> {
+    fn check(replica: &Replica, hosts: &[Self], cluster: &str) -> Result<(), NotInSync> {
         let url = url::Url::parse(replica.address()).ok();
         let name = url.as_ref().and_then(url::Url::host_str);
         let name = name.unwrap_or_default().trim_matches(['[', ']']);
-        let mut own = hosts.iter().filter(|row| row.host == name).peekable();
-        if own.peek().is_none() {
+        let own: Vec<&Self> = hosts.iter().filter(|row| row.host == name).collect();
+        if own.is_empty() {
             let names: Vec<_> = hosts.iter().map(|row| row.host.as_str()).collect();
-            return Err(SyncError::Other(format!(
-                "cluster {} has no host {name}, only {}: name the replicas in clickhouse.cluster as it does, or leave \
-                 sync_on_cluster empty",
-                quote_string(cluster),
-                names.join(", ")
+            let (cluster, names) = (quote_string(cluster), names.join(", "));
+            return Err(NotInSync::from(format!(
+                "cluster {cluster} has no host {name}, only {names}: name the replicas in clickhouse.cluster as it does, \
+                 or leave sync_on_cluster empty"
             )));
         }
-        for row in own {
-            let error = match row.status {
-                Some(0) => continue,
-                Some(_) => row.error.clone().unwrap_or_default(),
-                None => "it was not done in time".to_owned(),
-            };
-            return Err(SyncError::Other(error));
+        match own.into_iter().find(|row| row.status != Some(0)) {
+            None => Ok(()),
+            Some(Self { status: None, .. }) => Err("it was not done in time".to_owned().into()),
+            Some(row) => Err(row.error.clone().unwrap_or_default().into()),
         }
-        Ok(InSync::Waited)
     }
 }

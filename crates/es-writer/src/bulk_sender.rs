@@ -13,7 +13,7 @@ use crate::results::{IndexResult, RowStatus};
 
 /// Delay of what was for a follower that is gone: by then the followers have been looked up again.
 const LOOKED_UP_AGAIN: Duration = Duration::from_secs(60);
-/// Bytes kept of what Elasticsearch says of a row: it may repeat the whole document.
+/// Bytes kept of the reason why Elasticsearch refuses a row: it may repeat the whole document.
 const REASON_BYTES: usize = 1000;
 
 /// Sends the documents of a group to one index.
@@ -70,10 +70,9 @@ impl<'a> BulkSender<'a> {
             Ok(items) => {
                 let (found, wanted) = (items.len(), bulk.rows.len());
                 let error = format!("Elasticsearch answered for {found} of {wanted} documents");
-                let used_up = Some(Outcome::retry(error, self.result.endpoint()));
                 Unsent {
                     bulks: vec![bulk],
-                    used_up,
+                    used_up: Some(Outcome::retry(error, self.result.endpoint())),
                 }
             }
             Err(error) => self.classify_error(bulk, &error)?,
@@ -134,34 +133,33 @@ impl<'a> BulkSender<'a> {
         if left.len() < bulk.rows.len() {
             self.retries.reset();
         }
+        let mut bulks = Vec::new();
         if !left.is_empty() {
             let stats = &self.store.app.stats;
             stats.count("resent-rows", &[], left.len() as u64);
+            bulks.push(bulk.only(&left));
         }
         // What is blocked waits for the circuit breaker.
         let busy = busy.filter(|_| blocked.is_none());
         Ok(Unsent {
-            bulks: (!left.is_empty())
-                .then(|| bulk.only(&left))
-                .into_iter()
-                .collect(),
+            bulks,
             used_up: busy.map(|error| Outcome::retry(error, self.result.endpoint())),
         })
     }
 
     /// Takes the failure of a whole request.
     fn classify_error(&mut self, bulk: Bulk, error: &Error) -> Result<Unsent, Outcome> {
-        let (mut bulks, mut used_up) = (vec![bulk], None);
+        let mut used_up = None;
         match classify(error) {
             Class::Refused => {
                 self.retries.resume();
-                let bulk = bulks.remove(0);
-                match bulk.halves() {
-                    Some(halves) => bulks.extend(halves),
-                    None => self
-                        .result
-                        .refuse(bulk.rows[0], shortened(error.to_string())),
+                let halves = bulk.halves();
+                if halves.is_none() {
+                    let why = shortened(error.to_string());
+                    self.result.refuse(bulk.rows[0], why);
                 }
+                let bulks = halves.into_iter().flatten().collect();
+                return Ok(Unsent { bulks, used_up });
             }
             Class::Pause => self.retries.pause(&error.to_string()),
             Class::Quarantine(Reason::MissingTarget) => {
@@ -172,6 +170,7 @@ impl<'a> BulkSender<'a> {
             }
             Class::Quarantine(_) => return Err(failed(error, &self.result.index)),
         }
+        let bulks = vec![bulk];
         Ok(Unsent { bulks, used_up })
     }
 
@@ -189,12 +188,6 @@ impl<'a> BulkSender<'a> {
 }
 
 fn shortened(mut text: String) -> String {
-    if text.len() > REASON_BYTES {
-        let end = (0..=REASON_BYTES)
-            .rev()
-            .find(|at| text.is_char_boundary(*at));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
+    batch::truncate(&mut text, REASON_BYTES);
     text
 }

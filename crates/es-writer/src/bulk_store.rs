@@ -86,8 +86,7 @@ impl<'a> RetryBudget<'a> {
         self.store.breakers.reset(&self.endpoint);
     }
 
-    /// Pauses before another try. The error is `used_up` when there are no tries left, or that the program is told
-    /// to stop.
+    /// Pauses before another try. The error is `used_up` when there are no tries left, or that the program stops.
     pub async fn wait(&mut self, used_up: Outcome) -> Result<(), Outcome> {
         let Some(pause) = self.pauses.next() else {
             return Err(used_up);

@@ -9,7 +9,7 @@ use pipeline::RefusedRows;
 use sha2::{Digest, Sha256};
 
 use crate::json_column::JsonColumn;
-use crate::layout::DocumentLayout;
+use crate::layout::{ColumnMinimum, DocumentLayout};
 
 /// Longest `_id` that Elasticsearch takes, in bytes of UTF-8.
 const MAX_ID_BYTES: usize = 512;
@@ -65,17 +65,13 @@ impl BatchDocuments {
     /// Whether `row` belongs into the `index`-th index. A refused row belongs into none.
     pub fn belongs(&self, row: usize, index: usize) -> bool {
         let minimum = self.layout.indices[index].minimum;
-        minimum.is_none_or(|minimum| {
-            let column = self.column(minimum.column);
-            column.at_least(row, minimum.value)
-        })
+        minimum
+            .is_none_or(|ColumnMinimum { column, value }| self.column(column).at_least(row, value))
     }
 
     /// Appends the action line and the document of `row` for the `index`-th index, each with its newline.
     pub fn write(&self, row: usize, index: usize, out: &mut Vec<u8>) {
-        let start = row
-            .checked_sub(1)
-            .map_or(0, |before| self.action_ends[before]);
+        let start = row.checked_sub(1).map_or(0, |n| self.action_ends[n]);
         out.extend_from_slice(&self.actions[start..self.action_ends[row]]);
         for field in &self.layout.indices[index].fields {
             out.extend_from_slice(&field.before);
@@ -129,7 +125,7 @@ impl BatchDocuments {
         }
         self.write_key(*last, row, id)?;
         if id.len() > MAX_ID_BYTES {
-            hash(id);
+            *id = hash(id);
         }
         out.extend_from_slice(br#"{"index":{"_id":"#);
         serde_json::to_writer(&mut *out, id).expect("text goes into memory");
@@ -145,16 +141,13 @@ impl BatchDocuments {
         if values.is_null(row) {
             return Err(format!("key column {} is null", self.layout.names[column]));
         }
-        match values {
-            JsonColumn::Text(array) => out.push_str(array.value(row)),
-            JsonColumn::Int(array) => {
-                write!(out, "{}", array.value(row)).expect("a number is text")
-            }
-            JsonColumn::UInt(array) => {
-                write!(out, "{}", array.value(row)).expect("a number is text")
-            }
+        let written = match values {
+            JsonColumn::Text(array) => out.write_str(array.value(row)),
+            JsonColumn::Int(array) => write!(out, "{}", array.value(row)),
+            JsonColumn::UInt(array) => write!(out, "{}", array.value(row)),
             _ => unreachable!("a layout has only text and whole numbers as keys"),
-        }
+        };
+        written.expect("a string takes everything");
         Ok(())
     }
 }
@@ -172,11 +165,8 @@ fn push_leading(id: &mut String, part: &str) {
 }
 
 /// What stands for a key that is too long: `sha256:` and the hash of the whole key in hexadecimal.
-fn hash(id: &mut String) {
+fn hash(id: &str) -> String {
     let digest = Sha256::digest(id.as_bytes());
-    id.clear();
-    id.push_str("sha256:");
-    for byte in digest {
-        write!(id, "{byte:02x}").expect("a number is text");
-    }
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{digits}")
 }

@@ -109,10 +109,9 @@ impl Bulk {
 
     /// Two requests of half the rows each, or `None` when there is only one row.
     pub fn halves(&self) -> Option<[Self; 2]> {
-        let middle = self.rows.len() / 2;
         let all: Vec<usize> = (0..self.rows.len()).collect();
-        let (left, right) = all.split_at(middle);
-        (middle > 0).then(|| [self.only(left), self.only(right)])
+        let (left, right) = all.split_at(all.len() / 2);
+        (!left.is_empty()).then(|| [self.only(left), self.only(right)])
     }
 }
 

@@ -30,7 +30,6 @@ const DAY_MS: i64 = 86_400_000;
 
 /// One column, brought to one of the few kinds that JSON tells apart.
 pub(crate) enum JsonColumn {
-    Null,
     Bool(BooleanArray),
     Int(Int64Array),
     UInt(UInt64Array),
@@ -79,44 +78,44 @@ impl JsonColumn {
     /// Takes a column for which [`is_writable`] holds. Values that are not UTF-8 are reported
     /// in `refused` and stand as empty text.
     pub fn new(array: &ArrayRef, refused: &mut Vec<NotText>) -> Self {
-        let int = |array: Int64Array| JsonColumn::Int(array);
         match array.data_type() {
-            DataType::Boolean => JsonColumn::Bool(array.as_boolean().clone()),
-            DataType::Int8 => int(widen::<Int8Type, Int64Type>(array)),
-            DataType::Int16 => int(widen::<Int16Type, Int64Type>(array)),
-            DataType::Int32 => int(widen::<Int32Type, Int64Type>(array)),
-            DataType::Int64 => int(array.as_primitive().clone()),
-            DataType::UInt8 => JsonColumn::UInt(widen::<UInt8Type, UInt64Type>(array)),
-            DataType::UInt16 => JsonColumn::UInt(widen::<UInt16Type, UInt64Type>(array)),
-            DataType::UInt32 => JsonColumn::UInt(widen::<UInt32Type, UInt64Type>(array)),
-            DataType::UInt64 => JsonColumn::UInt(array.as_primitive().clone()),
-            DataType::Float32 => JsonColumn::Float32(array.as_primitive::<Float32Type>().clone()),
-            DataType::Float64 => JsonColumn::Float64(array.as_primitive::<Float64Type>().clone()),
-            DataType::Date32 => int(millis::<Date32Type>(array, |days| days.checked_mul(DAY_MS))),
-            DataType::Date64 => int(millis::<Date64Type>(array, Some)),
-            DataType::Timestamp(unit, _) => int(timestamps(array, *unit)),
-            DataType::Decimal128(..) => JsonColumn::Text(decimals::<Decimal128Type>(array)),
-            DataType::Decimal256(..) => JsonColumn::Text(decimals::<Decimal256Type>(array)),
+            DataType::Boolean => Self::Bool(array.as_boolean().clone()),
+            DataType::Int8 => Self::Int(widen::<Int8Type, Int64Type>(array)),
+            DataType::Int16 => Self::Int(widen::<Int16Type, Int64Type>(array)),
+            DataType::Int32 => Self::Int(widen::<Int32Type, Int64Type>(array)),
+            DataType::Int64 => Self::Int(array.as_primitive().clone()),
+            DataType::UInt8 => Self::UInt(widen::<UInt8Type, UInt64Type>(array)),
+            DataType::UInt16 => Self::UInt(widen::<UInt16Type, UInt64Type>(array)),
+            DataType::UInt32 => Self::UInt(widen::<UInt32Type, UInt64Type>(array)),
+            DataType::UInt64 => Self::UInt(array.as_primitive().clone()),
+            DataType::Float32 => Self::Float32(array.as_primitive::<Float32Type>().clone()),
+            DataType::Float64 => Self::Float64(array.as_primitive::<Float64Type>().clone()),
+            DataType::Date32 => {
+                Self::Int(millis::<Date32Type>(array, |days| days.checked_mul(DAY_MS)))
+            }
+            DataType::Date64 => Self::Int(millis::<Date64Type>(array, Some)),
+            DataType::Timestamp(unit, _) => Self::Int(timestamps(array, *unit)),
+            DataType::Decimal128(..) => Self::Text(decimals::<Decimal128Type>(array)),
+            DataType::Decimal256(..) => Self::Text(decimals::<Decimal256Type>(array)),
             DataType::List(_) => {
                 let list = array.as_list::<i32>().clone();
-                let values = items(&list, refused);
-                JsonColumn::List(list, Box::new(values))
+                let items = Box::new(items(&list, refused));
+                Self::List(list, items)
             }
-            other if is_text(other) => JsonColumn::Text(texts(array, refused)),
-            _ => JsonColumn::Null,
+            other if is_text(other) => Self::Text(texts(array, refused)),
+            _ => Self::Bool(BooleanArray::new_null(array.len())),
         }
     }
 
     pub fn is_null(&self, row: usize) -> bool {
         match self {
-            JsonColumn::Null => true,
-            JsonColumn::Bool(array) => array.is_null(row),
-            JsonColumn::Int(array) => array.is_null(row),
-            JsonColumn::UInt(array) => array.is_null(row),
-            JsonColumn::Float32(array) => array.is_null(row),
-            JsonColumn::Float64(array) => array.is_null(row),
-            JsonColumn::Text(array) => array.is_null(row),
-            JsonColumn::List(array, _) => array.is_null(row),
+            Self::Bool(array) => array.is_null(row),
+            Self::Int(array) => array.is_null(row),
+            Self::UInt(array) => array.is_null(row),
+            Self::Float32(array) => array.is_null(row),
+            Self::Float64(array) => array.is_null(row),
+            Self::Text(array) => array.is_null(row),
+            Self::List(array, _) => array.is_null(row),
         }
     }
 
@@ -126,14 +125,13 @@ impl JsonColumn {
             return out.extend_from_slice(b"null");
         }
         match self {
-            JsonColumn::Null => out.extend_from_slice(b"null"),
-            JsonColumn::Bool(array) => json(&array.value(row), out),
-            JsonColumn::Int(array) => json(&array.value(row), out),
-            JsonColumn::UInt(array) => json(&array.value(row), out),
-            JsonColumn::Float32(array) => json(&array.value(row), out),
-            JsonColumn::Float64(array) => json(&array.value(row), out),
-            JsonColumn::Text(array) => json(array.value(row), out),
-            JsonColumn::List(array, items) => {
+            Self::Bool(array) => json(&array.value(row), out),
+            Self::Int(array) => json(&array.value(row), out),
+            Self::UInt(array) => json(&array.value(row), out),
+            Self::Float32(array) => json(&array.value(row), out),
+            Self::Float64(array) => json(&array.value(row), out),
+            Self::Text(array) => json(array.value(row), out),
+            Self::List(array, items) => {
                 out.push(b'[');
                 let offsets = array.value_offsets();
                 for item in offsets[row] as usize..offsets[row + 1] as usize {
@@ -151,10 +149,10 @@ impl JsonColumn {
     pub fn at_least(&self, row: usize, minimum: f64) -> bool {
         !self.is_null(row)
             && match self {
-                JsonColumn::Int(array) => array.value(row) as f64 >= minimum,
-                JsonColumn::UInt(array) => array.value(row) as f64 >= minimum,
-                JsonColumn::Float32(array) => f64::from(array.value(row)) >= minimum,
-                JsonColumn::Float64(array) => array.value(row) >= minimum,
+                Self::Int(array) => array.value(row) as f64 >= minimum,
+                Self::UInt(array) => array.value(row) as f64 >= minimum,
+                Self::Float32(array) => f64::from(array.value(row)) >= minimum,
+                Self::Float64(array) => array.value(row) >= minimum,
                 _ => false,
             }
     }

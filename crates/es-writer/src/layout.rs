@@ -7,6 +7,8 @@ use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN};
 use stores::Mapping;
 use stores::elasticsearch::IndexSettings;
 
+use crate::json_column::{is_text, is_writable};
+
 /// Which columns documents are made of, by their indices in the schema.
 #[derive(Debug)]
 pub(crate) struct DocumentLayout {
@@ -15,7 +17,7 @@ pub(crate) struct DocumentLayout {
     pub version: usize,
     /// One for each configured index, in the configuration's order.
     pub indices: Vec<IndexFields>,
-    /// The columns' own names, for what is said of a row.
+    /// The columns' own names, for messages.
     pub names: Vec<String>,
 }
 
@@ -49,10 +51,8 @@ impl DocumentLayout {
         indices: &[IndexSettings],
     ) -> Result<Self, Invalid> {
         let version = column(schema, VERSION_COLUMN)?;
-        if schema.field(version).data_type() != &DataType::Int64 {
-            let wanted = "Int64, milliseconds since the epoch";
-            return Err(wrong_type(schema, version, wanted));
-        }
+        let wanted = "Int64, milliseconds since the epoch";
+        check_type(schema, version, |found| *found == DataType::Int64, wanted)?;
         let key = key.iter().map(|name| key_column(schema, name));
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let fields = named_fields(schema, mapping)?;
@@ -100,10 +100,8 @@ impl IndexFields {
             if !key.contains(column) && !index.selects(name) {
                 continue;
             }
-            if !crate::json_column::is_writable(schema.field(*column).data_type()) {
-                let wanted = "of a type that JSON can represent";
-                return Err(wrong_type(schema, *column, wanted));
-            }
+            let wanted = "of a type that JSON can represent";
+            check_type(schema, *column, is_writable, wanted)?;
             let mut before = vec![if fields.is_empty() { b'{' } else { b',' }];
             serde_json::to_writer(&mut before, name).expect("a name goes into memory");
             before.push(b':');
@@ -112,10 +110,8 @@ impl IndexFields {
         }
         let minimum = index.minimum.as_ref().map(|minimum| {
             let column = find(named, &minimum.field, index)?;
-            if !schema.field(column).data_type().is_numeric() {
-                let wanted = "a number to be compared with the index's minimum";
-                return Err(wrong_type(schema, column, wanted));
-            }
+            let wanted = "a number to be compared with the index's minimum";
+            check_type(schema, column, DataType::is_numeric, wanted)?;
             let value = minimum.value;
             Ok(ColumnMinimum { column, value })
         });
@@ -146,20 +142,20 @@ fn named_fields(schema: &Schema, mapping: &Mapping) -> Result<Vec<NamedField>, I
     let names = columns.iter().map(|n| schema.field(*n).name().as_str());
     let names = mapping.target_names(names);
     let names = names.map_err(|error| wrong_schema(error.to_string()))?;
-    let named = names.into_iter().zip(columns);
-    Ok(named
-        .map(|(name, column)| NamedField { name, column })
-        .collect())
+    let named = |(name, column)| NamedField { name, column };
+    Ok(names.into_iter().zip(columns).map(named).collect())
 }
 
 fn key_column(schema: &Schema, name: &str) -> Result<usize, Invalid> {
     let key = column(schema, name)?;
-    let data_type = schema.field(key).data_type();
-    if crate::json_column::is_text(data_type) || data_type.is_integer() {
-        return Ok(key);
-    }
     let wanted = "text or a whole number to be part of a key";
-    Err(wrong_type(schema, key, wanted))
+    check_type(
+        schema,
+        key,
+        |found| is_text(found) || found.is_integer(),
+        wanted,
+    )?;
+    Ok(key)
 }
 
 fn column(schema: &Schema, name: &str) -> Result<usize, Invalid> {
@@ -171,13 +167,19 @@ fn column(schema: &Schema, name: &str) -> Result<usize, Invalid> {
     })
 }
 
-fn wrong_type(schema: &Schema, column: usize, wanted: &str) -> Invalid {
+fn check_type(
+    schema: &Schema,
+    column: usize,
+    fits: fn(&DataType) -> bool,
+    wanted: &str,
+) -> Result<(), Invalid> {
     let field = schema.field(column);
-    wrong_schema(format!(
-        "column {} is of type {}; it must be {wanted}",
-        field.name(),
-        field.data_type()
-    ))
+    let (name, found) = (field.name(), field.data_type());
+    if fits(found) {
+        return Ok(());
+    }
+    let detail = format!("column {name} is of type {found}; it must be {wanted}");
+    Err(wrong_schema(detail))
 }
 
 fn wrong_schema(detail: String) -> Invalid {

@@ -3,8 +3,7 @@
 //! The path of a batch is in `worker`: it is admitted (headers, Arrow framing, columns), gathered with a few others,
 //! and decoded into documents, whose rows are checked one by one (`documents`). `encode` writes the documents of each
 //! configured index once; a `BulkSender` sends them to the index, and another to each of its followers, until
-//! every row has a status there. `results` makes a report on each batch of them. Refused rows go to
-//! quarantine by themselves, and a receipt says what became of the batch.
+//! every row has a status there. `results` makes a report on each batch of them.
 //!
 //! A document's `_id` is its row's key: the values of the key columns joined by `/`, where a `/` or `\`
 //! within any but the last stands behind a `\` (`us/buy shoes`). A longer one than the 512 bytes that
@@ -21,10 +20,10 @@ mod layout;
 mod results;
 mod worker;
 
-use pipeline::{RECEIPTS, Role, RoleKind};
-
 pub use config::EsWriterSettings;
 pub use worker::EsWriter;
+
+use pipeline::{RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {

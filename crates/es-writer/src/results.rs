@@ -8,15 +8,15 @@ use pipeline::{Outcome, RefusedRows, StoreReport};
 use crate::documents::BatchDocuments;
 use crate::encode::Bulk;
 
-/// What one index has made of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one index has made of a row. Of several indices the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RowStatus {
     /// The index does not take this row.
     Skipped,
     /// The index has not answered for it yet.
     Pending,
-    Stored,
     Unchanged,
+    Stored,
     Refused,
 }
 
@@ -69,22 +69,6 @@ impl IndexResult {
     fn is_pending(&self, rows: Range<usize>) -> bool {
         self.statuses[rows].contains(&RowStatus::Pending)
     }
-
-    /// The rows of one batch by their statuses.
-    fn count(&self, rows: Range<usize>, unsent: &RefusedRows) -> Rows {
-        let mut counts = Rows::default();
-        for (n, status) in self.statuses[rows].iter().enumerate() {
-            match status {
-                _ if unsent.contains_key(&n) => counts.quarantined += 1,
-                RowStatus::Skipped => counts.skipped += 1,
-                RowStatus::Stored => counts.stored += 1,
-                RowStatus::Unchanged => counts.unchanged += 1,
-                RowStatus::Refused => counts.quarantined += 1,
-                RowStatus::Pending => {}
-            }
-        }
-        counts
-    }
 }
 
 /// Reports on each batch of a group.
@@ -102,9 +86,7 @@ pub(crate) fn reports(
 }
 
 /// Reports on the batch of these rows of the group, unless some of them are pending: then the whole batch has an
-/// outcome. `unsent` are those of its rows that no index was asked to take. A row is quarantined if it is among them or
-/// any index refused it; else stored if any index took it newly; else unchanged if any index has it; else
-/// skipped.
+/// outcome. `unsent` are those of its rows that no index was asked to take: they count as refused by all.
 fn report(
     rows: Range<usize>,
     unsent: &RefusedRows,
@@ -118,28 +100,43 @@ fn report(
     if let Some(outcome) = outcomes.max_by_key(severity) {
         return Err(outcome);
     }
-    let targets = indices
-        .iter()
-        .map(|i| (i.index.clone(), i.count(rows.clone(), unsent)));
-    let mut report = StoreReport {
-        targets: targets.collect(),
-        ..StoreReport::default()
-    };
-    for (n, row) in rows.enumerate() {
-        let any = |status| indices.iter().any(|i| i.statuses[row] == status);
-        let why = unsent.get(&n).cloned();
-        if let Some(why) = why.or_else(|| why_refused(row, indices)) {
-            report.rows.quarantined += 1;
-            report.refused.insert(n, why);
-        } else if any(RowStatus::Stored) {
-            report.rows.stored += 1;
-        } else if any(RowStatus::Unchanged) {
-            report.rows.unchanged += 1;
+    let status = |n: usize, index: &IndexResult| {
+        if unsent.contains_key(&n) {
+            RowStatus::Refused
         } else {
-            report.rows.skipped += 1;
+            index.statuses[rows.start + n]
+        }
+    };
+    let all = 0..rows.len();
+    let targets = indices.iter().map(|index| {
+        let counts = count(all.clone().map(|n| status(n, index)));
+        (index.index.clone(), counts)
+    });
+    let last = |n: usize| indices.iter().map(|index| status(n, index)).max();
+    let why = |n: usize| {
+        let why = unsent.get(&n).cloned();
+        let why = why.or_else(|| why_refused(rows.start + n, indices))?;
+        Some((n, why))
+    };
+    Ok(StoreReport {
+        targets: targets.collect(),
+        rows: count(all.clone().filter_map(last)),
+        refused: all.filter_map(why).collect(),
+    })
+}
+
+fn count(statuses: impl Iterator<Item = RowStatus>) -> Rows {
+    let mut rows = Rows::default();
+    for status in statuses {
+        match status {
+            RowStatus::Skipped => rows.skipped += 1,
+            RowStatus::Pending => {}
+            RowStatus::Unchanged => rows.unchanged += 1,
+            RowStatus::Stored => rows.stored += 1,
+            RowStatus::Refused => rows.quarantined += 1,
         }
     }
-    Ok(report)
+    rows
 }
 
 /// The reasons of all indices that refused the row of the group, if any did.

@@ -12,7 +12,7 @@ use batch::{Invalid, Message, Reason};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use pipeline::{
-    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RECEIPTS, StoreReport, Weight, settle,
+    AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, StoreReport, Weight, settle,
 };
 use stores::elasticsearch::{
     Client, ConfigError, ElasticsearchSettings, Followers, IndexSettings, classify,
@@ -64,7 +64,6 @@ impl EsWriter {
 }
 
 impl BatchWorker for EsWriter {
-    const RECEIPTS: &'static str = RECEIPTS;
     /// All batches go to the same indices.
     type Key = ();
     type Item = Admitted;

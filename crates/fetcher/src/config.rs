@@ -1,4 +1,4 @@
-use pipeline::LoopOptions;
+use pipeline::{LoopOptions, check_positive};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,16 +51,13 @@ impl FetcherSettings {
                 self.batch_rows
             ));
         }
-        if self.batch_bytes == 0 || self.batch_bytes > self.options.max_body_bytes {
+        if !(1..=self.options.max_body_bytes).contains(&self.batch_bytes) {
             return Err(format!(
                 "{section}.batch_bytes must be 1 to {section}.max_body_bytes, which is {}",
                 self.options.max_body_bytes
             ));
         }
-        if self.max_threads == 0 {
-            return Err(format!("{section}.max_threads must be at least 1"));
-        }
-        Ok(())
+        check_positive(section, &[("max_threads", self.max_threads.into())])
     }
 
     pub(crate) fn batch_size(&self) -> BatchSize {

@@ -72,21 +72,17 @@ impl BatchCutter {
 
     /// The next full batch, or `None` when more of the answer is needed.
     pub fn next_batch(&mut self) -> Result<Option<EncodedBatch>, Invalid> {
-        loop {
-            let Some(frame) = self.next_frame()? else {
-                return Ok(None);
-            };
-            if self.fits(&frame) {
-                self.pending.add(frame);
-            } else {
-                let batch = self.encode();
-                self.pending.add(frame);
-                return Ok(Some(batch));
+        while let Some(frame) = self.next_frame()? {
+            let full = (!self.fits(&frame)).then(|| self.encode());
+            self.pending.add(frame);
+            if full.is_some() {
+                return Ok(full);
             }
             if self.pending.rows == self.size.rows {
                 return Ok(Some(self.encode()));
             }
         }
+        Ok(None)
     }
 
     /// After the last piece: the batch that was not full yet, if the answer was complete.

@@ -1,21 +1,20 @@
 //! Reads the hub: one range of one shard becomes batches.
 //!
-//! [`Fetcher`] reads a range as one Arrow stream (`range_reader`) from a replica that has the plan's columns
-//! (`replica_check`) and is not too far behind (`delays`), and joins its record batches into batches as they come,
-//! without decoding them (`cutter`). It sends the batches, goes to the next replica when one fails, and sends a receipt
+//! [`Fetcher`] reads a range as one Arrow stream (`range_reader`) from a replica that has the plan's columns and is not
+//! too far behind (`replica_check`), and joins its record batches into batches as they come, without decoding them
+//! (`cutter`). It sends the batches, goes to the next replica when one fails, and sends a receipt
 //! for each attempt.
 
 mod config;
 mod cutter;
-mod delays;
 mod range_reader;
 mod replica_check;
 mod worker;
 
-use pipeline::{Role, RoleKind};
-
 pub use config::FetcherSettings;
 pub use worker::Fetcher;
+
+use pipeline::{RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
@@ -26,4 +25,3 @@ pub const ROLE: Role = Role {
 };
 
 const BATCHES: &str = "batches";
-const RECEIPTS: &str = "receipts";

@@ -24,12 +24,9 @@ pub(crate) enum ReadError {
     /// Another replica, or the same one later, may do better.
     #[error(transparent)]
     Replica(Error),
-    /// The answer of this replica is not a valid stream; another one's may be.
+    /// This replica is behind, or its answer is not a valid stream; another one's may be.
     #[error("{replica}: {problem}")]
-    Answer { replica: String, problem: Invalid },
-    /// The replica lacks rows that others may have.
-    #[error("{replica}: {problem}")]
-    Behind { replica: String, problem: String },
+    Unusable { replica: String, problem: String },
     /// No replica can do better.
     #[error(transparent)]
     Task(Invalid),
@@ -94,9 +91,9 @@ impl ReadError {
                 problem.reason,
                 format!("{}; lower fetcher.scroll_rows", problem.detail),
             )),
-            _ => Self::Answer {
+            _ => Self::Unusable {
                 replica: replica.to_owned(),
-                problem,
+                problem: problem.to_string(),
             },
         }
     }
@@ -109,7 +106,7 @@ impl ReadError {
                 Class::Quarantine(reason) => Some(Invalid::new(reason, error.to_string())),
                 _ => None,
             },
-            Self::Answer { .. } | Self::Behind { .. } => None,
+            Self::Unusable { .. } => None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use batch::{RunId, Task};
 use serde::Deserialize;
@@ -9,37 +10,47 @@ use stores::clickhouse::read::compare_columns;
 use stores::clickhouse::{Error, Query, Replica};
 
 use crate::config::FetcherSettings;
-use crate::delays::ReplicaDelays;
 use crate::range_reader::ReadError;
 
-/// Checks replicas, and remembers by their addresses those that passed.
+/// How long a delay is used: a range is read in seconds, and no delay grows faster than time.
+const MAX_DELAY_AGE: Duration = Duration::from_secs(5);
+
+// Settings that older servers do not know, and refuse.
+/// From 25.3 on: with it the source reads filtered rows in blocks of a whole granule, whatever `max_block_size` is, and
+/// remembers conditions that never come again.
+const CONDITION_CACHE: &str = "use_query_condition_cache";
+/// From 26.9 on: joins the few rows that a selective read leaves of each block.
+const RECORD_BATCH_SIZE: &str = "output_format_arrow_record_batch_size";
+
+/// Checks replicas, and remembers by their addresses what they had.
 pub(crate) struct ReplicaCheck {
-    delays: ReplicaDelays,
+    max_delay_seconds: u64,
+    delays: Mutex<HashMap<String, KnownDelay>>,
     checked: Mutex<HashMap<String, Arc<CheckedReplica>>>,
+}
+
+/// How far the table of a run was behind.
+#[derive(Clone)]
+struct KnownDelay {
+    run: RunId,
+    at: Instant,
+    seconds: u64,
 }
 
 /// A replica that has all columns of a run's plan.
 #[derive(Debug)]
 pub(crate) struct CheckedReplica {
     run: RunId,
-    /// Of [`OPTIONAL`], the settings that this server knows.
+    /// Of the settings above, those that this server knows.
     known_settings: Vec<String>,
 }
 
-/// Settings that older servers do not know, and refuse.
-const OPTIONAL: [&str; 2] = [
-    // From 25.3 on: with it the source reads filtered rows in blocks of a whole granule, whatever
-    // `max_block_size` says, and remembers conditions that never come again.
-    "use_query_condition_cache",
-    // From 26.9 on: joins the few rows that a selective read leaves of each block.
-    "output_format_arrow_record_batch_size",
-];
-
 impl ReplicaCheck {
-    /// A replica that is behind by more than `max_replica_delay_seconds` fails the check.
-    pub fn new(max_replica_delay_seconds: u64) -> Self {
+    /// A replica that is behind by more than `max_delay_seconds` fails the check.
+    pub fn new(max_delay_seconds: u64) -> Self {
         Self {
-            delays: ReplicaDelays::new(max_replica_delay_seconds),
+            max_delay_seconds,
+            delays: Mutex::default(),
             checked: Mutex::default(),
         }
     }
@@ -51,32 +62,80 @@ impl ReplicaCheck {
         replica: &Replica,
         task: &Task,
     ) -> Result<Arc<CheckedReplica>, ReadError> {
-        if let Some(problem) = self.delays.too_long(replica, task).await? {
-            let replica = replica.address().to_owned();
-            return Err(ReadError::Behind { replica, problem });
+        let address = replica.address().to_owned();
+        let (seconds, max) = (self.delay(replica, task).await?, self.max_delay_seconds);
+        if seconds > max {
+            return Err(ReadError::Unusable {
+                replica: address,
+                problem: format!(
+                    "it is {seconds} s behind; source.max_replica_delay_seconds allows {max} s"
+                ),
+            });
         }
-        if let Some(checked) = self.lock().get(replica.address())
-            && checked.run == task.run
-        {
-            return Ok(checked.clone());
+        let checked = lock(&self.checked).get(&address).cloned();
+        if let Some(checked) = checked.filter(|checked| checked.run == task.run) {
+            return Ok(checked);
         }
-        let found = replica
-            .describe(&task.plan.database, &task.plan.table)
-            .await?;
+        let (database, table) = (&task.plan.database, &task.plan.table);
+        let found = replica.describe(database, table).await?;
         let found = found.map_or_else(Vec::new, |table| table.readable_columns());
         compare_columns(task.shard, &task.plan, &found).map_err(ReadError::Task)?;
         let checked = Arc::new(CheckedReplica {
             run: task.run.clone(),
             known_settings: known_settings(replica).await?,
         });
-        let address = replica.address().to_owned();
-        self.lock().insert(address, checked.clone());
+        lock(&self.checked).insert(address, checked.clone());
         Ok(checked)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<CheckedReplica>>> {
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Seconds since the oldest change that the replica knows of and has not fetched yet; a very large number where it
+    /// does not know yet, and 0 where the table is not replicated.
+    async fn delay(&self, replica: &Replica, task: &Task) -> Result<u64, Error> {
+        let known = lock(&self.delays).get(replica.address()).cloned();
+        if let Some(known) = known
+            && known.run == task.run
+            && known.at.elapsed() < MAX_DELAY_AGE
+        {
+            return Ok(known.seconds);
+        }
+        let query = Query::new(
+            "SELECT absolute_delay FROM system.replicas \
+             WHERE database = {database:String} AND table = {table:String}",
+        )
+        .param("database", &task.plan.database)
+        .param("table", &task.plan.table);
+        let rows: Vec<DelayRow> = replica.rows(&query).await?;
+        let known = KnownDelay {
+            run: task.run.clone(),
+            at: Instant::now(),
+            seconds: rows.first().map_or(0, |row| row.absolute_delay),
+        };
+        let seconds = known.seconds;
+        lock(&self.delays).insert(replica.address().to_owned(), known);
+        Ok(seconds)
     }
+}
+
+#[derive(Deserialize)]
+struct DelayRow {
+    absolute_delay: u64,
+}
+
+#[derive(Deserialize)]
+struct SettingName {
+    name: String,
+}
+
+async fn known_settings(replica: &Replica) -> Result<Vec<String>, Error> {
+    let sql = format!(
+        "SELECT name FROM system.settings WHERE name IN ('{CONDITION_CACHE}', '{RECORD_BATCH_SIZE}')"
+    );
+    let rows: Vec<SettingName> = replica.rows(&Query::new(sql)).await?;
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl CheckedReplica {
@@ -96,27 +155,13 @@ impl CheckedReplica {
             .setting("cancel_http_readonly_queries_on_client_close", 1)
             // The broker may hold the fetcher back for longer than the server's 30 s.
             .setting("http_send_timeout", 300);
-        let optional = OPTIONAL
-            .into_iter()
-            .filter(|name| self.known_settings.iter().any(|known| known == name));
-        optional.fold(query, |query, name| {
-            let value = match name {
-                "use_query_condition_cache" => 0,
-                // Joined record batches have fewer than twice as many rows: never too many for a batch.
-                _ => (settings.batch_rows / 2).max(1),
-            };
-            query.setting(name, value)
-        })
+        let optional = [
+            (CONDITION_CACHE, 0),
+            // Joined record batches have fewer than twice as many rows: never too many for a batch.
+            (RECORD_BATCH_SIZE, (settings.batch_rows / 2).max(1)),
+        ];
+        let known = |name: &str| self.known_settings.iter().any(|known| known == name);
+        let known = optional.into_iter().filter(|(name, _)| known(name));
+        known.fold(query, |query, (name, value)| query.setting(name, value))
     }
-}
-
-async fn known_settings(replica: &Replica) -> Result<Vec<String>, Error> {
-    #[derive(Deserialize)]
-    struct SettingName {
-        name: String,
-    }
-    let names = OPTIONAL.map(|name| format!("'{name}'")).join(", ");
-    let sql = format!("SELECT name FROM system.settings WHERE name IN ({names})");
-    let rows: Vec<SettingName> = replica.rows(&Query::new(sql)).await?;
-    Ok(rows.into_iter().map(|row| row.name).collect())
 }

@@ -5,10 +5,10 @@ use batch::{BatchId, Fact, Headers, Invalid, Message, Task, header};
 use pipeline::{Job, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
+use crate::BATCHES;
 use crate::config::FetcherSettings;
 use crate::range_reader::{RangeReader, ReadError};
 use crate::replica_check::ReplicaCheck;
-use crate::{BATCHES, RECEIPTS};
 
 /// Replicas that one delivery of a task tries at most.
 const MAX_REPLICAS: u32 = 8;
@@ -33,8 +33,6 @@ struct Fetched {
 }
 
 impl Worker for Fetcher {
-    const RECEIPTS: &'static str = RECEIPTS;
-
     async fn process(&self, job: &mut Job) -> Outcome {
         self.fetch(job).await.unwrap_or_else(Outcome::from)
     }
@@ -65,10 +63,9 @@ impl Fetcher {
         })
     }
 
-    /// Tries the replicas of the range's shard until one has read it, with a receipt for every attempt.
-    ///
-    /// Batches of a failed attempt stay sent: those of the next replica belong to another attempt, the ledger counts
-    /// the batches of the one attempt that read the whole range, and a row that is stored twice is stored once.
+    /// Tries the replicas of the range's shard until one has read it, with a receipt for every attempt. Batches of a
+    /// failed attempt stay sent: the ledger counts those of the one attempt that read the whole range, and a row that is
+    /// stored twice is stored once.
     async fn fetch(&self, job: &mut Job) -> Result<Outcome, Invalid> {
         let task = Task::from_message(job.message())?;
         let shard = self.cluster.shard(task.shard)?;
@@ -85,7 +82,7 @@ impl Fetcher {
                 Err(error) => error,
             };
             // The store's client has marked the replica down for its own errors.
-            if matches!(error, ReadError::Answer { .. } | ReadError::Behind { .. }) {
+            if matches!(error, ReadError::Unusable { .. }) {
                 replica.mark_down();
             }
             tracing::warn!(task = %task.task, attempt, %error, "an attempt failed");
@@ -94,7 +91,7 @@ impl Fetcher {
                 attempt,
                 error: error.to_string(),
             };
-            send_receipt(job, &task, fact).await;
+            job.report(&task.run, fact).await;
             failures.push(error);
         }
         Ok(give_up(task.shard, &failures))
@@ -139,18 +136,12 @@ impl Fetcher {
             rows: fetched.rows,
             bytes: fetched.bytes,
         };
-        send_receipt(job, task, fact).await;
+        job.report(&task.run, fact).await;
     }
 }
 
-async fn send_receipt(job: &mut Job, task: &Task, fact: Fact) {
-    let message = receipt(&task.run, fact).to_message();
-    job.send(RECEIPTS, message).await;
-}
-
-/// The attempts of one delivery of a task, one for each replica that it tries. An attempt is part of the names of its
-/// batches: its number has to be unique within the task and greater than those before it, nothing else, and may skip
-/// any. [`Job::attempt`] numbers the deliveries in that way, and every delivery has [`MAX_REPLICAS`] numbers here.
+/// The attempts of one delivery of a task, one for each replica that it tries. Their numbers are part of the names of
+/// batches: unique within the task, and greater than those of earlier deliveries. They may skip any.
 fn attempts(delivery: u32) -> impl Iterator<Item = u32> {
     let before = delivery.saturating_sub(1).saturating_mul(MAX_REPLICAS);
     (1..=MAX_REPLICAS).map(move |n| before.saturating_add(n))
@@ -163,12 +154,12 @@ fn give_up(shard: u32, failures: &[ReadError]) -> Outcome {
         return invalid.into();
     }
     let errors: Vec<_> = failures.iter().map(ReadError::to_string).collect();
-    let errors = errors.join("; ");
+    let (errors, at) = (errors.join("; "), format!("shard {shard}"));
     if failures.iter().any(ReadError::is_pause) {
-        let why = format!("shard {shard}: {errors}");
+        let why = format!("{at}: {errors}");
         return Outcome::Snooze { why, delay: SNOOZE };
     }
-    Outcome::retry(errors, format!("shard {shard}"))
+    Outcome::retry(errors, at)
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ mod worker;
 pub use config::{GateSettings, PersisterSettings};
 pub use worker::{PersisterInputs, run};
 
-use pipeline::{Role, RoleKind};
+use pipeline::{RECEIPTS, Role, RoleKind};
 
-/// The persister, to the topology.
+/// The role as the topology knows it.
 pub const ROLE: Role = Role {
     name: "persister",
     kind: RoleKind::Controller,
@@ -32,5 +32,4 @@ pub const ROLE: Role = Role {
 
 const BATCHES: &str = "batches";
 const ORDERS: &str = "orders";
-const RECEIPTS: &str = "receipts";
 const RECORDS: &str = "records";

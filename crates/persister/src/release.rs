@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use app::App;
 use batch::{BatchHeaders, BatchId, Fact, Invalid, MessageKind, Reason, RunId, header};
-use pipeline::{Job, Outcome, Worker, receipt};
+use pipeline::{Job, Outcome, Worker};
 
+use crate::BATCHES;
 use crate::release_tracker::Disposition;
 use crate::shared_ledger::SharedLedger;
-use crate::{BATCHES, RECEIPTS};
 
 /// Pause before a batch that another attempt is preferred to comes again.
 const WAIT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ impl Release {
                 attempt: batch.attempt,
                 batches,
             };
-            job.send(RECEIPTS, receipt(&run, fact).to_message()).await;
+            job.report(&run, fact).await;
         }
         Outcome::Done
     }
@@ -44,8 +44,6 @@ impl Release {
 }
 
 impl Worker for Release {
-    const RECEIPTS: &'static str = RECEIPTS;
-
     async fn process(&self, job: &mut Job) -> Outcome {
         let headers = &job.message().headers;
         let known = headers.check_schema(MessageKind::Batch);

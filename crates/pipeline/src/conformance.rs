@@ -308,8 +308,6 @@ async fn an_output_without_a_reader_is_never_taken_for_delivered(fixture: Fixtur
     let worker = By(async |message: Message, _| (message.body != "1", Outcome::Done));
     struct Elsewhere<W>(W);
     impl<W: Worker> Worker for Elsewhere<W> {
-        const RECEIPTS: &'static str = "receipts";
-
         async fn process(&self, job: &mut Job) -> Outcome {
             job.send("nowhere", job.message().clone()).await;
             self.0.process(job).await

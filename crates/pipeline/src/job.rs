@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use batch::{Failure, Headers, Invalid, Message, header};
+use batch::{Fact, Failure, Headers, Invalid, Message, RunId, header};
 use tokio::sync::Notify;
 
 use crate::broker::{ConnectionLost, Publisher};
 use crate::outbox::Outbox;
-use crate::{Program, now_ms};
+use crate::{Program, RECEIPTS, now_ms, receipt};
 
 /// One delivered message that a role processes, with the way to its outputs.
 pub struct Job {
@@ -51,6 +51,11 @@ impl Job {
     pub async fn send(&mut self, output: &str, message: Message) {
         let sent = self.outbox.send(output, message).await;
         self.or_abandon(sent).await;
+    }
+
+    /// Sends the ledger what happened in a run, as [`Self::send`] does.
+    pub async fn report(&mut self, run: &RunId, fact: Fact) {
+        self.send(RECEIPTS, receipt(run, fact).to_message()).await;
     }
 
     /// Keeps `part`, the rows of the job's message that can never be stored, in quarantine.

@@ -31,14 +31,11 @@ pub enum RoleKind {
 
 /// A role that processes one message at a time; `concurrency` of them at once.
 pub trait Worker: Send + Sync + 'static {
-    /// The output for [`Self::quarantined`].
-    const RECEIPTS: &'static str;
-
     /// Processes one message. Outputs go out through [`Job::send`] while it runs. It is cancelled at its next
     /// `await` when the connection is lost: nothing is acknowledged then, and the message is delivered again.
     fn process(&self, job: &mut Job) -> impl Future<Output = Outcome> + Send;
 
-    /// The message that tells the ledger of a quarantined message, sent to output [`Self::RECEIPTS`].
+    /// The message that tells the ledger of a quarantined message, sent to output [`crate::RECEIPTS`].
     fn quarantined(&self, _message: &Message, _why: &Invalid) -> Option<Message> {
         None
     }
@@ -46,9 +43,6 @@ pub trait Worker: Send + Sync + 'static {
 
 /// A role that processes groups of messages that belong together.
 pub trait BatchWorker: Send + Sync + 'static {
-    /// As [`Worker::RECEIPTS`].
-    const RECEIPTS: &'static str;
-
     /// What messages of one group have in common, such as a shard.
     type Key: Clone + Eq + Hash + Send + Sync + std::fmt::Debug + 'static;
     /// A message, checked and made ready when it is admitted.

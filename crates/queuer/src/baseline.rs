@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use batch::{Column, RunId, RunMode, Started, TaskHash};
 use ledger::{Ledger, Progress};
+use stores::clickhouse::SourceSettings;
+
+use crate::columns::SourceColumns;
 
 /// Skipped runs that are named one by one; there may be hundreds of partial ones.
 const NAMED: usize = 3;
@@ -34,24 +37,20 @@ struct Chain<'a> {
 
 /// Identifies the table, key and columns that a run reads, whatever the order of the columns: two runs with the same
 /// fingerprint read the same columns of the same table.
-pub(crate) fn source_fingerprint(
-    (database, table): (&str, &str),
-    key: &[Column],
-    columns: &[Column],
-    changed: &Column,
-) -> String {
-    let mut columns: Vec<&Column> = columns.iter().collect();
+pub(crate) fn source_fingerprint(settings: &SourceSettings, source: &SourceColumns) -> String {
+    let mut columns: Vec<&Column> = source.columns.iter().collect();
     columns.sort_by_key(|column| &column.name);
     // The count keeps a key column from being taken for another one.
-    let count = (key.len() as u64).to_le_bytes();
-    let all = key.iter().chain(columns).chain([changed]);
+    let count = (source.key.len() as u64).to_le_bytes();
+    let all = source.key.iter().chain(columns).chain([&source.changed]);
     let all = all.flat_map(|column| [column.name.as_bytes(), column.r#type.as_bytes()]);
+    let (database, table) = (&settings.database, &settings.table);
     let parts = [database.as_bytes(), table.as_bytes(), &count[..]];
     TaskHash::new(parts.into_iter().chain(all)).to_string()
 }
 
-/// Where an incremental run begins: the oldest watermark of its stores, so that what one of them missed is sent
-/// again; what another one has already counts as unchanged there.
+/// Where an incremental run begins: the oldest watermark of its stores. What another store has already counts as
+/// unchanged there.
 ///
 /// The watermark of a store is the end of the latest ended run of `pipeline` that passed in it and left nothing out,
 /// unless that run or a later one was for another source, for other shards, or not for the store: rows that did not
@@ -183,7 +182,7 @@ fn difference(started: &Started, store: &str, shards: u32, source: &str) -> Opti
         ));
     }
     match started.source.as_str() {
-        "" => Some("does not say which columns it read".to_owned()),
+        "" => Some("does not tell which columns it read".to_owned()),
         same if same == source => None,
         _ => Some("read another table, or other columns of it".to_owned()),
     }

@@ -47,12 +47,11 @@ impl Cycles {
 pub(crate) async fn wait_until(at_ms: i64) {
     const POLL_INTERVAL_MS: i64 = 60_000;
     loop {
-        match at_ms - now_ms() {
-            left if left <= 0 => return,
-            left => {
-                tokio::time::sleep(Duration::from_millis(left.min(POLL_INTERVAL_MS) as u64)).await
-            }
+        let left = at_ms - now_ms();
+        if left <= 0 {
+            return;
         }
+        tokio::time::sleep(Duration::from_millis(left.min(POLL_INTERVAL_MS) as u64)).await;
     }
 }
 

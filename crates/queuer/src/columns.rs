@@ -6,10 +6,12 @@ use batch::{Column, VERSION_COLUMN};
 use settings::matches_pattern;
 use stores::clickhouse::{KeyExpression, SourceSettings, read};
 
-/// The table of one shard, as the shard describes it.
+/// The table of one shard, as the shard describes it, and the shard's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardTable {
     pub shard: u32,
+    /// Milliseconds since the epoch.
+    pub now_ms: i64,
     pub sorting_key: KeyExpression,
     pub primary_key: KeyExpression,
     /// Those that can be read.
@@ -27,8 +29,7 @@ pub struct SourceColumns {
     pub changed: Column,
 }
 
-/// Resolves the columns of the settings in the shards' tables. The error names the column and the
-/// shard, and says what to do.
+/// Resolves the columns of the settings in the shards' tables. The error names the column and the shard, and what to do.
 pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<SourceColumns, String> {
     let name = format!("{}.{}", settings.database, settings.table);
     let Some(first) = tables.first() else {
@@ -107,36 +108,30 @@ impl ColumnFinder<'_> {
 
     /// The column, if every shard has it with one type.
     fn find(&self, name: &str) -> Result<Column, String> {
-        let Some((first, others)) = self.tables.split_first() else {
-            return Err(format!("column {name} is on no shard"));
-        };
-        let column = self.in_shard(first, name)?;
-        for table in others {
-            let other = self.in_shard(table, name)?;
-            if other.r#type != column.r#type {
+        let (first, table_name) = (&self.tables[0], self.name);
+        let mut found: Option<&Column> = None;
+        for ShardTable { shard, columns, .. } in self.tables {
+            let column = columns.iter().find(|column| column.name == name);
+            let column = column.ok_or_else(|| {
+                format!("column {name} is missing in {table_name} of shard {shard}")
+            })?;
+            let expected = found.get_or_insert(column);
+            if column.r#type != expected.r#type {
                 return Err(format!(
-                    "column {name} of {} is {} on shard {}, but {} on shard {}",
-                    self.name, other.r#type, table.shard, column.r#type, first.shard
+                    "column {name} of {table_name} is {} on shard {shard}, but {} on shard {}",
+                    column.r#type, expected.r#type, first.shard
                 ));
             }
         }
-        Ok(column.clone())
-    }
-
-    fn in_shard<'a>(&self, table: &'a ShardTable, name: &str) -> Result<&'a Column, String> {
-        let column = table.columns.iter().find(|column| column.name == name);
-        column.ok_or_else(|| {
-            format!(
-                "column {name} is missing in {} of shard {}",
-                self.name, table.shard
-            )
-        })
+        found
+            .cloned()
+            .ok_or_else(|| format!("column {name} is on no shard"))
     }
 }
 
 fn unusable_key(table: &ShardTable, name: &str, key: &KeyExpression) -> String {
     format!(
-        "{name} of shard {} is ordered by ({key}): rows can be told apart and cut into ranges only where the sorting key and the primary key are plain columns, in ascending order",
+        "{name} of shard {} is ordered by ({key}): rows can be identified and cut into ranges only where the sorting key and the primary key are plain columns, in ascending order",
         table.shard
     )
 }
@@ -155,6 +150,7 @@ mod tests {
     fn table(shard: u32) -> ShardTable {
         ShardTable {
             shard,
+            now_ms: 0,
             sorting_key: KeyExpression::new("country, keyword"),
             primary_key: KeyExpression::new("country, keyword"),
             columns: vec![

@@ -33,12 +33,10 @@ impl Default for QueuerSettings {
 impl QueuerSettings {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), String> {
-        match self.min_ranges {
-            1..=MAX_RANGES => Ok(()),
-            other => Err(format!(
-                "queuer.min_ranges is {other}; it must be 1 to {MAX_RANGES}"
-            )),
+        if (1..=MAX_RANGES).contains(&self.min_ranges) {
+            return Ok(());
         }
+        Err(format!("queuer.min_ranges must be 1 to {MAX_RANGES}"))
     }
 
     pub(crate) fn overlap_ms(&self) -> i64 {

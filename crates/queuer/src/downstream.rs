@@ -1,11 +1,11 @@
-//! What the topology says about the programs that a run goes to.
+//! The programs that a run goes to, by the topology.
 
 use batch::{RunPlan, Stage};
-use pipeline::{RoleKind, names};
+use pipeline::{RECEIPTS, RoleKind, names};
 use topology::{Edge, ProgramSpec, Topology};
 
+use crate::TASKS;
 use crate::admission::AdmissionError;
-use crate::{RECEIPTS, TASKS};
 
 /// The output of fetchers that stores read.
 const BATCHES: &str = "batches";
@@ -34,18 +34,17 @@ impl Downstream {
     /// What follows the queuer named `program`. Stores are the programs that read batches, send none, and report in
     /// receipts.
     pub fn from_topology(topology: &Topology, program: &str) -> Self {
-        let stores = topology.programs.iter().filter(|program| {
+        let programs = &topology.programs;
+        let stores = programs.iter().filter(|program| {
             let reads = |edge: &Edge| edge.reader == program.name && edge.output == BATCHES;
             let outputs = program.role.outputs;
             topology.edges.iter().any(reads)
                 && outputs.contains(&RECEIPTS)
                 && !outputs.contains(&BATCHES)
         });
-        let controller = topology
-            .programs
-            .iter()
-            .find(|program| program.role.kind == RoleKind::Controller)
-            .map(|controller| controller.name.as_str());
+        let is_controller = |program: &&ProgramSpec| program.role.kind == RoleKind::Controller;
+        let controller = programs.iter().find(is_controller);
+        let controller = controller.map(|controller| controller.name.as_str());
         let fetchers: Vec<&str> = topology.readers(program, TASKS).collect();
         let mut batch_readers = batch_readers(topology, &fetchers);
         batch_readers.retain(|reader| Some(*reader) != controller);
@@ -102,15 +101,12 @@ fn run_plan<'a>(
     mut stores: impl Iterator<Item = &'a ProgramSpec>,
 ) -> RunPlan {
     let refreshers: Vec<&str> = topology.readers(controller, ORDERS).collect();
+    let restarts = |refresher: &&str| topology.readers(refresher, ORDERS).next().is_some();
     let store = stores.find(|store| store.role.name == CH_WRITER);
-    let serp = refreshers
-        .iter()
-        .any(|refresher| topology.readers(refresher, ORDERS).next().is_some());
+    let store = store.filter(|_| !refreshers.is_empty());
     RunPlan {
-        dictionary_after: store
-            .filter(|_| !refreshers.is_empty())
-            .map(|store| store.name.clone()),
-        serp,
+        dictionary_after: store.map(|store| store.name.clone()),
+        serp: refreshers.iter().any(restarts),
         ..RunPlan::default()
     }
 }

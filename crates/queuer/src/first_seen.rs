@@ -73,7 +73,8 @@ mod tests {
     }
 
     #[test]
-    fn of_two_announcements_of_one_run_the_first_in_the_ledger_counts_whatever_their_clocks_say() {
+    fn of_two_announcements_of_one_run_the_first_in_the_ledger_counts_however_their_clocks_differ()
+    {
         let mut seen = FirstSeen::default();
         for receipt in [
             started("r-1", 2, "mine"),

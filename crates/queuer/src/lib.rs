@@ -31,7 +31,7 @@ pub use ranges::RangeEstimate;
 pub use report::{PlanReport, ShardReport};
 pub use worker::{QueuerError, QueuerExit, run};
 
-use pipeline::{Role, RoleKind};
+use pipeline::{RECEIPTS, Role, RoleKind};
 use stores::clickhouse::{Cluster, SourceSettings};
 
 /// The role as the topology knows it.
@@ -43,7 +43,6 @@ pub const ROLE: Role = Role {
 };
 
 const TASKS: &str = "tasks";
-const RECEIPTS: &str = "receipts";
 
 /// The columns that a run would read if it were planned now: the stores have to be configured for them. Asks every
 /// shard; fails when they differ, or lack a column of the settings.
@@ -52,6 +51,6 @@ pub async fn source_columns(
     settings: &SourceSettings,
 ) -> Result<SourceColumns, PlanError> {
     let shards: Vec<_> = cluster.shards().collect();
-    let survey = source::survey(&shards, settings).await?;
-    columns::resolve(&survey.tables, settings).map_err(PlanError::Source)
+    let tables = source::survey(&shards, settings).await?;
+    columns::resolve(&tables, settings).map_err(PlanError::Source)
 }

@@ -4,7 +4,7 @@ use batch::{Invalid, ReadPlan, RunId, RunMode, Task};
 use stores::clickhouse::{Cluster, SourceSettings, Summary};
 
 use crate::admission::{AdmissionError, RunScope, run_scope};
-use crate::baseline::{Baseline, History, baseline, source_fingerprint};
+use crate::baseline::{History, baseline, source_fingerprint};
 use crate::config::QueuerSettings;
 use crate::options::Options;
 use crate::ranges::{RangeEstimate, split_into_ranges};
@@ -13,7 +13,7 @@ use crate::{columns, source};
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The source is not what the configuration says, or not the same on all shards.
+    /// The source is not as configured, or not the same on all shards.
     #[error("{0}")]
     Source(String),
     #[error("the source cannot be asked: {0}")]
@@ -41,7 +41,7 @@ pub struct PlannedRun {
     pub shards: Vec<ShardPlan>,
     /// Shards of the source, planned or not.
     pub shard_count: u32,
-    /// What ClickHouse says it read of the primary indices; of the table itself nothing is read.
+    /// What ClickHouse read of the primary indices; of the table itself nothing is read.
     pub planning: Summary,
 }
 
@@ -101,18 +101,25 @@ impl Planner<'_> {
         history: Option<History<'_>>,
     ) -> Result<PlannedRun, PlanError> {
         let shards = source::chosen(self.cluster, &self.options.shards)?;
-        let survey = source::survey(&shards, self.source).await?;
-        let resolved = columns::resolve(&survey.tables, self.source).map_err(PlanError::Source)?;
+        let tables = source::survey(&shards, self.source).await?;
+        let resolved = columns::resolve(&tables, self.source).map_err(PlanError::Source)?;
         let resolution_ms = stores::clickhouse::read::change_resolution_ms(&resolved.changed)?;
-        let until_ms = survey.now_ms - survey.now_ms.rem_euclid(resolution_ms);
+        // The earliest: what a slow clock stamps later than a fast clock's "now" must still come before the end.
+        let now_ms = tables.iter().map(|table| table.now_ms).min();
+        let now_ms = now_ms.expect("resolved columns are of a table");
+        let until_ms = now_ms - now_ms.rem_euclid(resolution_ms);
         let shard_count = self.cluster.shard_count();
-        let table = (self.source.database.as_str(), self.source.table.as_str());
-        let source = source_fingerprint(table, &resolved.key, &resolved.columns, &resolved.changed);
+        let source = source_fingerprint(self.source, &resolved);
         let baseline = history.map(|history| baseline(history, pipeline, shard_count, &source));
         let baseline_ms = baseline.as_ref().and_then(|baseline| baseline.end_ms);
         let overlap_ms = self.settings.overlap_ms();
         let RunScope { mode, partial } =
             run_scope(self.options, baseline_ms, overlap_ms, until_ms)?;
+        let because = match baseline {
+            _ if self.options.full => "asked for with --full".to_owned(),
+            Some(baseline) => baseline.why,
+            None => "no earlier run is known".to_owned(),
+        };
         let read = ReadPlan {
             database: self.source.database.clone(),
             table: self.source.table.clone(),
@@ -123,28 +130,22 @@ impl Planner<'_> {
             until_ms,
             sample: self.options.sample,
         };
-        let (entries, planning) = source::marks(&shards, &read, resolved.indexed).await?;
-        let ranges = split_into_ranges(&entries, self.settings.min_ranges);
-        let shard_plan = |(shard, ranges): (u32, Vec<RangeEstimate>)| ShardPlan { shard, ranges };
-        let numbers = shards.iter().map(|shard| shard.number());
+        let indices = source::primary_indices(&shards, &read, resolved.indexed).await?;
+        let ranges = split_into_ranges(&indices.entries, self.settings.min_ranges);
+        let shards = shards.iter().zip(ranges).map(|(shard, ranges)| ShardPlan {
+            shard: shard.number(),
+            ranges,
+        });
         Ok(PlannedRun {
             run: RunId::new(pipeline, until_ms)?,
             read: Arc::new(read),
             partial,
-            because: self.because(baseline),
+            because,
             source,
-            shards: numbers.zip(ranges).map(shard_plan).collect(),
+            shards: shards.collect(),
             shard_count,
-            planning,
+            planning: indices.read,
         })
-    }
-
-    fn because(&self, baseline: Option<Baseline>) -> String {
-        match baseline {
-            _ if self.options.full => "asked for with --full".to_owned(),
-            Some(baseline) => baseline.why,
-            None => "no earlier run is known".to_owned(),
-        }
     }
 }
 
@@ -157,11 +158,8 @@ pub(crate) fn describe(mode: RunMode, until_ms: i64) -> String {
     match mode {
         RunMode::Full => format!("every row changed before {}", time(until_ms)),
         RunMode::Since { since_ms } => {
-            format!(
-                "rows changed from {} up to {}",
-                time(since_ms),
-                time(until_ms)
-            )
+            let (since, until) = (time(since_ms), time(until_ms));
+            format!("rows changed from {since} up to {until}")
         }
     }
 }

@@ -3,16 +3,15 @@ use std::time::Duration;
 
 use batch::{Fact, RunId, RunPlan, Started};
 use pipeline::broker::{Confirm, Publication};
-use pipeline::{Producer, ProducerError, Program, receipt};
+use pipeline::{Producer, ProducerError, Program, RECEIPTS, receipt};
 
+use crate::TASKS;
 use crate::admission::AdmissionError;
-use crate::downstream::Downstream;
 use crate::first_seen::FirstSeen;
 use crate::plan::{PlannedRun, describe};
-use crate::worker::QueuerError;
-use crate::{RECEIPTS, TASKS};
+use crate::worker::{Queuer, QueuerError};
 
-/// Time for abandoning a run when the queuer is told to stop: well within any grace period.
+/// Time for abandoning a run when the queuer stops: well within any grace period.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A run whose tasks and manifest are stored by the broker.
@@ -25,10 +24,7 @@ pub struct Published {
 
 /// Publishes planned runs.
 pub(crate) struct RunPublisher<'a> {
-    pub program: &'a Program,
-    pub downstream: &'a Downstream,
-    /// Rules that the run has instead of the configured ones.
-    pub gates: &'a [(String, String)],
+    pub queuer: &'a Queuer<'a>,
     pub producer: &'a mut Producer,
 }
 
@@ -49,7 +45,7 @@ impl RunPublisher<'_> {
 
     pub async fn abandon(&mut self, run: &RunId, why: String) -> Result<(), ProducerError> {
         tracing::warn!(%run, why, "abandoning the run");
-        let abandoned = abandoned(self.program, why);
+        let abandoned = abandoned(self.queuer.program, why);
         self.publish_receipt(run, abandoned).await
     }
 
@@ -58,26 +54,25 @@ impl RunPublisher<'_> {
     /// runs have the same name, and only the nonces tell which came first.
     async fn announce(&mut self, plan: &PlannedRun) -> Result<(), QueuerError> {
         let reads = describe(plan.read.mode, plan.read.until_ms);
-        let because = &plan.because;
-        tracing::info!(run = %plan.run, reads, because, partial = plan.partial, "starting");
+        tracing::info!(run = %plan.run, reads, because = plan.because, partial = plan.partial, "starting");
         let nonce = format!("{:016x}", RandomState::new().hash_one(&plan.run));
-        let run_plan = self.downstream.run_plan.clone();
+        let run_plan = self.queuer.downstream.run_plan.clone();
         let started = Fact::Started(Started {
-            pipeline: self.downstream.pipeline.clone(),
+            pipeline: self.queuer.downstream.pipeline.clone(),
             mode: plan.read.mode,
             until_ms: plan.read.until_ms,
             shards: plan.shard_count,
-            stores: self.downstream.stores.clone(),
+            stores: self.queuer.downstream.stores.clone(),
             partial: plan.partial,
             source: plan.source.clone(),
             nonce: nonce.clone(),
             run_plan: run_plan.map(|run_plan| RunPlan {
-                overrides: self.gates.iter().cloned().collect(),
+                overrides: self.queuer.planner.options.gates.iter().cloned().collect(),
                 ..run_plan
             }),
         });
         self.publish_receipt(&plan.run, started).await?;
-        let (ledger, seen) = FirstSeen::read(self.program).await?;
+        let (ledger, seen) = FirstSeen::read(self.queuer.program).await?;
         if ledger.record(&plan.run).is_some() {
             return Err(AdmissionError::AlreadyEnded(plan.run.clone()).into());
         }
@@ -85,28 +80,29 @@ impl RunPublisher<'_> {
             // The run belongs to the other queuer: this one must not abandon it.
             return Err(AdmissionError::Simultaneous(plan.run.clone()).into());
         }
-        let first = match seen.first_unfinished(&ledger, &self.downstream.pipeline) {
+        let first = match seen.first_unfinished(&ledger, &self.queuer.downstream.pipeline) {
             Some(first) if *first != plan.run => first.clone(),
             _ => return Ok(()),
         };
         let why = format!("run {first} started at the same moment");
         self.abandon(&plan.run, why).await?;
         let progress = ledger.progress(&first).map(|run| run.summary());
-        Err(QueuerError::Admission(AdmissionError::Unfinished {
-            pipeline: self.downstream.pipeline.clone(),
+        let unfinished = AdmissionError::Unfinished {
+            pipeline: self.queuer.downstream.pipeline.clone(),
             run: first,
             progress: progress.unwrap_or_default(),
-        }))
+        };
+        Err(unfinished.into())
     }
 
     async fn publish_tasks(&mut self, plan: &PlannedRun) -> Result<Published, ProducerError> {
         for task in plan.tasks() {
-            if self.program.app.shutdown.is_triggered() {
+            if self.queuer.program.app.shutdown.is_triggered() {
                 return Err(ProducerError::Stopped);
             }
             self.producer.send(TASKS, task.to_message()).await?;
         }
-        // The manifest says that every task is there: it must not come before they are.
+        // The manifest stands for all tasks: it must not come before they are stored.
         self.producer.flush().await?;
         let (run, tasks, estimated_rows) = (plan.run.clone(), plan.task_count(), plan.rows());
         let manifest = Fact::Manifest {
@@ -129,25 +125,24 @@ impl RunPublisher<'_> {
         self.producer.flush().await
     }
 
-    /// Abandons a run whose tasks could not all be published.
+    /// Abandons a run whose tasks could not all be published, on a session of its own, because that of the producer has
+    /// ended.
     async fn abandon_unpublished(&self, run: &RunId, error: &QueuerError) {
+        let (program, name) = (self.queuer.program, self.queuer.program.name());
         let why = format!("not all tasks could be published: {error}");
-        let abandoned = publish_abandoned(self.program, run, why);
-        match tokio::time::timeout(ABANDON_TIMEOUT, abandoned).await {
+        let message = receipt(run, abandoned(program, why)).to_message();
+        let publish = async {
+            let session = program.broker.connect(name).await.ok()?;
+            let publication = Publication::to_output(name, RECEIPTS, message);
+            let confirm = session.publisher.publish_and_wait(publication).await;
+            session.close().await;
+            confirm.ok()
+        };
+        match tokio::time::timeout(ABANDON_TIMEOUT, publish).await {
             Ok(Some(Confirm::Stored)) => tracing::warn!(%run, "the run was abandoned"),
             _ => tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}"),
         }
     }
-}
-
-/// Publishes on a session of its own, because that of the producer has ended, that the run is abandoned.
-async fn publish_abandoned(program: &Program, run: &RunId, why: String) -> Option<Confirm> {
-    let session = program.broker.connect(program.name()).await.ok()?;
-    let message = receipt(run, abandoned(program, why)).to_message();
-    let publication = Publication::to_output(program.name(), RECEIPTS, message);
-    let confirm = session.publisher.publish_and_wait(publication).await;
-    session.close().await;
-    confirm.ok()
 }
 
 fn abandoned(program: &Program, why: String) -> Fact {

@@ -19,13 +19,10 @@ pub struct RangeEstimate {
 /// Cuts each shard, given by its entries in the order of their keys, into ranges: at least `min_ranges`
 /// over all shards together, each shard's share in proportion to its rows.
 ///
-/// Ranges of a shard are disjoint, and cover every key: the first has no lower bound, the last no upper
-/// one. A range begins at the key of an entry, which a row has, so none is empty; hence there are no
-/// more ranges than distinct keys of entries, even if fewer than `min_ranges`. The largest range of a
-/// shard holds at most one granule of each part more than the shard's mean.
-///
-/// Granules of several parts overlap. Each counts where it begins, which shifts all boundaries alike
-/// by about half a granule of each part.
+/// Ranges of a shard are disjoint, and cover every key: the first has no lower bound, the last no upper one. Each begins
+/// at the key of an entry, so none is empty, and there are no more ranges than distinct keys of entries. The largest
+/// holds at most one granule of each part more than the mean. Granules of several parts overlap, and count where they
+/// begin.
 pub fn split_into_ranges(shards: &[Vec<IndexEntry>], min_ranges: usize) -> Vec<Vec<RangeEstimate>> {
     let segments: Vec<Vec<IndexEntry>> = shards.iter().map(|entries| distinct(entries)).collect();
     let counts = range_counts(&segments, min_ranges);
@@ -37,7 +34,7 @@ pub fn split_into_ranges(shards: &[Vec<IndexEntry>], min_ranges: usize) -> Vec<V
 }
 
 /// One entry for each key, with the rows of all entries of that key. A part's last entry has no rows: it
-/// says where the part ends.
+/// marks the end of the part.
 fn distinct(entries: &[IndexEntry]) -> Vec<IndexEntry> {
     let mut distinct: Vec<IndexEntry> = Vec::with_capacity(entries.len());
     for entry in entries.iter().filter(|entry| entry.rows > 0) {

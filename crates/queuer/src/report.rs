@@ -27,7 +27,7 @@ pub struct PlanReport {
     pub shards: Vec<ShardReport>,
     /// The statement that reads the first range, with the values of its parameters.
     pub first_statement: Option<String>,
-    /// What ClickHouse says it read of the primary indices; of the table itself nothing is read.
+    /// What ClickHouse read of the primary indices; of the table itself nothing is read.
     pub planning_read_rows: u64,
     pub planning_read_bytes: u64,
 }
@@ -85,10 +85,10 @@ impl fmt::Display for PlanReport {
             describe(self.mode, self.until_ms),
             self.table
         )?;
-        match self.sample {
-            1 => writeln!(f)?,
-            n => writeln!(f, ", one in {n}")?,
+        if self.sample > 1 {
+            write!(f, ", one in {}", self.sample)?;
         }
+        writeln!(f)?;
         writeln!(f, "because  {}", self.because)?;
         if self.partial {
             writeln!(

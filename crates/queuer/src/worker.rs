@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::TASKS;
 use crate::admission::{AdmissionError, admit};
 use crate::baseline::History;
-use crate::clock::{Cycles, wait_until};
+use crate::clock::{CycleStart, Cycles, wait_until};
 use crate::config::QueuerSettings;
 use crate::downstream::Downstream;
 use crate::first_seen::FirstSeen;
@@ -84,10 +84,10 @@ pub async fn run(
     }
 }
 
-struct Queuer<'a> {
-    program: &'a Program,
-    downstream: &'a Downstream,
-    planner: Planner<'a>,
+pub(crate) struct Queuer<'a> {
+    pub program: &'a Program,
+    pub downstream: &'a Downstream,
+    pub planner: Planner<'a>,
 }
 
 impl Queuer<'_> {
@@ -104,18 +104,18 @@ impl Queuer<'_> {
     }
 
     async fn publish(&self) -> Result<QueuerExit, QueuerError> {
-        let Planner {
-            settings, options, ..
-        } = self.planner;
         // Every task becomes batches for every store: one that is behind would only fall further behind.
-        let queues = [
-            &self.downstream.task_queues[..],
-            &self.downstream.batch_queues,
-        ];
-        let readers = BTreeMap::from([(TASKS.to_owned(), queues.concat())]);
-        let mut producer = Producer::open(self.program, readers, settings.max_queue_len).await?;
-        let force = options.force.as_ref();
-        let exit = match options.every_seconds {
+        let Downstream {
+            task_queues,
+            batch_queues,
+            ..
+        } = self.downstream;
+        let queues = [&task_queues[..], batch_queues].concat();
+        let readers = BTreeMap::from([(TASKS.to_owned(), queues)]);
+        let max_queue_len = self.planner.settings.max_queue_len;
+        let mut producer = Producer::open(self.program, readers, max_queue_len).await?;
+        let force = self.planner.options.force.as_ref();
+        let exit = match self.planner.options.every_seconds {
             None => QueuerExit::Published(self.cycle(&mut producer, force).await?),
             Some(seconds) => self.repeat(&mut producer, seconds, force).await?,
         };
@@ -132,9 +132,8 @@ impl Queuer<'_> {
     ) -> Result<QueuerExit, QueuerError> {
         let mut cycles = Cycles::every(every_seconds);
         loop {
-            let next = cycles.next(now_ms());
-            if next.missed > 0 {
-                let missed = next.missed;
+            let CycleStart { at_ms, missed } = cycles.next(now_ms());
+            if missed > 0 {
                 tracing::warn!(
                     missed,
                     "the last cycle took longer than the loop: its starts are skipped"
@@ -142,7 +141,7 @@ impl Queuer<'_> {
             }
             tokio::select! {
                 () = self.program.app.shutdown.triggered() => return Ok(QueuerExit::Stopped),
-                () = wait_until(next.at_ms) => {}
+                () = wait_until(at_ms) => {}
             }
             match self.cycle(producer, force.take()).await {
                 Ok(_) => {}
@@ -158,10 +157,12 @@ impl Queuer<'_> {
         producer: &mut Producer,
         force: Option<&RunId>,
     ) -> Result<Published, QueuerError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let result = self.plan_and_publish(producer, force).await;
-        let stats = &self.program.app.stats;
-        stats.time("main_loop", &[], begun.elapsed());
+        self.program
+            .app
+            .stats
+            .time("main_loop", &[], started.elapsed());
         result
     }
 
@@ -179,12 +180,8 @@ impl Queuer<'_> {
         if ledger.knows(&plan.run) {
             return Err(AdmissionError::AlreadyExists(plan.run).into());
         }
-        let mut publisher = RunPublisher {
-            program: self.program,
-            downstream: self.downstream,
-            gates: &self.planner.options.gates,
-            producer,
-        };
+        let queuer = self;
+        let mut publisher = RunPublisher { queuer, producer };
         if let Some(run) = unfinished {
             let why = format!("--force, for run {}", plan.run);
             publisher.abandon(&run, why).await?;

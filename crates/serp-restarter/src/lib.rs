@@ -11,13 +11,13 @@ mod progress;
 mod restarter;
 mod worker;
 
-use pipeline::{Role, RoleKind};
-
 pub use config::SerpRestarterSettings;
 pub use observer::{Observer, RestartEvent, StopReason};
 pub use progress::{PortRestartError, RestartError, RestartGoal, RestartStep, RestartSummary};
 pub use restarter::{PortCheck, Restarter};
 pub use worker::SerpRestarter;
+
+use pipeline::{RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
@@ -26,5 +26,3 @@ pub const ROLE: Role = Role {
     outputs: &[RECEIPTS],
     optional: &[],
 };
-
-const RECEIPTS: &str = "receipts";

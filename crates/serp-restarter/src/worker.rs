@@ -10,7 +10,6 @@ use serp::{ClientError, PauseSwitch, RestartWindow, SerpNode, SerpSettings};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::RECEIPTS;
 use crate::config::SerpRestarterSettings;
 use crate::observer::{Observer, RestartEvent, StopReason};
 use crate::progress::{PortRestartError, RestartError, RestartGoal, RestartSummary};
@@ -48,8 +47,6 @@ struct NodeOrder {
 }
 
 impl Worker for SerpRestarter {
-    const RECEIPTS: &'static str = RECEIPTS;
-
     /// Nothing is kept from one try to the next: ports that serve the version by then are left alone.
     async fn process(&self, job: &mut Job) -> Outcome {
         let order = match self.read(job.message()) {
@@ -136,7 +133,8 @@ impl SerpRestarter {
             }
         }
         let why = "serp_restarter.dry_run is set".to_owned();
-        order.send(job, order.failed(DRY_RUN, &why, true)).await;
+        job.report(&order.order.run, order.failed(DRY_RUN, &why, true))
+            .await;
         Outcome::Discard { why }
     }
 
@@ -156,7 +154,7 @@ impl SerpRestarter {
             restarted,
             already,
         };
-        order.send(job, fact).await;
+        job.report(&order.order.run, fact).await;
         Outcome::Done
     }
 
@@ -165,7 +163,7 @@ impl SerpRestarter {
         self.app.stats.count("ports", &[("status", "failed")], 1);
         self.app.stats.count("failures", &[("step", step)], 1);
         let fact = order.failed(step, &error.to_string(), false);
-        order.send(job, fact).await;
+        job.report(&order.order.run, fact).await;
         Outcome::retry(error, format!("{}, {step}", order.node.name))
     }
 
@@ -206,11 +204,6 @@ impl NodeOrder {
             error: error.to_owned(),
             given_up,
         }
-    }
-
-    async fn send(&self, job: &mut Job, fact: Fact) {
-        job.send(RECEIPTS, receipt(&self.order.run, fact).to_message())
-            .await;
     }
 }
 

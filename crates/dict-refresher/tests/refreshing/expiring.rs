@@ -7,7 +7,7 @@ use crate::failing::{SLOWLY, order_with, still_live, with_a_live_one};
 use crate::proxy::{Action, Proxy};
 use crate::support::{Done, KEYS, Tables, order, order_for, process};
 
-/// It is discarded, and the receipt says that the shard is given up.
+/// It is discarded, and by its receipt the shard is given up.
 fn expired(done: &Done, in_stage: &str) {
     assert!(
         matches!(done.outcome, Outcome::Discard { .. }),

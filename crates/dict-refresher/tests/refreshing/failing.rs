@@ -48,7 +48,7 @@ pub fn still_live(tables: &Tables) {
     );
 }
 
-/// It is tried again, the receipt says why, and nothing else happened.
+/// It is tried again, its receipt has the reason, and nothing else happened.
 fn refused(done: &Done, tables: &Tables, text: &str) {
     assert!(done.retried().contains(text), "{}", done.retried());
     let (stage, step, error, given_up) = done.failure();

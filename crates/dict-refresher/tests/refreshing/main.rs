@@ -36,14 +36,14 @@ async fn every_key_of_every_shard_is_served_in_its_newest_version() {
 #[tokio::test]
 async fn the_next_run_replaces_the_dictionary_and_the_old_one_stays_until_the_one_after_it() {
     let tables = Tables::create();
-    for (version, beside) in [(10, None), (20, Some("r-10")), (30, Some("r-20"))] {
+    for (version, earlier) in [(10, None), (20, Some("r-10")), (30, Some("r-20"))] {
         tables.insert(0, version, 0..KEYS + version as u64);
         let done = tables.refresh(0, version).await;
         assert_eq!(done.outcome, Outcome::Done);
         assert_eq!(done.applied(version).unwrap().0, KEYS + version as u64);
         let [live, next] = tables.dictionaries(0);
         assert!(live.starts_with(&format!("r-{version} LOADED")), "{live}");
-        assert_eq!(next.split(' ').next(), beside.or(Some("-")));
+        assert_eq!(next.split(' ').next(), earlier.or(Some("-")));
         assert_eq!(
             tables.differences(0),
             format!("0\t0\t{}", KEYS + version as u64)
@@ -81,7 +81,7 @@ async fn an_order_older_than_what_is_in_place_is_dropped_as_stale() {
         (stage.as_str(), step.as_str(), given_up),
         ("dictionary", "stale", true)
     );
-    assert!(error.contains("version 20 is in place"), "{error}");
+    assert!(error.contains("version 20 is live"), "{error}");
     assert_eq!(tables.dictionaries(0), before);
     assert!(stale.restarts().is_empty());
 }

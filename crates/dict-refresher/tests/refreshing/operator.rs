@@ -142,7 +142,7 @@ async fn a_rollback_is_refused_where_there_is_no_earlier_dictionary() {
 #[tokio::test]
 async fn a_dictionary_that_the_server_would_load_again_is_not_taken_for_the_earlier_one() {
     let tables = refreshed(&[10, 20]).await;
-    // As after a restart of the server: only what the definition says is left of it.
+    // As after a restart of the server: only its definition is left of it.
     tables.run(1, "DETACH DICTIONARY {db}.metrics_next");
     tables.run(1, "ATTACH DICTIONARY {db}.metrics_next");
     assert!(

@@ -21,7 +21,7 @@ pub struct Statement {
 /// What is done with a statement.
 pub enum Action {
     Forward,
-    /// Another one in its place.
+    /// Another statement is sent instead.
     Rewrite(String),
     /// Rows as JSON, one a line.
     Rows(String),

@@ -72,14 +72,24 @@ impl Replicated {
     }
 }
 
-fn late(done: &Done) -> Vec<(String, Option<u64>, String)> {
+struct LateReplica {
+    replica: String,
+    behind_seconds: Option<u64>,
+    error: String,
+}
+
+fn late(done: &Done) -> Vec<LateReplica> {
     let late = |fact| match fact {
         Fact::ReplicaLate {
             replica,
             behind_seconds,
             error,
             ..
-        } => Some((replica, behind_seconds, error)),
+        } => Some(LateReplica {
+            replica,
+            behind_seconds,
+            error,
+        }),
         _ => None,
     };
     done.facts().into_iter().filter_map(late).collect()
@@ -131,15 +141,16 @@ async fn a_late_replica_is_named_with_its_delay_and_keeps_the_shard_from_being_r
     let shard = Replicated::create([in_sync, timed_out]).await;
     let done = shard.tables.refresh(0, 10).await;
     let url = shard.proxies[1].url();
-    let told = late(&done);
-    assert_eq!(told.len(), 1);
-    assert_eq!((&told[0].0, told[0].1), (&url, Some(340)));
+    let late = late(&done);
+    assert_eq!(late.len(), 1);
+    assert_eq!(late[0].replica, url);
+    assert_eq!(late[0].behind_seconds, Some(340));
     assert!(
-        told[0]
-            .2
+        late[0]
+            .error
             .contains("340 s behind, with 12 entries in its queue"),
         "{}",
-        told[0].2
+        late[0].error
     );
     assert_eq!(synced(&done), [shard.proxies[0].url()]);
     let error = done.retried();
@@ -161,12 +172,10 @@ async fn a_replica_that_is_down_is_late_too() {
     let alive = tables.database.shards()[0].clone();
     tables.target.cluster = format!("{alive}|http://127.0.0.1:1");
     let done = tables.refresh(0, 10).await;
-    let told = late(&done);
-    assert_eq!(told.len(), 1);
-    assert_eq!(
-        (told[0].0.as_str(), told[0].1),
-        ("http://127.0.0.1:1", None)
-    );
+    let late = late(&done);
+    assert_eq!(late.len(), 1);
+    assert_eq!(late[0].replica, "http://127.0.0.1:1");
+    assert_eq!(late[0].behind_seconds, None);
     assert_eq!(tables.dictionaries(0), ["-", "-"]);
 }
 
@@ -210,15 +219,15 @@ async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_
             .contains("given up 18000 s after the first failure"),
         "{why}"
     );
-    let told = shard
+    let receipt = shard
         .tables
         .worker()
         .quarantined(&done.message, &why)
         .unwrap();
-    let told = batch::Receipt::from_message(&told).unwrap().fact;
+    let fact = batch::Receipt::from_message(&receipt).unwrap().fact;
     assert!(
-        matches!(&told, Fact::OrderFailed { stage: batch::Stage::Sync, given_up: true, error, .. } if error.contains("340 s behind")),
-        "{told:?}"
+        matches!(&fact, Fact::OrderFailed { stage: batch::Stage::Sync, given_up: true, error, .. } if error.contains("340 s behind")),
+        "{fact:?}"
     );
 
     assert!(matches!(
@@ -257,7 +266,7 @@ async fn an_order_is_not_held_for_longer_than_the_broker_allows_and_continues_wi
 }
 
 #[tokio::test]
-async fn a_worker_that_is_told_to_stop_gives_its_order_back_at_once() {
+async fn a_worker_that_stops_puts_its_order_off_at_once() {
     let shard = Replicated::create([in_sync, |_| Action::KillBefore]).await;
     let worker = shard.tables.worker();
     let app = shard.tables.app.clone();
@@ -367,9 +376,9 @@ async fn a_host_of_the_cluster_that_is_not_done_or_not_there_is_late() {
         ),
     ] {
         let (shard, done) = over_a_cluster([answer, answer]).await;
-        let told = late(&done);
-        assert_eq!(told.len(), 2);
-        assert!(told[0].2.contains(text), "{}", told[0].2);
+        let late = late(&done);
+        assert_eq!(late.len(), 2);
+        assert!(late[0].error.contains(text), "{}", late[0].error);
         shard.untouched();
     }
 }

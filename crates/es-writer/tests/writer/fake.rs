@@ -52,7 +52,7 @@ struct Shared {
 }
 
 impl Fake {
-    /// A server whose index `all` has these followers. `script` answers a bulk request; it is told how
+    /// A server whose index `all` has these followers. `script` answers a bulk request; its argument is how
     /// many there were before it for the same index.
     pub async fn new(
         followers: &[&str],

@@ -73,7 +73,7 @@ impl Store {
         self.indices.api("PUT", &path, &body.to_string());
     }
 
-    /// Waits until the writer says that an index is paused.
+    /// Waits until the writer reports an index as paused.
     async fn paused(&self) {
         let stats = &self.writer.app.stats;
         while stats.gauge_value("paused-indices", &[]) != Some(1.0) {

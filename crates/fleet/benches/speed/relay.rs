@@ -124,8 +124,6 @@ fn relay(bytes: usize, messages: usize) -> f64 {
 struct Relay;
 
 impl Worker for Relay {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         job.send("next", job.message().clone()).await;
         Outcome::Done

@@ -34,8 +34,6 @@ impl Drop for TellOnDrop<'_> {
 }
 
 impl Worker for Stuck {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         if self.deliveries.fetch_add(1, Ordering::SeqCst) == 0 {
             let _tell = TellOnDrop(&self.cancelled);
@@ -93,8 +91,6 @@ async fn a_stop_ends_with_the_session_that_it_waits_in(fixture: Fixture) {
 struct ToNowhere;
 
 impl Worker for ToNowhere {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         loop {
             job.send("nowhere", job.message().clone()).await;

@@ -293,8 +293,6 @@ where
     F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = (bool, Outcome)> + Send,
 {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         let (send, outcome) = (self.0)(job.message().clone(), job.attempt()).await;
         if send {

@@ -9,8 +9,6 @@ use crate::{Job, LoopOptions, Outcome, Worker};
 struct CountsInHeader;
 
 impl Worker for CountsInHeader {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         let headers = job.headers_mut();
         let count = headers.int("count").unwrap_or(0) + 1;

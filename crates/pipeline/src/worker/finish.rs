@@ -4,7 +4,7 @@ use batch::{Invalid, Message, Reason, header};
 
 use super::attempt::tries_after;
 use crate::broker::ConnectionLost;
-use crate::{BatchWorker, Job, Outcome, Program};
+use crate::{BatchWorker, Job, Outcome, Program, RECEIPTS};
 
 /// How long what the broker refuses is published again before the message is put off.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ pub(super) async fn finish<W: BatchWorker>(
         }
         Outcome::Quarantine(why) => {
             if let Some(receipt) = worker.quarantined(job.message(), &why) {
-                job.outbox.send(W::RECEIPTS, receipt).await?;
+                job.outbox.send(RECEIPTS, receipt).await?;
             }
             let message = job.with_reason(job.message().clone(), &why);
             job.outbox.quarantine(message).await?;

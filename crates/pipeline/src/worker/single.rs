@@ -8,7 +8,6 @@ use crate::{BatchWorker, GroupLimits, Job, Outcome, Weight, Worker};
 pub(super) struct Single<W>(pub W);
 
 impl<W: Worker> BatchWorker for Single<W> {
-    const RECEIPTS: &'static str = W::RECEIPTS;
     type Key = ();
     type Item = ();
 

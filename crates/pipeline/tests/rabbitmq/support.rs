@@ -188,8 +188,6 @@ pub struct Relay {
 }
 
 impl Worker for Relay {
-    const RECEIPTS: &'static str = "receipts";
-
     async fn process(&self, job: &mut Job) -> Outcome {
         tokio::time::sleep(self.delay).await;
         job.send("next", job.message().clone()).await;

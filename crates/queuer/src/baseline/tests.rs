@@ -297,7 +297,7 @@ fn a_run_for_fewer_stores_other_shards_or_another_source_makes_the_next_one_full
         },
         "other columns",
     );
-    expect(Run { source: "", ..RUN }, "does not say");
+    expect(Run { source: "", ..RUN }, "does not tell");
     expect(
         Run {
             source: "other",
@@ -316,9 +316,20 @@ fn a_source_is_its_table_key_columns_and_types_whatever_their_order() {
     };
     let [a, b] = [column("a", "String"), column("b", "UInt8")];
     let [c, t] = [column("c", "UInt8"), column("t", "DateTime")];
-    let fingerprint = |table, key: &[&Column], columns: &[&Column], changed| {
+    let fingerprint = |table: &str, key: &[&Column], columns: &[&Column], changed: &Column| {
         let own = |columns: &[&Column]| columns.iter().copied().cloned().collect::<Vec<_>>();
-        source_fingerprint(("db", table), &own(key), &own(columns), changed)
+        let settings = SourceSettings {
+            database: "db".to_owned(),
+            table: table.to_owned(),
+            ..SourceSettings::default()
+        };
+        let source = SourceColumns {
+            key: own(key),
+            indexed: 1,
+            columns: own(columns),
+            changed: Column::clone(changed),
+        };
+        source_fingerprint(&settings, &source)
     };
     let one = fingerprint("hub", &[&a], &[&b, &c], &t);
     assert_eq!(one, fingerprint("hub", &[&a], &[&c, &b], &t));

@@ -270,7 +270,7 @@ async fn of_two_queuers_at_the_same_moment_one_continues() {
 
 #[tokio::test]
 async fn of_two_queuers_whose_runs_have_one_name_one_publishes_and_the_other_abandons_nothing() {
-    // Changes told apart by the second: within one, both runs have the same name.
+    // Change times in whole seconds: within one, both runs have the same name.
     let fleet = Fleet::with_hub(Hub::with_change_column(
         "country String, keyword String",
         "(country, keyword)",

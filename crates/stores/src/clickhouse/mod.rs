@@ -32,6 +32,11 @@ pub fn quote_identifier(name: &str) -> String {
     quote(name, '`')
 }
 
+/// A table or a dictionary as it stands in a statement.
+pub fn qualified(database: &str, name: &str) -> String {
+    format!("{}.{}", quote_identifier(database), quote_identifier(name))
+}
+
 /// A text as it stands in a statement: in single quotes, with those inside it escaped.
 /// Values belong into [`Query::param`]; this is for the places of DDL that take none.
 pub fn quote_string(text: &str) -> String {
