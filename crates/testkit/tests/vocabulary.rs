@@ -68,6 +68,7 @@ fn words_that_the_glossary_replaced_are_gone() {
                 let lower = line.to_lowercase();
                 let mut words = lower.split(|c: char| !c.is_ascii_alphabetic());
                 if words.any(|word| RETIRED.contains(&word)) {
+                    let file = file.strip_prefix(repository()).unwrap_or(&file);
                     found.push(format!("{}:{n}: {}", file.display(), line.trim()));
                 }
             }

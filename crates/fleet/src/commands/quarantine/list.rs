@@ -29,7 +29,7 @@ impl ListedMessage {
 
 /// Messages of one program, reason and run.
 #[derive(Debug, Default, Serialize)]
-struct MessageGroup {
+struct QuarantineGroup {
     program: String,
     reason: Option<batch::Reason>,
     run: Option<batch::RunId>,
@@ -40,7 +40,7 @@ struct MessageGroup {
     last_failed_ms: Option<i64>,
 }
 
-impl MessageGroup {
+impl QuarantineGroup {
     fn add(&mut self, message: &Quarantined) {
         self.messages += 1;
         if let Some(rows) = message.rows {
@@ -65,7 +65,7 @@ struct InspectedProgram {
 #[derive(Debug, Serialize)]
 pub struct ListAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<Vec<MessageGroup>>,
+    groups: Option<Vec<QuarantineGroup>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a [ListedMessage]>,
     inspected: &'a [InspectedProgram],
@@ -129,15 +129,15 @@ impl Listing {
         text
     }
 
-    fn groups(&self) -> Vec<MessageGroup> {
+    fn groups(&self) -> Vec<QuarantineGroup> {
         let mut groups = BTreeMap::new();
         for ListedMessage { message, .. } in &self.messages {
             let key = (&message.program, message.reason, &message.run);
-            let group = groups.entry(key).or_insert_with(|| MessageGroup {
+            let group = groups.entry(key).or_insert_with(|| QuarantineGroup {
                 program: message.program.clone(),
                 reason: message.reason,
                 run: message.run.clone(),
-                ..MessageGroup::default()
+                ..QuarantineGroup::default()
             });
             group.add(message);
         }
