@@ -15,7 +15,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: up ## Distribute 200,000 rows through the whole fleet, and count what arrived
-	@cargo build --release --locked --package fleet --bin fleet --example demo
+	@cargo build --release --locked --package fleet --example demo
+	@cargo build --release --locked --package fleet --bin fleet
 	@eval "$$($(SERVICES) env)" && target/release/examples/demo $(FLEET) deploy/demo.toml
 
 up: ## Install and start the services: RabbitMQ, ClickHouse (two shards), Elasticsearch

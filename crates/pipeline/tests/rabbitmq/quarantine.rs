@@ -20,7 +20,7 @@ fn found(look: &Inspection<Quarantined>) -> Vec<(u64, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looking_changes_neither_the_messages_nor_their_order() {
+async fn inspecting_changes_neither_the_messages_nor_their_order() {
     const MESSAGES: usize = 600;
     let pipeline = Pipeline::create();
     pipeline.publish("relay-quar", numbered(0, MESSAGES)).await;
