@@ -23,9 +23,9 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use bytes::{Bytes, BytesMut};
 
-pub use framer::Framer;
-use framer::{bomb, message_of};
-pub use refused::{body_of_refused, frames_of};
+pub use framer::{Framer, SchemaMessage};
+use framer::{bomb, parse_metadata};
+pub use refused::{body_of_refused, frames_from_rows};
 
 use crate::{Invalid, Reason};
 
@@ -99,10 +99,10 @@ impl Stream {
             }
             frames.push(frame);
         }
-        let (schema, schema_bytes) = framer.finish()?;
+        let SchemaMessage { schema, bytes } = framer.finish()?;
         Ok(Self {
             schema,
-            schema_bytes,
+            schema_bytes: bytes,
             frames,
         })
     }
@@ -147,7 +147,7 @@ fn binary_schema(schema: &Schema) -> Schema {
 }
 
 fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invalid> {
-    let message = message_of(&frame.bytes[frame.metadata.clone()])?;
+    let message = parse_metadata(&frame.bytes[frame.metadata.clone()])?;
     let header = message.header_as_record_batch();
     let header = header.ok_or_else(|| not_readable("record batch is missing"))?;
     let body = Buffer::from(frame.bytes.slice(frame.metadata.end..));

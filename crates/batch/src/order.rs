@@ -20,8 +20,8 @@ pub struct Order {
     /// The run's version: the end of its data, in milliseconds since the epoch. An order of a lower version than the
     /// present one is stale.
     pub version: i64,
-    /// When it is too late, in milliseconds since the epoch: the run's gate has rejected it by then, and the next run may
-    /// write to the same tables. Also tells an order from one that was given again for the same run.
+    /// When it is too late, in milliseconds since the epoch: the run's gate has rejected it by then, and the next run
+    /// may write to the same tables. Also tells an order from one that was given again for the same run.
     pub expires_at_ms: i64,
     /// The shard that it is about, from 0.
     pub shard: u32,

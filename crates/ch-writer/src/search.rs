@@ -67,7 +67,7 @@ async fn find_refused<S: RowStore>(
         all => pending.extend(halves(0..all)),
     }
     while let Some(range) = pending.pop() {
-        let frames = arrow::frames_of(&rows.slice(range.start, range.len()))?;
+        let frames = arrow::frames_from_rows(&rows.slice(range.start, range.len()))?;
         match store.insert(frames).await? {
             None => {}
             Some(_) if range.len() > 1 => pending.extend(halves(range)),

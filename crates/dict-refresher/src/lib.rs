@@ -26,7 +26,7 @@ pub use operator::{
 };
 pub use worker::DictRefresher;
 
-use pipeline::{RECEIPTS, Role, RoleKind};
+use pipeline::{ORDERS, RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
@@ -35,6 +35,3 @@ pub const ROLE: Role = Role {
     outputs: &[ORDERS, RECEIPTS],
     optional: &[],
 };
-
-/// Orders to restart the SERP nodes of a shard.
-const ORDERS: &str = "orders";

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use app::App;
 use batch::{Command, Fact, Invalid, Message, Order, Reason, header};
-use pipeline::{Job, Outcome, Worker, now_ms, receipt};
+use pipeline::{Job, ORDERS, Outcome, Worker, now_ms, receipt};
 use serp::SerpSettings;
 use stores::clickhouse::{Cluster, ConfigError, ConnectionSettings, Shard, TargetSettings};
 use tokio::sync::Mutex;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::failure::{RefreshFailure, RefreshStep};
 use crate::shard::ShardRefresh;
 use crate::state::replicas_by_address;
-use crate::{DictRefresherSettings, DictionarySettings, ORDERS};
+use crate::{DictRefresherSettings, DictionarySettings};
 
 /// An interrupted order comes again soon: the server did not stop meanwhile.
 const INTERRUPTED_SNOOZE: Duration = Duration::from_secs(10);

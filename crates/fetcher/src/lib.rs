@@ -14,7 +14,7 @@ mod worker;
 pub use config::FetcherSettings;
 pub use worker::Fetcher;
 
-use pipeline::{RECEIPTS, Role, RoleKind};
+use pipeline::{BATCHES, RECEIPTS, Role, RoleKind};
 
 /// The role as the topology knows it.
 pub const ROLE: Role = Role {
@@ -23,5 +23,3 @@ pub const ROLE: Role = Role {
     outputs: &[BATCHES, RECEIPTS],
     optional: &[],
 };
-
-const BATCHES: &str = "batches";

@@ -2,10 +2,9 @@ use std::time::{Duration, Instant};
 
 use app::App;
 use batch::{BatchId, Fact, Headers, Invalid, Message, Task, header};
-use pipeline::{Job, Outcome, Worker, receipt};
+use pipeline::{BATCHES, Job, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
-use crate::BATCHES;
 use crate::config::FetcherSettings;
 use crate::range_reader::{RangeReader, ReadError};
 use crate::replica_check::ReplicaCheck;

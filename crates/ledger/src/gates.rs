@@ -41,9 +41,30 @@ struct GateEvaluator<'a> {
     due: Vec<GateDecision>,
 }
 
-/// The decision on a stage, and why; `None` while it is open.
-type Finding = Option<(Decision, String)>;
+/// A decision on a stage that is due.
+struct StageDecision {
+    decision: Decision,
+    why: String,
+}
 
+impl StageDecision {
+    fn passed(why: impl Into<String>) -> Self {
+        let (decision, why) = (Decision::Passed, why.into());
+        Self { decision, why }
+    }
+
+    fn skipped(why: impl Into<String>) -> Self {
+        let (decision, why) = (Decision::Skipped, why.into());
+        Self { decision, why }
+    }
+
+    fn rejected(why: impl Into<String>) -> Self {
+        let (decision, why) = (Decision::Rejected, why.into());
+        Self { decision, why }
+    }
+}
+
+/// A stage on which no decision is due gives `None`.
 impl GateEvaluator<'_> {
     fn evaluate(&mut self, stage: Stage, rules: &GateRules) {
         if self.run.outcome(&stage).is_some() {
@@ -59,7 +80,7 @@ impl GateEvaluator<'_> {
         let finding = match (&stage, not_passed) {
             (Stage::Serp, _) => self.serp(rules),
             (Stage::Dictionary, _) if self.run.ordered().is_some() => self.dictionary(rules),
-            (_, Some(why)) => Some((Decision::Skipped, why)),
+            (_, Some(why)) => Some(StageDecision::skipped(why)),
             (Stage::Plan, _) => self.plan(rules),
             (_, None) if before.iter().any(is_open) => None,
             (Stage::Fetch, _) => self.fetch(rules),
@@ -67,7 +88,7 @@ impl GateEvaluator<'_> {
             (Stage::Sync, _) => self.sync(rules),
             (Stage::Dictionary, _) => self.dictionary(rules),
         };
-        if let Some((decision, why)) = finding {
+        if let Some(StageDecision { decision, why }) = finding {
             self.due.push(GateDecision {
                 stage,
                 decision,
@@ -91,28 +112,26 @@ impl GateEvaluator<'_> {
         self.now_ms > since.saturating_add(rules.deadline_ms)
     }
 
-    fn plan(&self, rules: &GateRules) -> Finding {
+    fn plan(&self, rules: &GateRules) -> Option<StageDecision> {
         if let Some(manifest) = self.run.manifest {
             let why = format!(
                 "{} tasks published, {} rows at most",
                 manifest.tasks, manifest.estimated_rows
             );
-            return Some((Decision::Passed, why));
+            return Some(StageDecision::passed(why));
         }
         self.is_late(rules).then(|| {
             let why = "past its deadline without a manifest: not all tasks were published";
-            (Decision::Rejected, why.to_owned())
+            StageDecision::rejected(why)
         })
     }
 
-    fn fetch(&self, rules: &GateRules) -> Finding {
+    fn fetch(&self, rules: &GateRules) -> Option<StageDecision> {
         let run = self.run;
         let Some(manifest) = run.manifest else {
             // An operator may have approved the plan of a queuer that died.
             let why = "past its deadline without a manifest: how many tasks there are is not known";
-            return self
-                .is_late(rules)
-                .then(|| (Decision::Rejected, why.to_owned()));
+            return self.is_late(rules).then(|| StageDecision::rejected(why));
         };
         let tasks = &run.tasks.totals;
         let (planned, fetched) = (manifest.tasks, tasks.fetched);
@@ -121,27 +140,28 @@ impl GateEvaluator<'_> {
         if planned > 0 && reaches(given_up, planned, rules.max_failed_task_ratio) {
             let limit = rules.max_failed_task_ratio;
             let why = format!("{counts}: at or above max_failed_task_ratio {limit}");
-            return Some((Decision::Rejected, why));
+            return Some(StageDecision::rejected(why));
         }
         if fetched + given_up < planned || waiting > 0 {
             return self.is_late(rules).then(|| {
                 let why = format!("past its deadline: {counts}, {waiting} failed and waiting");
-                (Decision::Rejected, why)
+                StageDecision::rejected(why)
             });
         }
         if tasks.rows > 0 {
-            return Some((Decision::Passed, format!("{counts}, {} rows", tasks.rows)));
+            let why = format!("{counts}, {} rows", tasks.rows);
+            return Some(StageDecision::passed(why));
         }
         let is_incremental = matches!(self.started.mode, RunMode::Since { .. });
         Some(if is_incremental && rules.pass_without_changes {
-            (Decision::Passed, "nothing changed".to_owned())
+            StageDecision::passed("nothing changed")
         } else {
             let why = format!("an empty run: {counts}, no row");
-            (Decision::Rejected, why)
+            StageDecision::rejected(why)
         })
     }
 
-    fn store(&self, store: &str, rules: &GateRules) -> Finding {
+    fn store(&self, store: &str, rules: &GateRules) -> Option<StageDecision> {
         let run = self.run;
         let rows_read = run.tasks.totals.rows;
         let totals = run.tasks.store(store);
@@ -155,7 +175,7 @@ impl GateEvaluator<'_> {
                 let accounted = rows.total();
                 let why =
                     format!("past its deadline: {accounted} of {rows_read} rows accounted for");
-                (Decision::Rejected, why)
+                StageDecision::rejected(why)
             });
         }
         if rows_read > 0 && reaches(rows.quarantined, rows_read, rules.max_rejected_row_ratio) {
@@ -164,50 +184,50 @@ impl GateEvaluator<'_> {
             let reasons: Vec<&str> = reasons.into_keys().map(Reason::as_str).collect();
             let reasons = reasons.join(", ");
             let why = format!("{counts} ({reasons}): at or above max_rejected_row_ratio {limit}");
-            return Some((Decision::Rejected, why));
+            return Some(StageDecision::rejected(why));
         }
-        // There are more when a batch changed on its way. Expected are the rows of the attempts that count in this store:
-        // another attempt at a task may have read other ones.
+        // There are more when a batch changed on its way. Expected are the rows of the attempts that count in this
+        // store: another attempt at a task may have read other ones.
         let expected = totals.map_or(0, |totals| totals.expected);
         if rows.total() != expected {
             let why = format!("the rows do not add up: {counts}");
-            return self.is_late(rules).then_some((Decision::Rejected, why));
+            return self.is_late(rules).then_some(StageDecision::rejected(why));
         }
-        Some((Decision::Passed, counts))
+        Some(StageDecision::passed(counts))
     }
 
-    fn sync(&self, rules: &GateRules) -> Finding {
+    fn sync(&self, rules: &GateRules) -> Option<StageDecision> {
         if self.started.partial {
-            return Some((Decision::Skipped, "the run was partial".to_owned()));
+            return Some(StageDecision::skipped("the run was partial"));
         }
         if self.run.tasks.totals.rows == 0 {
-            return Some((Decision::Skipped, "nothing changed".to_owned()));
+            return Some(StageDecision::skipped("nothing changed"));
         }
         self.shards(rules, ShardProgress::is_synced, |done, all| {
             format!("{done} of {all} shards in sync")
         })
     }
 
-    fn dictionary(&self, rules: &GateRules) -> Finding {
+    fn dictionary(&self, rules: &GateRules) -> Option<StageDecision> {
         self.shards(rules, ShardProgress::is_applied, |done, all| {
             format!("applied on {done} of {all} shards")
         })
     }
 
-    /// What the orders for the dictionaries came to, by what each shard has to be.
+    /// The result of the orders for the dictionaries, by what each shard has to be.
     fn shards(
         &self,
         rules: &GateRules,
         is_done: fn(&ShardProgress) -> bool,
         counts: impl FnOnce(usize, usize) -> String,
-    ) -> Finding {
+    ) -> Option<StageDecision> {
         let ordered = self.run.ordered()?;
         let shards = &self.run.stage_log.shards;
         let is_done = |shard: &u32| shards.get(shard).is_some_and(is_done);
         let open = ordered.shards.iter().filter(|shard| !is_done(shard));
         let open = open.map(|shard| {
             let target = shard.to_string();
-            // An order that was stale never came to the syncing.
+            // The shards of an order that was stale were never synced.
             let stages = [Stage::Sync, Stage::Dictionary];
             let failure = stages
                 .iter()
@@ -223,7 +243,7 @@ impl GateEvaluator<'_> {
         self.orders(counts(all - open.len(), all), &open, deadline_ms)
     }
 
-    fn serp(&self, rules: &GateRules) -> Finding {
+    fn serp(&self, rules: &GateRules) -> Option<StageDecision> {
         // Nodes are known when the dictionaries are done with.
         let dictionary = self.decision(&Stage::Dictionary)?;
         let nodes = &self.run.stage_log.nodes;
@@ -232,7 +252,7 @@ impl GateEvaluator<'_> {
                 Decision::Passed => "no SERP node serves these shards".to_owned(),
                 other => format!("{} was {other}", Stage::Dictionary),
             };
-            return Some((Decision::Skipped, why));
+            return Some(StageDecision::skipped(why));
         };
         let open = nodes.iter().filter(|(_, served_ms)| served_ms.is_none());
         let open = open.map(|(name, _)| {
@@ -257,22 +277,27 @@ impl GateEvaluator<'_> {
         given_up.filter(|failure| since.is_none_or(|since| failure.at_ms >= since))
     }
 
-    /// Every order done passes the stage; every order done or given up ends it; the deadline ends it too. `open`: of each
-    /// order that is not done why it was given up, if it was.
-    fn orders(&self, counts: String, open: &[Option<String>], deadline_ms: i64) -> Finding {
+    /// Every order done passes the stage; every order done or given up ends it; the deadline ends it too. `open`: of
+    /// each order that is not done why it was given up, if it was.
+    fn orders(
+        &self,
+        counts: String,
+        open: &[Option<String>],
+        deadline_ms: i64,
+    ) -> Option<StageDecision> {
         if open.is_empty() {
-            return Some((Decision::Passed, counts));
+            return Some(StageDecision::passed(counts));
         }
         let given_up: Vec<&str> = open.iter().flatten().map(String::as_str).collect();
         let given_up = given_up.join("; ");
         if open.iter().all(Option::is_some) {
             let why = format!("{counts}; given up: {given_up}");
-            return Some((Decision::Rejected, why));
+            return Some(StageDecision::rejected(why));
         }
         (self.now_ms > deadline_ms).then(|| {
             let separator = if given_up.is_empty() { "" } else { "; " };
             let why = format!("past its deadline: {counts}{separator}{given_up}");
-            (Decision::Rejected, why)
+            StageDecision::rejected(why)
         })
     }
 }

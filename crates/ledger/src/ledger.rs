@@ -199,11 +199,12 @@ impl Ledger {
     }
 
     /// How far each store of the latest run of the pipeline is: the end of the latest run that passed in it, in
-    /// milliseconds since the epoch. What they differ by is the skew between the stores. `None`: in one of them none has.
+    /// milliseconds since the epoch. What they differ by is the skew between the stores. `None`: in one of them none
+    /// has.
     pub fn watermarks(&self, pipeline: &str) -> Option<BTreeMap<String, i64>> {
         let ended = self.ended(pipeline);
         let stores = &ended.first()?.started.as_ref()?.stores;
-        let mark = |store: &String| {
+        let watermark = |store: &String| {
             let mut runs = ended.iter().filter_map(|run| {
                 let started = run.started.as_ref().filter(|started| !started.partial)?;
                 let known = run.stores.iter().find(|known| known.store == *store)?;
@@ -211,11 +212,11 @@ impl Ledger {
             });
             Some((store.clone(), runs.next()?))
         };
-        stores.iter().map(mark).collect()
+        stores.iter().map(watermark).collect()
     }
 
-    /// Runs of the pipeline whose stores have ended, the latest first, without those that were abandoned. What each store has of
-    /// them, and what a run that follows must know, is in [`Progress::stores`].
+    /// Runs of the pipeline whose stores have ended, the latest first, without those that were abandoned. What each
+    /// store has of them, and what a run that follows must know, is in [`Progress::stores`].
     pub fn ended(&self, pipeline: &str) -> Vec<Cow<'_, Progress>> {
         let mut runs = self.all();
         runs.retain(|run| {

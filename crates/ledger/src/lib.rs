@@ -3,9 +3,9 @@
 //! Pure: no I/O, no clock. Receipts may come late, repeated and in any order, and the state is the same: every part of
 //! it is the maximum, by a fixed order, of what was received about it.
 //!
-//! [`RunState`] takes in the receipts of one run and answers every question about it: begin with `run.rs`. Behind it are
-//! its tasks and their totals (`tasks`, `task`, `receipts`, `totals`) and its stages (`stage_log`). [`evaluate_gates`]
-//! and [`Progress`] ask it; [`Ledger`] holds all runs.
+//! [`RunState`] takes in the receipts of one run and answers every question about it: begin with `run.rs`. Behind it
+//! are its tasks and their totals (`tasks`, `task`, `receipts`, `totals`) and its stages (`stage_log`).
+//! [`evaluate_gates`] and [`Progress`] ask it; [`Ledger`] holds all runs.
 
 mod gates;
 mod ledger;

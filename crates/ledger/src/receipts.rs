@@ -87,6 +87,14 @@ impl BatchReceipt {
     }
 }
 
+/// What a new receipt changed.
+pub(crate) struct Merged<'a> {
+    /// The receipt as it is kept now.
+    pub kept: &'a BatchReceipt,
+    /// The one that it replaced, if any.
+    pub replaced: Option<BatchReceipt>,
+}
+
 /// Receipts of one store for the batches of one attempt.
 #[derive(Debug)]
 pub(crate) struct AttemptReceipts {
@@ -113,13 +121,8 @@ impl AttemptReceipts {
         self.batches.iter().map(|(_, receipt)| receipt)
     }
 
-    /// Takes a receipt in. `None`: nothing changed. Otherwise the receipt as it is kept now, and the one that it replaced,
-    /// if any.
-    pub fn merge(
-        &mut self,
-        sequence: u32,
-        receipt: BatchReceipt,
-    ) -> Option<(&BatchReceipt, Option<BatchReceipt>)> {
+    /// Takes a receipt in. `None`: nothing changed.
+    pub fn merge(&mut self, sequence: u32, receipt: BatchReceipt) -> Option<Merged<'_>> {
         let found = match self.batches.last() {
             Some((last, _)) if *last >= sequence => {
                 self.batches.binary_search_by_key(&sequence, |(n, _)| *n)
@@ -142,7 +145,8 @@ impl AttemptReceipts {
                 (at, None)
             }
         };
-        Some((&self.batches[at].1, replaced))
+        let kept = &self.batches[at].1;
+        Some(Merged { kept, replaced })
     }
 
     /// Whether there is a receipt for each of so many batches, and for so many rows.

@@ -1,12 +1,8 @@
 use batch::{BatchId, Decision, Fact, Receipt, RunId, Stage, Started, TaskHash};
 
-use crate::receipts::BatchReceipt;
-use crate::stage_log::{
-    GateRecord, OperatorRecord, OrderFailure, OrderedShards, ReplicaLag, ShardProgress, StageLog,
-    StageOutcome, keep_least,
-};
+use crate::stage_log::{OrderedShards, ShardProgress, StageLog, StageOutcome, keep_least};
 use crate::status::{Abandoned, RunStatus};
-use crate::task::{TaskFailure, TaskProblem, TaskQuarantine, TaskRead};
+use crate::task::TaskProblem;
 use crate::tasks::{Manifest, Tasks};
 
 /// The state of one run: [`Self::apply`] takes its receipts in, and everything else here is a question that it answers.
@@ -49,137 +45,42 @@ impl RunState {
         }
     }
 
-    /// Takes one receipt of this run in: a table of all facts, with what each of them changes.
+    /// Takes one receipt of this run in: a table of all facts, and of which part of the state each of them changes.
     pub fn apply(&mut self, receipt: &Receipt) {
         debug_assert_eq!(receipt.run, self.run);
         let at_ms = receipt.at_ms;
         self.latest_ms = self.latest_ms.max(at_ms);
-        let (tasks, stages) = (&mut self.tasks, &mut self.stage_log);
-        match receipt.fact {
-            Fact::Started(ref started) => self.announced(at_ms, started),
+        match &receipt.fact {
+            Fact::Started(started) => self.announced(at_ms, started),
             Fact::Manifest {
                 tasks,
                 estimated_rows,
             } => {
-                self.manifest = self.manifest.max(Some(Manifest {
-                    tasks,
-                    estimated_rows,
-                }));
+                let manifest = Manifest {
+                    tasks: *tasks,
+                    estimated_rows: *estimated_rows,
+                };
+                self.manifest = self.manifest.max(Some(manifest));
                 keep_least(&mut self.manifest_ms, at_ms);
             }
-            Fact::Fetched {
-                task,
-                attempt,
-                shard: _,
-                batches,
-                rows,
-                bytes,
-            } => {
-                let read = TaskRead {
-                    attempt,
-                    batches,
-                    rows,
-                    bytes,
-                };
-                tasks.change(task, |task| task.succeed(read));
-            }
-            Fact::FetchFailed {
-                task,
-                attempt,
-                ref error,
-            } => {
-                let error = error.clone();
-                tasks.change(task, |task| task.fail(TaskFailure { attempt, error }));
-            }
-            Fact::TaskQuarantined {
-                task,
-                ref program,
-                reason,
-            } => {
-                let program = program.clone();
-                tasks.change(task, |task| {
-                    task.give_up(TaskQuarantine { reason, program });
-                });
-            }
-            Fact::Stored {
-                ref store,
-                batch,
-                shard: _,
-                ref rows,
-                ref targets,
-                ref reasons,
-            } => {
-                let receipt = BatchReceipt::new(rows, targets, reasons, |name| tasks.intern(name));
-                tasks.stored(store, batch, receipt);
-            }
-            Fact::Released { task, attempt, .. } => {
-                tasks.change(task, |task| task.release(attempt));
-            }
-            Fact::GateDecided {
-                ref stage,
-                decision,
-                ref why,
-                operator_decisions,
-            } => stages.gate_decided(GateRecord {
-                stage: stage.clone(),
-                operator_decisions,
-                at_ms,
-                decision,
-                why: why.clone(),
-            }),
-            Fact::OperatorDecided {
-                ref stage,
-                decision,
-                ref who,
-                ref why,
-            } => stages.operator_decided(OperatorRecord {
-                at_ms,
-                stage: stage.clone(),
-                decision,
-                who: who.clone(),
-                why: why.clone(),
-            }),
-            Fact::Ordered {
-                ref shards,
-                operator_decisions,
-            } => stages.refresh_ordered(at_ms, shards, operator_decisions),
-            Fact::ReplicaSynced {
-                shard, ref replica, ..
-            } => stages.replica_synced(at_ms, shard, replica),
-            Fact::ReplicaLate {
-                shard,
-                ref replica,
-                behind_seconds,
-                ref error,
-            } => {
-                let error = error.clone();
-                let lag = ReplicaLag {
-                    at_ms,
-                    behind_seconds,
-                    error,
-                };
-                stages.replica_late(shard, replica, lag);
-            }
-            Fact::ShardSynced { shard, .. } => stages.shard_synced(at_ms, shard),
-            Fact::ShardApplied {
-                shard, ref nodes, ..
-            } => stages.shard_applied(at_ms, shard, nodes),
-            Fact::NodeRestarted { ref node, .. } => stages.node_restarted(at_ms, node),
-            Fact::OrderFailed {
-                ref stage,
-                ref target,
-                ref step,
-                ref error,
-                given_up,
-            } => {
-                let (step, error) = (step.clone(), error.clone());
-                let failure = OrderFailure { at_ms, step, error };
-                stages.order_failed(stage, target, failure, given_up);
-            }
-            Fact::Abandoned { ref who, ref why } => {
+            Fact::Abandoned { who, why } => {
                 let (who, why) = (who.clone(), why.clone());
                 keep_least(&mut self.abandoned, Abandoned { at_ms, who, why });
             }
+            fact @ (Fact::Fetched { .. }
+            | Fact::FetchFailed { .. }
+            | Fact::TaskQuarantined { .. }
+            | Fact::Stored { .. }
+            | Fact::Released { .. }) => self.tasks.apply(fact),
+            fact @ (Fact::GateDecided { .. }
+            | Fact::OperatorDecided { .. }
+            | Fact::Ordered { .. }
+            | Fact::ReplicaSynced { .. }
+            | Fact::ReplicaLate { .. }
+            | Fact::ShardSynced { .. }
+            | Fact::ShardApplied { .. }
+            | Fact::NodeRestarted { .. }
+            | Fact::OrderFailed { .. }) => self.stage_log.apply(at_ms, fact),
         }
     }
 

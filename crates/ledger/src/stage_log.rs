@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use batch::{Decision, Stage};
+use batch::{Decision, Fact, Stage};
 
 /// How a stage ended, and by whose decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,23 +15,23 @@ pub struct StageOutcome {
 /// What a gate decided. Of those on one stage the first one counts, in this order, that knew all decisions of operators
 /// it had to know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct GateRecord {
-    pub stage: Stage,
+struct GateRecord {
+    stage: Stage,
     /// Decisions of operators on the run that were known to the gate.
-    pub operator_decisions: u32,
-    pub at_ms: i64,
-    pub decision: Decision,
-    pub why: String,
+    operator_decisions: u32,
+    at_ms: i64,
+    decision: Decision,
+    why: String,
 }
 
 /// What an operator decided. In the order of their times.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct OperatorRecord {
-    pub at_ms: i64,
-    pub stage: Stage,
-    pub decision: Decision,
-    pub who: String,
-    pub why: String,
+struct OperatorRecord {
+    at_ms: i64,
+    stage: Stage,
+    decision: Decision,
+    who: String,
+    why: String,
 }
 
 /// An order to refresh dictionaries.
@@ -109,15 +109,101 @@ pub(crate) struct StageLog {
 
 /// Receipts.
 impl StageLog {
-    pub fn gate_decided(&mut self, record: GateRecord) {
-        self.gates.insert(record);
+    /// Takes in a fact about a stage.
+    pub fn apply(&mut self, at_ms: i64, fact: &Fact) {
+        match fact {
+            Fact::GateDecided {
+                stage,
+                decision,
+                why,
+                operator_decisions,
+            } => self.gate_decided(at_ms, stage, *decision, why, *operator_decisions),
+            Fact::OperatorDecided {
+                stage,
+                decision,
+                who,
+                why,
+            } => self.operator_decided(at_ms, stage, *decision, who, why),
+            Fact::Ordered {
+                shards,
+                operator_decisions,
+            } => self.refresh_ordered(at_ms, shards, *operator_decisions),
+            Fact::ReplicaSynced { shard, replica, .. } => {
+                self.replica_synced(at_ms, *shard, replica)
+            }
+            Fact::ReplicaLate {
+                shard,
+                replica,
+                behind_seconds,
+                error,
+            } => {
+                let lag = ReplicaLag {
+                    at_ms,
+                    behind_seconds: *behind_seconds,
+                    error: error.clone(),
+                };
+                self.replica_late(*shard, replica, lag);
+            }
+            Fact::ShardSynced { shard, .. } => self.shard_synced(at_ms, *shard),
+            Fact::ShardApplied { shard, nodes, .. } => self.shard_applied(at_ms, *shard, nodes),
+            Fact::NodeRestarted { node, .. } => self.node_restarted(at_ms, node),
+            Fact::OrderFailed {
+                stage,
+                target,
+                step,
+                error,
+                given_up,
+            } => {
+                let (step, error) = (step.clone(), error.clone());
+                let failure = OrderFailure { at_ms, step, error };
+                self.order_failed(stage, target, failure, *given_up);
+            }
+            Fact::Started(_)
+            | Fact::Manifest { .. }
+            | Fact::Fetched { .. }
+            | Fact::FetchFailed { .. }
+            | Fact::TaskQuarantined { .. }
+            | Fact::Stored { .. }
+            | Fact::Released { .. }
+            | Fact::Abandoned { .. } => {}
+        }
     }
 
-    pub fn operator_decided(&mut self, record: OperatorRecord) {
-        self.operators.insert(record);
+    fn gate_decided(
+        &mut self,
+        at_ms: i64,
+        stage: &Stage,
+        decision: Decision,
+        why: &str,
+        operator_decisions: u32,
+    ) {
+        self.gates.insert(GateRecord {
+            stage: stage.clone(),
+            operator_decisions,
+            at_ms,
+            decision,
+            why: why.to_owned(),
+        });
     }
 
-    pub fn refresh_ordered(&mut self, at_ms: i64, shards: &[u32], operator_decisions: u32) {
+    fn operator_decided(
+        &mut self,
+        at_ms: i64,
+        stage: &Stage,
+        decision: Decision,
+        who: &str,
+        why: &str,
+    ) {
+        self.operators.insert(OperatorRecord {
+            at_ms,
+            stage: stage.clone(),
+            decision,
+            who: who.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+
+    fn refresh_ordered(&mut self, at_ms: i64, shards: &[u32], operator_decisions: u32) {
         let order = RefreshOrder {
             operator_decisions,
             at_ms,
@@ -125,38 +211,32 @@ impl StageLog {
         self.orders.entry(order).or_default().extend(shards);
     }
 
-    pub fn replica_synced(&mut self, at_ms: i64, shard: u32, replica: &str) {
+    fn replica_synced(&mut self, at_ms: i64, shard: u32, replica: &str) {
         keep_least(&mut self.replica_mut(shard, replica).synced_ms, at_ms);
     }
 
-    pub fn replica_late(&mut self, shard: u32, replica: &str, lag: ReplicaLag) {
+    fn replica_late(&mut self, shard: u32, replica: &str, lag: ReplicaLag) {
         let known = &mut self.replica_mut(shard, replica).lag;
         *known = known.take().max(Some(lag));
     }
 
-    pub fn shard_synced(&mut self, at_ms: i64, shard: u32) {
+    fn shard_synced(&mut self, at_ms: i64, shard: u32) {
         keep_least(&mut self.shards.entry(shard).or_default().synced_ms, at_ms);
     }
 
     /// `nodes` are ordered to be restarted for it.
-    pub fn shard_applied(&mut self, at_ms: i64, shard: u32, nodes: &[String]) {
+    fn shard_applied(&mut self, at_ms: i64, shard: u32, nodes: &[String]) {
         keep_least(&mut self.shards.entry(shard).or_default().applied_ms, at_ms);
         for node in nodes {
             self.nodes.entry(node.clone()).or_default();
         }
     }
 
-    pub fn node_restarted(&mut self, at_ms: i64, node: &str) {
+    fn node_restarted(&mut self, at_ms: i64, node: &str) {
         keep_least(self.nodes.entry(node.to_owned()).or_default(), at_ms);
     }
 
-    pub fn order_failed(
-        &mut self,
-        stage: &Stage,
-        target: &str,
-        failure: OrderFailure,
-        given_up: bool,
-    ) {
+    fn order_failed(&mut self, stage: &Stage, target: &str, failure: OrderFailure, given_up: bool) {
         let key = (stage.clone(), target.to_owned());
         let failures = self.failures.entry(key).or_default();
         if given_up {

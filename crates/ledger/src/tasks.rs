@@ -1,13 +1,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use batch::{BatchId, TaskHash};
+use batch::{BatchId, Fact, TaskHash};
 
-use crate::receipts::BatchReceipt;
-use crate::task::{TaskProblem, TaskState};
+use crate::receipts::{BatchReceipt, Merged};
+use crate::task::{TaskFailure, TaskProblem, TaskQuarantine, TaskRead, TaskState};
 use crate::totals::{StoreTotals, TaskTotals};
 
-/// What the plan of a run came to.
+/// The result of a run's plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Manifest {
     pub tasks: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Manifest {
     pub estimated_rows: u64,
 }
 
-/// The tasks of a run, with their batches, and what they come to: every change of a task changes the sums with it.
+/// The tasks of a run, with their batches, and what they add up to: every change of a task changes the sums with it.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     tasks: HashMap<TaskHash, TaskState>,
@@ -46,8 +46,70 @@ impl Tasks {
         counted.is_some_and(|counted| counted.is_covered)
     }
 
+    /// Takes in a fact about a task or its batches.
+    pub fn apply(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Fetched {
+                task,
+                attempt,
+                batches,
+                rows,
+                bytes,
+                ..
+            } => {
+                let read = TaskRead {
+                    attempt: *attempt,
+                    batches: *batches,
+                    rows: *rows,
+                    bytes: *bytes,
+                };
+                self.change(*task, |t| t.succeed(read));
+            }
+            Fact::FetchFailed {
+                task,
+                attempt,
+                error,
+            } => {
+                let (attempt, error) = (*attempt, error.clone());
+                self.change(*task, |t| t.fail(TaskFailure { attempt, error }));
+            }
+            Fact::TaskQuarantined {
+                task,
+                program,
+                reason,
+            } => {
+                let (reason, program) = (*reason, program.clone());
+                self.change(*task, |t| t.give_up(TaskQuarantine { reason, program }));
+            }
+            Fact::Stored {
+                store,
+                batch,
+                rows,
+                targets,
+                reasons,
+                ..
+            } => {
+                let receipt = BatchReceipt::new(rows, targets, reasons, |name| self.intern(name));
+                self.stored(store, *batch, receipt);
+            }
+            Fact::Released { task, attempt, .. } => self.change(*task, |t| t.release(*attempt)),
+            Fact::Started(_)
+            | Fact::Manifest { .. }
+            | Fact::GateDecided { .. }
+            | Fact::OperatorDecided { .. }
+            | Fact::Ordered { .. }
+            | Fact::ReplicaSynced { .. }
+            | Fact::ReplicaLate { .. }
+            | Fact::ShardSynced { .. }
+            | Fact::ShardApplied { .. }
+            | Fact::NodeRestarted { .. }
+            | Fact::OrderFailed { .. }
+            | Fact::Abandoned { .. } => {}
+        }
+    }
+
     /// Changes a task, and the sums with it; for receipts of batches see [`Self::stored`].
-    pub fn change(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState)) {
+    fn change(&mut self, hash: TaskHash, change: impl FnOnce(&mut TaskState)) {
         let task = self.tasks.entry(hash).or_default();
         let before = TaskTotals::new(task);
         let counted: Vec<_> = (0..self.stores.len()).map(|n| task.counted(n)).collect();
@@ -59,18 +121,18 @@ impl Tasks {
     }
 
     /// Takes the receipt of a batch in. Nearly all receipts are of this kind: the cost does not grow with the run.
-    pub fn stored(&mut self, store: &str, batch: BatchId, receipt: BatchReceipt) {
+    fn stored(&mut self, store: &str, batch: BatchId, receipt: BatchReceipt) {
         let n = self.store_position(store);
         let totals = &mut self.stores[n];
         let task = self.tasks.entry(batch.task).or_default();
         let before = task.counted(n);
         let receipts = task.receipts_mut(n, batch.attempt);
-        let Some((receipt, replaced)) = receipts.merge(batch.sequence, receipt) else {
+        let Some(Merged { kept, replaced }) = receipts.merge(batch.sequence, receipt) else {
             return;
         };
         if before.is_some_and(|counted| counted.attempt == batch.attempt) {
             replaced.iter().for_each(|old| totals.count(old, -1));
-            totals.count(receipt, 1);
+            totals.count(kept, 1);
         }
         totals.recount(task, n, before);
     }
@@ -90,7 +152,7 @@ impl Tasks {
     }
 
     /// The name, in the one copy that the run has of it.
-    pub fn intern(&mut self, name: &str) -> Arc<str> {
+    fn intern(&mut self, name: &str) -> Arc<str> {
         let found = self.names.iter().find(|known| &***known == name);
         found.cloned().unwrap_or_else(|| {
             let name: Arc<str> = name.into();

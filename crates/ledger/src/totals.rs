@@ -6,7 +6,7 @@ use batch::{Reason, Rows};
 use crate::receipts::{BatchReceipt, BatchRows};
 use crate::task::{CountedAttempt, TaskState, TaskStatus};
 
-/// What tasks come to, apart from the stores: of each that was fetched its first successful attempt. Of one task, or
+/// What tasks add up to, apart from the stores: of each that was fetched its first successful attempt. Of one task, or
 /// summed over all tasks of a run.
 #[derive(Debug, Default)]
 pub(crate) struct TaskTotals {
@@ -120,14 +120,14 @@ impl StoreTotals {
         self.complete_tasks += u64::from(complete(after));
     }
 
-    /// Rows by index, without those that came to nothing.
+    /// Rows by index, without those that are zero.
     pub fn targets(&self) -> BTreeMap<String, Rows> {
         let some = self.targets.iter().filter(|(_, rows)| rows.total() > 0);
         some.map(|(t, rows)| (t.to_string(), rows.clone()))
             .collect()
     }
 
-    /// Quarantined rows by reason, without those that came to nothing.
+    /// Quarantined rows by reason, without those that are zero.
     pub fn reasons(&self) -> BTreeMap<Reason, u64> {
         let some = self.reasons.iter().filter(|(_, n)| **n > 0);
         some.map(|(reason, n)| (*reason, *n)).collect()

@@ -5,7 +5,8 @@ use pipeline::LoopOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The rules of the gates that a run has to pass. A run may have rules of its own (`fleet run queuer --gate`), which are on the ledger.
+/// The rules of the gates that a run has to pass. A run may have rules of its own (`fleet run queuer --gate`), which
+/// are on the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateSettings {
@@ -15,9 +16,9 @@ pub struct GateSettings {
     pub max_rejected_row_ratio: f64,
     /// Seconds from the beginning of a run after which fetching and stores that have not passed are rejected.
     pub deadline_seconds: u64,
-    /// Seconds from the order for the dictionaries after which syncing and refreshing are rejected. The orders themselves
-    /// end a little before: none is begun over rows of the next run. More than `dict_refresher.sync_deadline_seconds`
-    /// and a sync (`sync_timeout_seconds`) together.
+    /// Seconds from the order for the dictionaries after which syncing and refreshing are rejected. The orders
+    /// themselves end a little before: none is begun over rows of the next run. More than
+    /// `dict_refresher.sync_deadline_seconds` and a sync (`sync_timeout_seconds`) together.
     pub orders_deadline_seconds: u64,
     /// Seconds from the same moment after which the restart of the SERP service is rejected. It does not keep the next
     /// run from beginning. More than a day where `serp.window` opens once a day.
@@ -25,8 +26,8 @@ pub struct GateSettings {
     /// An incremental run in which nothing changed passes, with nothing ordered. By default it is rejected like any
     /// empty run: in a hub that changes all the time it is a sign of trouble upstream.
     pub pass_without_changes: bool,
-    /// Rules of one pipeline type alone, by its name: `[gates.pipelines.direct]` with `max_failed_task_ratio = 0.2`, or for
-    /// one stage of it `"ch-writer.max_rejected_row_ratio" = 0.05`.
+    /// Rules of one pipeline type alone, by its name: `[gates.pipelines.direct]` with `max_failed_task_ratio = 0.2`, or
+    /// for one stage of it `"ch-writer.max_rejected_row_ratio" = 0.05`.
     pub pipelines: BTreeMap<String, BTreeMap<String, f64>>,
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use batch::{Command, Decision, Fact, Message, Order, Receipt, RunId, Stage, Started};
 use futures_util::FutureExt;
 use ledger::{GateDecision, RunState, evaluate_gates};
-use pipeline::broker::StreamConsumer;
-use pipeline::{ConnectionLost, Leader, Program, history, now_ms, receipt};
+use pipeline::broker::{StreamConsumer, StreamMessage};
+use pipeline::history::{self, ReopenedRun};
+use pipeline::{ConnectionLost, Leader, ORDERS, Program, RECEIPTS, now_ms, receipt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
@@ -14,14 +15,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::{GateSettings, PersisterSettings};
 use crate::replay::replay_approved;
 use crate::shared_ledger::SharedLedger;
-use crate::{ORDERS, PersisterInputs, RECEIPTS, RECORDS};
+use crate::{PersisterInputs, RECORDS};
 
 /// How often deadlines and the room for released batches are checked.
-const TICK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Receipts taken in before the gates of their runs are evaluated: bounds how long a decision waits for them.
-const WAVE: usize = 5_000;
-/// By how much an order expires before its gate gives it up, at most: for an exchange of dictionaries that has begun, and
-/// for clocks that differ.
+const MAX_RECEIPTS_AT_ONCE: usize = 5_000;
+/// By how much an order expires before its gate gives it up, at most: for an exchange of dictionaries that has begun,
+/// and for clocks that differ.
 const MARGIN_MS: i64 = 120_000;
 
 /// Decides on runs by their gates, orders what a passed stage allows, and records runs that have ended: in the one
@@ -42,7 +43,7 @@ impl GateController<'_> {
     pub async fn run(&mut self, mut consumer: StreamConsumer) -> anyhow::Result<()> {
         let shutdown = self.program.app.shutdown.clone();
         let session = self.leader.session().clone();
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let _replay = self.inputs.holds.then(|| {
             let program = self.program.name().to_owned();
@@ -51,7 +52,7 @@ impl GateController<'_> {
             AbortOnDropHandle::new(tokio::spawn(replay))
         });
         self.check_room().await;
-        // What the process before this one did not come to, and what was decided since.
+        // What the process before this one did not get to, and what was decided since.
         self.evaluate_all(self.unfinished()).await?;
         self.replay_if_approved();
         self.ledger.decided();
@@ -71,10 +72,10 @@ impl GateController<'_> {
             }
             let mut taken = 0;
             while let Some(received) = next {
-                let (offset, message) = received?;
+                let StreamMessage { offset, message } = received?;
                 self.take(offset, &message, &mut changed);
                 taken += 1;
-                let more = taken < WAVE;
+                let more = taken < MAX_RECEIPTS_AT_ONCE;
                 next = more.then(|| consumer.next().now_or_never()).flatten();
             }
             self.evaluate_all(changed).await?;
@@ -140,8 +141,8 @@ impl GateController<'_> {
         self.ledger.with(|tracker| tracker.ledger.run(run).map(ask))
     }
 
-    /// What a receipt of a decision or an order has to name. Only this task takes receipts in, so these are the operators'
-    /// decisions that the gates knew.
+    /// What a receipt of a decision or an order has to name. Only this task takes receipts in, so these are the
+    /// operators' decisions that the gates knew.
     fn operator_decisions(&self, run: &RunId) -> u32 {
         self.with_run(run, RunState::operator_decisions)
             .unwrap_or_default()
@@ -176,8 +177,8 @@ impl GateController<'_> {
         Ok(())
     }
 
-    /// Publishes a receipt, and takes it in when it is stored: nothing may follow from it before. When it comes again by
-    /// the ledger, that changes nothing.
+    /// Publishes a receipt, and takes it in when it is stored: nothing may follow from it before. When it comes again
+    /// by the ledger, that changes nothing.
     async fn publish_receipt(&mut self, run: &RunId, fact: Fact) -> Result<(), ConnectionLost> {
         let receipt = receipt(run, fact);
         self.leader.send(RECEIPTS, receipt.to_message()).await?;
@@ -187,7 +188,7 @@ impl GateController<'_> {
     }
 
     /// Orders first, then their receipt: after a crash in between the next process orders again, and an order that was
-    /// obeyed already changes nothing.
+    /// processed already changes nothing.
     async fn order(&mut self, run: &RunId, shards: Vec<u32>) -> Result<(), ConnectionLost> {
         let started = self.with_run(run, |state| state.started().cloned());
         let Some(started) = started.flatten() else {
@@ -214,7 +215,7 @@ impl GateController<'_> {
         self.publish_receipt(run, fact).await
     }
 
-    /// When orders given now are too late: before the gate gives them up, so that none is obeyed after it.
+    /// When orders given now are too late: before the gate gives them up, so that none is processed after it.
     fn expires_at_ms(&self, started: &Started) -> i64 {
         let plan = started.run_plan.as_ref();
         let overrides = plan.map_or(const { &BTreeMap::new() }, |plan| &plan.overrides);
@@ -252,10 +253,12 @@ impl GateController<'_> {
     /// Opens ended runs that an operator decided on: their receipts are read again.
     async fn reopen(&mut self, changed: &mut BTreeSet<RunId>) -> anyhow::Result<()> {
         let reopened = self.ledger.with(|tracker| tracker.ledger.take_reopened());
-        let any = !reopened.is_empty();
-        for (run, first_offset) in reopened {
-            let read = history::read_run(&self.program.broker, &run, first_offset).await;
-            let Some(state) = read? else {
+        if reopened.is_empty() {
+            return Ok(());
+        }
+        let reopened = history::read_reopened(&self.program.broker, reopened).await?;
+        for ReopenedRun { run, state } in reopened {
+            let Some(state) = state else {
                 tracing::error!(%run, "the decision has no effect: the run's receipts are no longer on the ledger");
                 continue;
             };
@@ -267,10 +270,8 @@ impl GateController<'_> {
             tracing::info!(%run, "opened again by an operator's decision");
             changed.insert(run);
         }
-        if any {
-            self.ledger.decided();
-            self.replay_if_approved();
-        }
+        self.ledger.decided();
+        self.replay_if_approved();
         Ok(())
     }
 

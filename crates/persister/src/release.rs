@@ -2,14 +2,13 @@ use std::time::Duration;
 
 use app::App;
 use batch::{BatchHeaders, BatchId, Fact, Invalid, MessageKind, Reason, RunId, header};
-use pipeline::{Job, Outcome, Worker};
+use pipeline::{BATCHES, Job, Outcome, Worker};
 
-use crate::BATCHES;
 use crate::release_tracker::Disposition;
 use crate::shared_ledger::SharedLedger;
 
 /// Pause before a batch that another attempt is preferred to comes again.
-const WAIT: Duration = Duration::from_secs(10);
+const OTHER_ATTEMPT_DELAY: Duration = Duration::from_secs(10);
 
 /// Takes held batches out of the queue and releases, drops or quarantines them.
 pub(crate) struct Release {
@@ -58,7 +57,10 @@ impl Worker for Release {
             Disposition::Hold => Outcome::Requeue {
                 why: format!("the fetching of run {run} is not decided yet"),
             },
-            Disposition::Wait(why) => Outcome::Snooze { why, delay: WAIT },
+            Disposition::Wait(why) => Outcome::Snooze {
+                why,
+                delay: OTHER_ATTEMPT_DELAY,
+            },
             Disposition::Drop(why) => {
                 self.count("dropped", rows);
                 Outcome::Discard { why }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// How long nothing of a run may be released before another attempt at a task is chosen instead of one that was not
 /// released whole: a batch of it was lost with the broker, and will never come.
-const STUCK: Duration = Duration::from_secs(30);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What becomes of a held batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl ReleaseTracker {
     }
 
     /// Nothing could be released for a while: that is no sign of a batch that is lost.
-    pub fn excuse(&mut self) {
+    pub fn restart_stuck_timer(&mut self) {
         for release in self.runs.values_mut() {
             release.latest = Some(Instant::now());
         }
@@ -169,7 +169,7 @@ fn open_disposition(release: &mut RunRelease, state: &RunState, batch: BatchId) 
     }
     let since = *release.latest.get_or_insert_with(Instant::now);
     let is_whole = state.batches_of(batch).is_some();
-    if is_whole && since.elapsed() >= STUCK {
+    if is_whole && since.elapsed() >= STUCK_TIMEOUT {
         tracing::warn!(
             run = %state.run(), task = %batch.task, attempt = batch.attempt,
             "batches of the attempt that was chosen did not come; this attempt is released instead"
@@ -327,7 +327,7 @@ mod tests {
             tracker.disposition(&run(), batch(9, 0)),
             Disposition::Wait(_)
         ));
-        tokio::time::advance(STUCK).await;
+        tokio::time::advance(STUCK_TIMEOUT).await;
         // An attempt that was not read to its end cannot.
         assert!(matches!(
             tracker.disposition(&run(), batch(5, 0)),

@@ -14,9 +14,9 @@ const PREFETCH: u16 = 100;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a pass that found something, or that failed.
-const PAUSE: Duration = Duration::from_secs(2);
-/// After a pass that found nothing there is one more: a batch that was on its way to quarantine when its run was approved
-/// has arrived by then.
+const PASS_INTERVAL: Duration = Duration::from_secs(2);
+/// After a pass that found nothing there is one more: a batch that was on its way to quarantine when its run was
+/// approved has arrived by then.
 const LAST_PASS_DELAY: Duration = Duration::from_secs(90);
 
 /// Moves batches from `program`'s quarantine back to the queue where they are held, whenever `asked`: those that are
@@ -40,12 +40,12 @@ pub(crate) async fn replay_approved(
                 Ok(batches) => {
                     tracing::info!(batches, "taken out of quarantine: their runs were approved");
                     ledger.decided();
-                    PAUSE
+                    PASS_INTERVAL
                 }
                 Err(_) if session.is_lost() => return,
                 Err(error) => {
                     tracing::error!(%error, "the quarantine cannot be read; trying again");
-                    PAUSE
+                    PASS_INTERVAL
                 }
             };
             tokio::select! {
@@ -57,8 +57,8 @@ pub(crate) async fn replay_approved(
 }
 
 /// Takes every message of the quarantine once. Those that stay go to its end, one after the other, and so keep their
-/// order. Interrupted, it leaves each message in one of the two queues; a copy may be in both, which counts once. Returns
-/// how many were moved back.
+/// order. Interrupted, it leaves each message in one of the two queues; a copy may be in both, which counts once.
+/// Returns how many were moved back.
 async fn pass(session: &Session, program: &str, ledger: &SharedLedger) -> Result<u64, BrokerError> {
     let quarantine = names::quarantine_queue(program);
     let length = session.queue_length(&quarantine).await?;

@@ -64,7 +64,7 @@ impl SharedLedger {
     pub fn set_room(&self, room: bool) {
         self.change(|state| {
             if room && !state.has_room {
-                state.tracker.excuse();
+                state.tracker.restart_stuck_timer();
             }
             state.has_room = room;
         });

@@ -1,10 +1,9 @@
 use std::sync::Arc;
 
 use pipeline::broker::BrokerError;
-use pipeline::{Program, Sessions, history, names, run_worker_while};
+use pipeline::{BATCHES, Program, Sessions, history, names, run_worker_while};
 use topology::Topology;
 
-use crate::BATCHES;
 use crate::config::{GateSettings, PersisterSettings};
 use crate::gate_controller::GateController;
 use crate::release::Release;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// A broker that restarts is not hurried.
+/// Gives a broker that restarts time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// One that was away for long is found again within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

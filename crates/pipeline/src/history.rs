@@ -1,5 +1,7 @@
 //! Reading the ledger: the records of runs that have ended, then the receipts that no record covers.
 
+use std::collections::BTreeMap;
+
 use batch::{Receipt, RunId, header};
 use ledger::{Ledger, RunRecord, RunState};
 
@@ -20,7 +22,8 @@ pub async fn read(broker: &Broker, mut see: impl FnMut(&Receipt)) -> Result<Ledg
     Ok(ledger)
 }
 
-/// As [`read`], and what is added from then on. Ended runs that were decided on again are left to [`reopen`].
+/// As [`read`], and what is added from then on. Ended runs that were decided on again are left to [`reopen`] or
+/// [`read_reopened`].
 pub async fn follow(broker: &Broker) -> Result<(Ledger, StreamConsumer), BrokerError> {
     let mut opening = Opening::begin(broker).await?;
     let from = opening.from();
@@ -33,12 +36,31 @@ pub async fn follow(broker: &Broker) -> Result<(Ledger, StreamConsumer), BrokerE
 
 /// Reads the receipts of ended runs that were decided on again, so that they are known by them from then on.
 pub async fn reopen(broker: &Broker, ledger: &mut Ledger) -> Result<(), BrokerError> {
-    for (run, first_offset) in ledger.take_reopened() {
-        if let Some(state) = read_run(broker, &run, first_offset).await? {
-            ledger.reopen(state);
-        }
+    let reopened = read_reopened(broker, ledger.take_reopened()).await?;
+    for state in reopened.into_iter().filter_map(|reopened| reopened.state) {
+        ledger.reopen(state);
     }
     Ok(())
+}
+
+/// An ended run that was decided on again.
+pub struct ReopenedRun {
+    pub run: RunId,
+    /// By its receipts; `None`: they are no longer on the ledger.
+    pub state: Option<RunState>,
+}
+
+/// The states of ended runs that were decided on again, as [`Ledger::take_reopened`] names them.
+pub async fn read_reopened(
+    broker: &Broker,
+    first_offsets: BTreeMap<RunId, u64>,
+) -> Result<Vec<ReopenedRun>, BrokerError> {
+    let mut reopened = Vec::new();
+    for (run, first_offset) in first_offsets {
+        let state = read_run(broker, &run, first_offset).await?;
+        reopened.push(ReopenedRun { run, state });
+    }
+    Ok(reopened)
 }
 
 /// The state of one run by its receipts, from the offset `first` on. `None`: its beginning is no longer there.

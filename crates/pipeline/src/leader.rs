@@ -62,7 +62,7 @@ async fn wait_for_lease(
             logged = true;
         }
         tokio::select! {
-            going_on = program.pause(POLL_INTERVAL) => if !going_on { return Ok(None) },
+            running = program.pause(POLL_INTERVAL) => if !running { return Ok(None) },
             _ = session.lost() => return Ok(None),
         }
     }

@@ -36,9 +36,11 @@ pub use outcome::Outcome;
 pub use pause::{MAX_IN_FLIGHT_SECONDS, PauseSettings, check_positive, paused};
 pub use producer::{Producer, ProducerError};
 pub use program::Program;
-pub use receipts::{RECEIPTS, now_ms, receipt};
+pub use receipts::{now_ms, receipt};
 pub use retry_schedule::RetrySchedule;
-pub use role::{BatchWorker, GroupLimits, Role, RoleKind, Weight, Worker};
+pub use role::{
+    BATCHES, BatchWorker, GroupLimits, ORDERS, RECEIPTS, Role, RoleKind, Weight, Worker,
+};
 pub use sessions::Sessions;
 pub use store_report::{AdmittedBatch, RefusedRows, StoreReport, settle};
 pub use worker::{run_batch_worker, run_worker, run_worker_while};

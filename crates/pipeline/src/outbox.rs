@@ -8,8 +8,9 @@ use crate::backoff::Backoff;
 use crate::broker::{Confirm, ConnectionLost, Publication, Publisher, Session};
 use crate::{Program, RetrySchedule, names};
 
-/// What a program publishes, kept until the confirm has come: the one way in which messages are sent. A message that
-/// the broker refuses or cannot route is published again until it is stored, for dropping it would lose it.
+/// What programs send from their loops, kept until the confirm has come. A message that the broker refuses or cannot
+/// route is published again until it is stored, for dropping it would lose it. A single message outside of a loop,
+/// whose sender decides itself what a refusal means, is sent by [`Publisher::publish_and_wait`].
 ///
 /// Methods fail when the connection is lost, and when the program is stopped while the broker refuses something.
 /// Everything that is not known to be stored is still there then, for [`Self::resend`].

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 
-/// Longest time for which a program may have a message in flight, in seconds. The broker's consumer timeout is 30 minutes:
-/// it takes back what is in flight for longer. The rest is for what is published at the end, and its confirms.
+/// Longest time for which a program may have a message in flight, in seconds. The broker's consumer timeout is 30
+/// minutes: it takes back what is in flight for longer. The rest is for what is published at the end, and its confirms.
 pub const MAX_IN_FLIGHT_SECONDS: u64 = 1500;
 
 /// Delay of what is put off while a target takes no writes: the shortest of the retry schedule, so that it is processed
@@ -22,8 +22,8 @@ pub struct PauseSettings {
     #[serde(rename = "pause_poll_seconds")]
     pub poll_seconds: u64,
     /// Longest time for which batches wait in this program for a target that takes no writes, in seconds. Then they
-    /// wait in a delay queue, which does not count as a failure. At most 1500: the broker takes back what is in flight for
-    /// 30 minutes.
+    /// wait in a delay queue, which does not count as a failure. At most 1500: the broker takes back what is in flight
+    /// for 30 minutes.
     #[serde(rename = "pause_limit_seconds")]
     pub limit_seconds: u64,
 }

@@ -107,7 +107,7 @@ impl Program {
                 logged = true;
             }
             tokio::select! {
-                going_on = self.pause(POLL_INTERVAL) => if !going_on { return Ok(false) },
+                running = self.pause(POLL_INTERVAL) => if !running { return Ok(false) },
                 _ = session.lost() => return Ok(false),
             }
         }

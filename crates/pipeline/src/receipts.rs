@@ -1,8 +1,5 @@
 use batch::{Fact, Receipt, RunId};
 
-/// Output of a role for what happened in a run: the ledger reads it.
-pub const RECEIPTS: &str = "receipts";
-
 /// Milliseconds since the epoch, by the clock of this machine.
 pub fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -6,6 +6,13 @@ use batch::{Invalid, Message};
 
 use crate::{Job, Outcome};
 
+/// Output for what happened in a run: the ledger reads it.
+pub const RECEIPTS: &str = "receipts";
+/// Output for batches of rows, on their way into the stores.
+pub const BATCHES: &str = "batches";
+/// Output for orders to refresh dictionaries, and after them to restart SERP nodes.
+pub const ORDERS: &str = "orders";
+
 /// What a role is to the topology: its name, its kind and the outputs that it may send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Role {

@@ -58,6 +58,6 @@ pub async fn confirmed(job: &mut Job) {
 }
 
 /// What the loop makes of an outcome: tries that are used up end in quarantine.
-pub fn carried_out(job: &Job, outcome: Outcome) -> Outcome {
+pub fn settled(job: &Job, outcome: Outcome) -> Outcome {
     crate::worker::exhausted(job, outcome)
 }

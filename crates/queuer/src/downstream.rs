@@ -1,16 +1,12 @@
 //! The programs that a run goes to, by the topology.
 
 use batch::{RunPlan, Stage};
-use pipeline::{RECEIPTS, RoleKind, names};
+use pipeline::{BATCHES, ORDERS, RECEIPTS, RoleKind, names};
 use topology::{Edge, ProgramSpec, Topology};
 
 use crate::TASKS;
 use crate::admission::AdmissionError;
 
-/// The output of fetchers that stores read.
-const BATCHES: &str = "batches";
-/// The output that orders of dictionaries, and after them of restarts, are sent to.
-const ORDERS: &str = "orders";
 /// The role whose store has the dictionaries.
 const CH_WRITER: &str = "ch-writer";
 

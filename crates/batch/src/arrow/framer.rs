@@ -24,9 +24,16 @@ const VERIFY: VerifierOptions = VerifierOptions {
 };
 
 /// The message that metadata describes.
-pub(super) fn message_of(metadata: &[u8]) -> Result<Message<'_>, Invalid> {
+pub(super) fn parse_metadata(metadata: &[u8]) -> Result<Message<'_>, Invalid> {
     let broken = |e| not_readable(format!("an Arrow message's metadata is broken: {e}"));
     root_as_message_with_opts(&VERIFY, metadata).map_err(broken)
+}
+
+/// A schema, and the message that it came in.
+#[derive(Debug)]
+pub struct SchemaMessage {
+    pub schema: SchemaRef,
+    pub bytes: Bytes,
 }
 
 /// Cuts a stream that arrives in pieces into its messages, copying a piece only when a message spans two.
@@ -36,7 +43,7 @@ pub struct Framer {
     pending: BytesMut,
     /// The rest of the latest piece, while nothing is pending.
     rest: Bytes,
-    schema: Option<(SchemaRef, Bytes)>,
+    schema: Option<SchemaMessage>,
     ended: bool,
 }
 
@@ -70,12 +77,12 @@ impl Framer {
 
     /// The stream's schema, once its message has come.
     pub fn schema(&self) -> Option<&SchemaRef> {
-        self.schema.as_ref().map(|(schema, _)| schema)
+        self.schema.as_ref().map(|message| &message.schema)
     }
 
     /// The schema message as it came.
     pub fn schema_bytes(&self) -> Option<&Bytes> {
-        self.schema.as_ref().map(|(_, bytes)| bytes)
+        self.schema.as_ref().map(|message| &message.bytes)
     }
 
     /// The next record batch, or `None` when more bytes are needed or the stream has ended.
@@ -89,7 +96,7 @@ impl Framer {
     }
 
     /// After the last piece: the schema, if the stream was complete.
-    pub fn finish(self) -> Result<(SchemaRef, Bytes), Invalid> {
+    pub fn finish(self) -> Result<SchemaMessage, Invalid> {
         let truncated = |what: &str| Invalid::new(Reason::Truncated, what);
         if !self.ended {
             return Err(truncated("the Arrow stream ends before its end marker"));
@@ -146,7 +153,10 @@ impl Framer {
         let Some(message) = rest.get(..metadata) else {
             return Ok(None);
         };
-        let (length, most) = (message_of(message)?.bodyLength(), self.limits.body_bytes);
+        let (length, most) = (
+            parse_metadata(message)?.bodyLength(),
+            self.limits.body_bytes,
+        );
         let body = usize::try_from(length).ok().filter(|n| *n <= most);
         let body = body.ok_or_else(|| {
             let detail = format!(
@@ -165,18 +175,23 @@ impl Framer {
 
     /// The record batch of a message; `None`: it is the schema, which is noted.
     fn check(&mut self, bytes: Bytes, metadata: Range<usize>) -> Result<Option<Frame>, Invalid> {
-        let message = message_of(&bytes[metadata.clone()])?;
+        let message = parse_metadata(&bytes[metadata.clone()])?;
         match (message.header_type(), &self.schema) {
             (MessageHeader::Schema, None) => {
                 let none = || not_readable("the Arrow schema message has no schema");
                 let schema = message.header_as_schema().ok_or_else(none)?;
                 let schema = arrow_ipc::convert::try_fb_to_schema(schema)
                     .map_err(|e| not_readable(format!("the Arrow schema is broken: {e}")))?;
-                self.schema = Some((Arc::new(schema), bytes));
+                let schema = Arc::new(schema);
+                self.schema = Some(SchemaMessage { schema, bytes });
                 Ok(None)
             }
-            (MessageHeader::RecordBatch, Some((schema, _))) => {
-                let (rows, decoded_bytes) = measure(&message, &bytes[metadata.end..], schema)?;
+            (MessageHeader::RecordBatch, Some(SchemaMessage { schema, .. })) => {
+                let body = &bytes[metadata.end..];
+                let DecodedSize {
+                    rows,
+                    bytes: decoded_bytes,
+                } = measure(&message, body, schema)?;
                 if rows > self.limits.rows || decoded_bytes > self.limits.decoded_bytes {
                     return Err(bomb(rows, decoded_bytes, &self.limits));
                 }
@@ -196,9 +211,15 @@ impl Framer {
     }
 }
 
-/// Rows and decompressed bytes of a record batch, by its metadata and buffer prefixes. The decoder refuses a buffer of
+/// What a record batch takes once it is decoded.
+struct DecodedSize {
+    rows: u64,
+    bytes: u64,
+}
+
+/// The size of a record batch, by its metadata and buffer prefixes. The decoder refuses a buffer of
 /// another size than its prefix has, so this bounds what decoding allocates.
-fn measure(message: &Message<'_>, body: &[u8], schema: &Schema) -> Result<(u64, u64), Invalid> {
+fn measure(message: &Message<'_>, body: &[u8], schema: &Schema) -> Result<DecodedSize, Invalid> {
     let broken = |what: &str| not_readable(format!("record batch {what}"));
     let header = message.header_as_record_batch();
     let header = header.ok_or_else(|| broken("is missing"))?;
@@ -237,7 +258,10 @@ fn measure(message: &Message<'_>, body: &[u8], schema: &Schema) -> Result<(u64, 
             }
         }
     }
-    Ok((rows, decoded))
+    Ok(DecodedSize {
+        rows,
+        bytes: decoded,
+    })
 }
 
 /// Nodes that a column takes in a record batch: its own, and those of what is nested in it.

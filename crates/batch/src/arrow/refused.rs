@@ -31,12 +31,12 @@ pub fn body_of_refused(
     // schema are what came in, byte by byte, text or not.
     let own = stream.schema.project(&kept).map_err(unusable)?;
     let own = schema_bytes(&with_reason(&own, DataType::Utf8))?;
-    Ok(join_contiguous(&own, &frames_of(&data)?))
+    Ok(join_contiguous(&own, &frames_from_rows(&data)?))
 }
 
 /// The data messages of `rows`. Strings that were decoded as Binary have the buffers of Utf8: the messages may follow a
 /// schema message of that type.
-pub fn frames_of(rows: &RecordBatch) -> Result<Vec<Frame>, Invalid> {
+pub fn frames_from_rows(rows: &RecordBatch) -> Result<Vec<Frame>, Invalid> {
     let body = encode(&rows.schema(), std::slice::from_ref(rows))?;
     // What came in within the limits may go out above them: it may compress a little worse.
     let unlimited = Limits {

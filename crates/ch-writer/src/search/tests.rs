@@ -202,7 +202,7 @@ fn a_range_of_rows_follows_the_schema_message_of_its_batch() {
     let stream = sample(0, &[3, 4]);
     let rows = stream.decode_all().unwrap();
     assert_eq!(rows.num_rows(), 7);
-    let frames = arrow::frames_of(&rows.slice(2, 3)).unwrap();
+    let frames = arrow::frames_from_rows(&rows.slice(2, 3)).unwrap();
     let part = parse(&arrow::join_contiguous(&stream.schema_bytes, &frames));
     assert_eq!(part.schema, stream.schema);
     assert_eq!(

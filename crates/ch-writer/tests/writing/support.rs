@@ -193,7 +193,7 @@ pub async fn write(app: &App, writer: &ChWriter, messages: &[Message]) -> Vec<Wr
         .zip(&group)
         .zip(sent)
         .map(|((outcome, (job, _)), sent)| Written {
-            outcome: pipeline::testing::carried_out(job, outcome),
+            outcome: pipeline::testing::settled(job, outcome),
             sent,
         })
         .collect()

@@ -129,7 +129,7 @@ impl Writer {
         let written = outcomes.into_iter().zip(&group).zip(sents);
         written
             .map(|((outcome, (job, _)), sent)| Written {
-                outcome: pipeline::testing::carried_out(job, outcome),
+                outcome: pipeline::testing::settled(job, outcome),
                 sent,
             })
             .collect()

@@ -129,7 +129,7 @@ impl Hub {
         let (mut job, sent) = pipeline::testing::job(&app, message, attempt);
         let outcome = fetcher.process(&mut job).await;
         pipeline::testing::confirmed(&mut job).await;
-        let outcome = pipeline::testing::carried_out(&job, outcome);
+        let outcome = pipeline::testing::settled(&job, outcome);
         let counted = app.stats.counter("rows", &[("status", "fetched")]);
         let rows: u64 = sent.rows_of_success().iter().map(|b| b.rows).sum();
         assert_eq!(counted, rows, "rows are counted once");

@@ -171,7 +171,7 @@ impl Pipe {
             }
             match stream.try_next().await {
                 Ok(Some(piece)) => framer.push(piece),
-                Ok(None) => return framer.finish().expect("a complete stream").0,
+                Ok(None) => return framer.finish().expect("a complete stream").schema,
                 Err(error) => panic!("the source breaks off: {error}"),
             }
         }

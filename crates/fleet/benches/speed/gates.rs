@@ -85,10 +85,10 @@ async fn decision(
     let begun = Instant::now();
     loop {
         let next = tokio::time::timeout(DECISION_TIMEOUT, consumer.next()).await;
-        let (_, message) = next
+        let received = next
             .expect("a decision in time")
             .expect("the ledger can be followed");
-        let receipt = Receipt::from_message(&message).expect("a receipt");
+        let receipt = Receipt::from_message(&received.message).expect("a receipt");
         let store = matches!(&receipt.fact, Fact::GateDecided { stage, .. } if stage.as_str() == "es-writer");
         if store && receipt.run == *run {
             return begun.elapsed().as_secs_f64();

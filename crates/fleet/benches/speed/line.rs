@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use batch::Receipt;
 use ledger::Progress;
-use pipeline::broker::{Broker, RabbitMq};
+use pipeline::broker::{Broker, RabbitMq, StreamMessage};
 use pipeline::history;
 use testkit::{FleetProcess, Stack};
 
@@ -147,7 +147,7 @@ impl Line {
             }
             let next = tokio::time::timeout_at(deadline, consumer.next()).await;
             let next = next.unwrap_or_else(|_| panic!("{}", Progress::new(run).summary()));
-            let (offset, message) = next.expect("the ledger can be followed");
+            let StreamMessage { offset, message } = next.expect("the ledger can be followed");
             let receipt = Receipt::from_message(&message).expect("a receipt of this release");
             ledger.apply_at(offset, &receipt);
         }

@@ -13,7 +13,7 @@ use pipeline::broker::{Broker, Confirm, Memory, Publication, QueueOptions};
 use pipeline::{LoopOptions, Program, RetrySchedule, names};
 use tokio::task::JoinHandle;
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Scene {
     pub memory: Memory,
@@ -31,7 +31,7 @@ pub struct Running {
 impl Running {
     pub async fn stop(mut self) {
         self.app.shutdown.trigger();
-        tokio::time::timeout(PATIENCE, &mut self.task)
+        tokio::time::timeout(TEST_TIMEOUT, &mut self.task)
             .await
             .expect("it stops in time")
             .unwrap();
@@ -159,7 +159,7 @@ impl Scene {
         receipts.filter(|r| r.run == *run).map(|r| r.fact).collect()
     }
 
-    /// Decisions of the gates on a run, as they were said.
+    /// Decisions of the gates on a run, as they were published.
     pub fn decisions(&self, run: &RunId) -> Vec<(String, Decision)> {
         let facts = self.receipts(run).into_iter();
         let decided = facts.filter_map(|fact| match fact {
@@ -206,7 +206,7 @@ impl Scene {
     }
 
     pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
         while !condition(self) {
             assert!(
                 tokio::time::Instant::now() < deadline,

@@ -36,7 +36,7 @@ impl std::fmt::Debug for Memory {
 pub struct QueueOptions {
     /// Messages move on to queue `dead_letter` after this time.
     pub ttl: Option<Duration>,
-    /// MemoryQueue for messages whose time or deliveries are used up.
+    /// Queue for messages whose time or deliveries are used up.
     pub dead_letter: Option<String>,
     /// Deliveries without an acknowledgement, after which a message moves on.
     pub delivery_limit: Option<u32>,

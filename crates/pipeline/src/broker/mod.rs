@@ -18,7 +18,7 @@ pub use session::{
     Subscription,
 };
 pub(crate) use session::{ConnectionState, Request};
-pub use stream::StreamConsumer;
+pub use stream::{StreamConsumer, StreamMessage};
 
 use batch::Message;
 
@@ -64,9 +64,9 @@ impl Broker {
         }
     }
 
-    /// Hands out the messages of a stream from the offset `from` on, or from the first that is still there, each with its
-    /// offset: at least those confirmed before the call. A stream that ends before the offset was made again since the
-    /// offset was noted, and is read whole. After an error some messages were handed out.
+    /// Hands out the messages of a stream from the offset `from` on, or from the first that is still there, each with
+    /// its offset: at least those confirmed before the call. A stream that ends before the offset was made again since
+    /// the offset was noted, and is read whole. After an error some messages were handed out.
     pub async fn read_stream_from(
         &self,
         stream: &str,

@@ -106,7 +106,7 @@ impl Publisher {
         Ok(confirmed)
     }
 
-    /// Publishes one message by itself, up to the confirm.
+    /// Publishes one message by itself, up to the confirm: for a sender that handles a refusal itself.
     pub async fn publish_and_wait(
         &self,
         publication: Publication,

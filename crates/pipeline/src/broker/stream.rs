@@ -28,7 +28,7 @@ use super::Memory;
 use super::rabbitmq::{RabbitMq, object_error, receive, stream_offset};
 
 /// Header of an end marker; each reader has a value of its own.
-pub(super) const END_MARKER: &str = "fleet-reader-mark";
+pub(super) const END_MARKER: &str = "fleet-end-marker";
 /// Deliveries in flight. The broker delivers whole chunks: more makes it no faster, fewer make it slower.
 const PREFETCH: u16 = 1000;
 /// Deliveries for each acknowledgement, while there are many.
@@ -38,6 +38,13 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Without a marker: a pause after which no more messages are expected. Chunks of a stream follow each other within
 /// milliseconds, on a busy machine within tenths of a second.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A message of a stream.
+#[derive(Debug)]
+pub struct StreamMessage {
+    pub offset: u64,
+    pub message: Message,
+}
 
 /// Messages added to a stream after what was read of it, as they come.
 pub struct StreamConsumer(StreamBackend);
@@ -62,9 +69,9 @@ impl StreamConsumer {
         })
     }
 
-    /// The next message and its offset, waiting for it as long as it takes. Nothing is lost when the wait is cancelled.
+    /// The next message, waiting for it as long as it takes. Nothing is lost when the wait is cancelled.
     /// After an error the consumer is of no more use: begin again with [`super::Broker::follow_stream`].
-    pub async fn next(&mut self) -> Result<(u64, Message), BrokerError> {
+    pub async fn next(&mut self) -> Result<StreamMessage, BrokerError> {
         match &mut self.0 {
             StreamBackend::RabbitMq(reading) => reading.next_added().await,
             #[cfg(any(test, feature = "testing"))]
@@ -76,7 +83,7 @@ impl StreamConsumer {
                 let message = broker.stream_message(stream, *next).await;
                 let offset = *next;
                 *next += 1;
-                Ok((offset, message))
+                Ok(StreamMessage { offset, message })
             }
         }
     }
@@ -188,7 +195,7 @@ struct StreamReader {
     /// Delivery tag up to which messages are acknowledged.
     acknowledged: u64,
     /// Received, and not yet given to the caller.
-    added: Option<(u64, Message)>,
+    added: Option<StreamMessage>,
 }
 
 impl StreamReader {
@@ -225,7 +232,8 @@ impl StreamReader {
             End::Idle => (None, IDLE_TIMEOUT),
         };
         loop {
-            let (offset, message) = match tokio::time::timeout(timeout, self.receive()).await {
+            let received = tokio::time::timeout(timeout, self.receive()).await;
+            let StreamMessage { offset, message } = match received {
                 Ok(received) => received?,
                 Err(_) if marker.is_none() => break,
                 Err(_) => {
@@ -246,7 +254,7 @@ impl StreamReader {
     }
 
     /// Acknowledges each message: the broker ends a consumer that leaves one unacknowledged for half an hour.
-    async fn next_added(&mut self) -> Result<(u64, Message), BrokerError> {
+    async fn next_added(&mut self) -> Result<StreamMessage, BrokerError> {
         loop {
             if self.added.is_none() {
                 self.added = Some(self.receive().await?);
@@ -255,19 +263,20 @@ impl StreamReader {
             self.acknowledge().await?;
             let added = self.added.take();
             if let Some(added) =
-                added.filter(|(_, message)| message.headers.get(END_MARKER).is_none())
+                added.filter(|added| added.message.headers.get(END_MARKER).is_none())
             {
                 return Ok(added);
             }
         }
     }
 
-    async fn receive(&mut self) -> Result<(u64, Message), BrokerError> {
+    async fn receive(&mut self) -> Result<StreamMessage, BrokerError> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => {
                 self.tag = delivery.delivery_tag;
                 let offset = stream_offset(&delivery).unwrap_or(0);
-                Ok((offset, receive(delivery).message))
+                let message = receive(delivery).message;
+                Ok(StreamMessage { offset, message })
             }
             Some(Err(error)) => Err(self.broker.stream_error(&self.stream, &error)),
             None => Err(ended(&self.stream)),

@@ -6,7 +6,7 @@ use batch::{Fact, Message, Receipt, RunId, RunMode, Started};
 use ledger::{Ledger, RunRecord};
 
 use super::fixture::{Fixture, numbered};
-use crate::broker::StreamConsumer;
+use crate::broker::{StreamConsumer, StreamMessage};
 use crate::{history, names};
 
 fn run(end: i64) -> RunId {
@@ -86,7 +86,7 @@ async fn receipts_that_a_record_covers_are_not_read(fixture: Fixture) {
 
 async fn next(consumer: &mut StreamConsumer) -> (u64, Receipt) {
     let added = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
-    let (offset, message) = added.expect("it comes").unwrap();
+    let StreamMessage { offset, message } = added.expect("it comes").unwrap();
     (offset, Receipt::from_message(&message).unwrap())
 }
 
@@ -134,8 +134,8 @@ async fn an_offset_past_the_end_is_of_another_stream_and_reads_this_one_whole(fi
     assert_eq!(found, 10);
     fixture.publish(names::LEDGER, [numbered(5)]).await;
     let added = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
-    let (_, message) = added.expect("it comes").unwrap();
-    assert_eq!(message, numbered(5));
+    let added = added.expect("it comes").unwrap();
+    assert_eq!(added.message, numbered(5));
 }
 
 async fn a_stream_is_read_from_an_offset_on(fixture: Fixture) {

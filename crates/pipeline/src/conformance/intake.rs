@@ -134,10 +134,7 @@ async fn a_message_that_comes_back_often_is_neither_put_away_nor_processed_alone
             if both.wait().await.is_leader() && !last {
                 switch.send_replace(false);
             }
-            match last {
-                true => (true, Outcome::Done),
-                false => held(),
-            }
+            if last { (true, Outcome::Done) } else { held() }
         }
     });
     let options = LoopOptions {

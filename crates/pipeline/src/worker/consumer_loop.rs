@@ -16,8 +16,8 @@ use super::groups::{Groups, MessageGroup};
 use crate::broker::{AckTracker, Acknowledgement, ConnectionLost, Delivery, Session, Subscription};
 use crate::{BatchWorker, Job, Outcome, Program};
 
-/// How long a completion behind a gap may wait for the gap to close, and with it one acknowledgement for both.
-const GAP: Duration = Duration::from_millis(50);
+/// How long a message that is done may wait for those in front of it, and with them for one acknowledgement of all.
+const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Deliveries without an acknowledgement that make a message a poison candidate: it may kill its worker. One or two
 /// happen to every message in flight when a worker or the broker restarts.
 const POISON_DELIVERIES: u32 = 3;
@@ -51,8 +51,9 @@ pub(super) struct ConsumerLoop<'a, W: BatchWorker> {
     to_requeue: Vec<u64>,
     /// Whether anything was acknowledged.
     made_progress: bool,
-    /// Each returns the tags of its messages once these are confirmed. Dropped, and so cancelled, with the loop.
-    running: JoinSet<Result<Finished, ConnectionLost>>,
+    /// Each returns the tags of its messages once these are confirmed; `None` when the connection is lost first.
+    /// Dropped, and so cancelled, with the loop.
+    running: JoinSet<Option<Finished>>,
 }
 
 /// Tags of messages that are done, and of those that go back to their queue.
@@ -122,7 +123,7 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
     async fn consume(&mut self) -> SessionEnd {
         let shutdown = self.program.app.shutdown.clone();
         let mut intake = self.intake.clone();
-        let mut gaps = tokio::time::interval(GAP);
+        let mut ack_ticks = tokio::time::interval(ACK_DELAY);
         loop {
             self.dispatch();
             let due = self.groups.due_at();
@@ -144,7 +145,7 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
                     self.ready.extend(due);
                 }
                 () = self.slot_freed.notified() => {}
-                _ = gaps.tick() => {
+                _ = ack_ticks.tick() => {
                     self.acknowledge_all();
                     self.dispatch_poison_candidate();
                 }
@@ -242,8 +243,8 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
     fn refuse(&mut self, tag: u64, mut job: Job, invalid: Invalid) {
         let worker = self.worker.clone();
         self.running.spawn(async move {
-            finish(&*worker, &mut job, invalid.into()).await?;
-            Ok(Finished {
+            finish(&*worker, &mut job, invalid.into()).await.ok()?;
+            Some(Finished {
                 done: vec![tag],
                 ..Finished::default()
             })
@@ -293,30 +294,30 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
             drop(slot);
             freed.notify_one();
             let mut finished = Finished::default();
-            for (((job, _), tag), outcome) in members.iter_mut().zip(tags).zip(outcomes?) {
+            for (((job, _), tag), outcome) in members.iter_mut().zip(tags).zip(outcomes.ok()?) {
                 let tags = if matches!(outcome, Outcome::Requeue { .. }) {
                     &mut finished.to_requeue
                 } else {
                     &mut finished.done
                 };
                 tags.push(tag);
-                finish(&*worker, job, outcome).await?;
+                finish(&*worker, job, outcome).await.ok()?;
             }
-            Ok(finished)
+            Some(finished)
         });
     }
 
     /// Takes in what has ended, and acknowledges what is done in order.
-    fn collect(&mut self, ended: Result<Result<Finished, ConnectionLost>, JoinError>) {
+    fn collect(&mut self, ended: Result<Option<Finished>, JoinError>) {
         let mut next = Some(ended);
         while let Some(ended) = next {
             match ended {
-                Ok(Ok(Finished { done, to_requeue })) => {
+                Ok(Some(Finished { done, to_requeue })) => {
                     done.into_iter().for_each(|tag| self.acks.done(tag));
                     self.to_requeue.extend(to_requeue);
                 }
                 // The session is over, or the program is: its messages are delivered again.
-                Ok(Err(ConnectionLost)) => {}
+                Ok(None) => {}
                 Err(error) => {
                     tracing::error!(%error, "a task of the worker loop ended abnormally; its messages are delivered again");
                 }

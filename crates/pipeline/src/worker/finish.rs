@@ -9,10 +9,10 @@ use crate::{BatchWorker, Job, Outcome, Program, RECEIPTS};
 /// How long what the broker refuses is published again before the message is put off.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long it is put off then: full queues and missing ones need an operator.
-const PUT_OFF: Duration = Duration::from_secs(600);
+const REFUSED_DELAY: Duration = Duration::from_secs(600);
 
-/// Does what an outcome asks for, up to the confirm. Everything goes through the broker, so that a worker that dies here
-/// leaves the message where it was.
+/// Does what an outcome asks for, up to the confirm. Everything goes through the broker, so that a worker that dies
+/// here leaves the message where it was.
 pub(super) async fn finish<W: BatchWorker>(
     worker: &W,
     job: &mut Job,
@@ -49,12 +49,12 @@ pub(super) async fn finish<W: BatchWorker>(
     {
         return Ok(());
     }
-    // A full quarantine, or an output without a queue, must not keep the message in flight: it would hold up others, and
-    // the broker takes back what is unacknowledged for too long. It is processed again later.
+    // A full quarantine, or an output without a queue, must not keep the message in flight: it would hold up others,
+    // and the broker takes back what is unacknowledged for too long. It is processed again later.
     tracing::warn!(
         "the broker refuses a part of what this message led to; putting the message off"
     );
-    let delay = job.program().schedule.within(PUT_OFF);
+    let delay = job.program().schedule.within(REFUSED_DELAY);
     put_off(job, job.message().clone(), delay).await?;
     job.outbox.flush().await
 }

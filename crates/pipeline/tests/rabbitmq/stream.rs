@@ -78,7 +78,7 @@ async fn a_reading_ends_while_others_publish_and_read() {
         assert!(found.len() >= 100);
         assert!(
             found.iter().copied().eq(0..found.len()),
-            "no gaps, and no reader's mark"
+            "no gaps, and no reader's end marker"
         );
     }
     publishing.await.unwrap();
@@ -92,7 +92,7 @@ async fn a_reading_from_an_offset_ends_however_much_is_added_meanwhile() {
     let publishing = tokio::spawn({
         let broker = broker.clone();
         async move {
-            // One by one: many small chunks behind each reader's mark.
+            // One by one: many small chunks behind each reader's end marker.
             for n in 100..3_000 {
                 publish(&broker, "ledger", numbered(n, n + 1)).await;
                 if n % 50 == 0 {
@@ -121,18 +121,18 @@ async fn a_stream_consumer_has_what_comes_after_its_reading_each_once() {
     let mut consumer = consumer.await.unwrap();
     let found: Vec<_> = found.into_iter().map(|(_, message)| message).collect();
     assert_eq!(numbers(&found), (0..10).collect::<Vec<_>>());
-    // Another reader's mark is between.
+    // Another reader's end marker is between.
     read(&broker).await;
     publish(&broker, "ledger", numbered(10, 2_000)).await;
     for n in 10..2_000 {
         // Waits that are cut off lose nothing.
-        let (_, message) = loop {
+        let added = loop {
             let short = Duration::from_micros(20);
-            if let Ok(message) = tokio::time::timeout(short, consumer.next()).await {
-                break message.unwrap();
+            if let Ok(added) = tokio::time::timeout(short, consumer.next()).await {
+                break added.unwrap();
             }
         };
-        assert_eq!(numbers(&[message]), [n]);
+        assert_eq!(numbers(&[added.message]), [n]);
     }
 }
 

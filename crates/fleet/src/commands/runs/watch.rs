@@ -5,7 +5,7 @@ use std::time::Duration;
 use batch::{Receipt, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 use ledger::{Progress, StageProgress, StageStatus};
-use pipeline::broker::Broker;
+use pipeline::broker::{Broker, StreamMessage};
 use pipeline::history;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -92,7 +92,7 @@ async fn follow(
             _ = ticks.tick() => true,
             () = &mut timeout => false,
             received = added.next() => {
-                let (offset, message) = received?;
+                let StreamMessage { offset, message } = received?;
                 if let Ok(receipt) = Receipt::from_message(&message) {
                     ledger.apply_at(offset, &receipt);
                     history::reopen(broker, &mut ledger).await?;

@@ -256,7 +256,7 @@ mod tests {
     /// The carrier of a returned message completes on another thread while the wave is read, after it was
     /// polled and before the message's own confirm is: that must not pass for stored.
     #[tokio::test]
-    async fn a_carrier_that_completes_while_a_wave_is_read_is_read_before_the_wave_goes_on() {
+    async fn a_carrier_that_completes_while_a_wave_is_read_is_read_before_the_wave_is_passed_on() {
         let (mut outstanding, mut resolvers, mut confirms) = outstanding(1).await;
         let carrier = Mutex::new(Some(resolvers.remove(0)));
         let (publisher, mut requests) = Publisher::new();
