@@ -167,7 +167,8 @@ impl Headers {
             Some(HeaderValue::Int(version)) if *version == reads => Ok(()),
             Some(HeaderValue::Int(other)) => {
                 let detail = format!(
-                    "header {name} is {other}; this release reads version {reads} of {kind}: upgrade it, then re-queue the message"
+                    "header {name} is {other}; this release reads version {reads} of {kind}: \
+                     upgrade it, then re-queue the message"
                 );
                 Err(Invalid::new(Reason::UnknownVersion, detail))
             }

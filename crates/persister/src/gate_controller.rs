@@ -103,7 +103,10 @@ impl GateController<'_> {
         let receipt = match Receipt::from_message(message) {
             Ok(receipt) => receipt,
             Err(invalid) => {
-                return tracing::warn!(error = %invalid, "a message of the ledger is not a receipt of this release; passed over");
+                return tracing::warn!(
+                    error = %invalid,
+                    "a message of the ledger is not a receipt of this release; passed over"
+                );
             }
         };
         self.ledger

@@ -14,7 +14,8 @@ impl RetrySchedule {
             .all(|d| d.as_secs() > 0 && d.subsec_nanos() == 0);
         if delays.is_empty() || !ascending || !whole {
             return Err(format!(
-                "retry delays must be whole seconds, at least one of them, each longer than the one before; found {delays:?}"
+                "retry delays must be whole seconds, at least one of them, each longer than the one before; \
+                 found {delays:?}"
             ));
         }
         Ok(Self(delays))

@@ -319,7 +319,10 @@ impl<'a, W: BatchWorker> ConsumerLoop<'a, W> {
                 // The session is over, or the program is: its messages are delivered again.
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(%error, "a task of the worker loop ended abnormally; its messages are delivered again");
+                    tracing::error!(
+                        %error,
+                        "a task of the worker loop ended abnormally; its messages are delivered again"
+                    );
                 }
             }
             next = self.running.try_join_next();
