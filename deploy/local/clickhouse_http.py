@@ -6,7 +6,7 @@
 Serves ClickHouse's HTTP interface over one data folder: queries in the URL or
 the body, parameters, settings, INSERT data in any format, compression both ways,
 streamed results, and errors with ClickHouse's codes and statuses. Stops on
-SIGTERM once the requests in hand are answered.
+SIGTERM once the requests in flight are answered.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Server(socketserver.ThreadingTCPServer):
             self._changed.notify_all()
 
     def drain(self):
-        """Waits for the requests in hand, but not for ever."""
+        """Waits for the requests in flight, up to a limit."""
         self.draining.set()
         with self._changed:
             self._changed.wait_for(lambda: self._busy == 0, DRAIN_SECONDS)

@@ -1,16 +1,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Context;
-use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, extract};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::Shutdown;
+use crate::{Shutdown, lock};
 
 /// The state of a program's parts, as they report it; clones share it.
 ///
@@ -119,7 +118,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Part>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.parts)
     }
 }
 
@@ -152,13 +151,13 @@ impl Page {
     }
 }
 
-async fn health(Shared(page): Shared<Page>) -> (StatusCode, Json<Report>) {
+async fn health(extract::State(page): extract::State<Page>) -> (StatusCode, Json<Report>) {
     let failures = page.health.failures();
     let status = if failures.is_empty() { "ok" } else { "failing" };
     page.answer(status, failures)
 }
 
-async fn ready(Shared(page): Shared<Page>) -> (StatusCode, Json<Report>) {
+async fn ready(extract::State(page): extract::State<Page>) -> (StatusCode, Json<Report>) {
     let failures = page.health.failures();
     let expected = page.health.expected();
     let status = match () {

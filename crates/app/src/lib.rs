@@ -5,6 +5,7 @@
 
 mod causes;
 mod health;
+mod lock;
 mod logs;
 mod settings;
 mod shutdown;
@@ -12,6 +13,7 @@ mod stats;
 
 pub use causes::{root_cause, with_causes};
 pub use health::Health;
+pub use lock::lock;
 pub use logs::start as start_logs;
 pub use settings::{
     AppSettings, DeploymentSettings, HealthSettings, LogFormat, LogSettings, StatsSettings,
@@ -28,7 +30,7 @@ use anyhow::Context;
 /// Longest wait, at the end, for the last stats to be handed to the network.
 const LAST_STATS: Duration = Duration::from_secs(2);
 
-/// A started program: who it is, and the handles that everything in it shares.
+/// A started program: its name, and the handles that everything in it shares.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The process name, such as `es-writer` or `es-writer-eu`: it is part of the names of queues and stats.
@@ -84,7 +86,7 @@ impl App {
 }
 
 /// The name the kernel gives this machine; `HOSTNAME` where there is no such file.
-fn host_name() -> String {
+pub fn host_name() -> String {
     let named = |name: String| Some(name.trim().to_owned()).filter(|name| !name.is_empty());
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

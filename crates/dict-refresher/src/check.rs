@@ -29,7 +29,7 @@ struct Difference {
 impl ReplicaRefresh<'_> {
     /// Keys of the shard's own rows in the table, those of repeated rows once.
     pub async fn count_keys(&self) -> Result<u64, Error> {
-        let query = limited(self.spec.count_keys(), self.hold);
+        let query = limited(self.spec.count_keys(), self.deadline);
         let rows: Vec<KeyCount> = self.reader.rows(&query).await?;
         Ok(rows.first().map_or(0, |row| row.keys))
     }
@@ -58,7 +58,7 @@ impl ReplicaRefresh<'_> {
             return Ok(None);
         }
         let probe = self.spec.probe(tag.version, settings.probe_keys);
-        let differences: Vec<Difference> = self.reader.rows(&limited(probe, self.hold)).await?;
+        let differences: Vec<Difference> = self.reader.rows(&limited(probe, self.deadline)).await?;
         Ok(differences.first().map(|Difference { key, attribute }| {
             let others = if differences.len() == 1 {
                 ""
@@ -70,10 +70,10 @@ impl ReplicaRefresh<'_> {
     }
 }
 
-/// A statement over the whole table ends before the order is put off: one that takes longer than an order may be held
-/// would be begun again for ever, at no cost of an attempt. Ended by the server it is a failure.
-fn limited(query: Query, hold: Instant) -> Query {
-    let left = hold.saturating_duration_since(Instant::now());
+/// A statement over the whole table ends before the order is put off: one that takes longer than an order may be in
+/// flight would be begun again and again without using up an attempt. Ended by the server it is a failure.
+fn limited(query: Query, deadline: Instant) -> Query {
+    let left = deadline.saturating_duration_since(Instant::now());
     let limit = left.saturating_sub(RESERVE.min(left / 2)).max(MIN_LIMIT);
     query.setting("max_execution_time", format!("{:.3}", limit.as_secs_f64()))
 }

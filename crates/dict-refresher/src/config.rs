@@ -135,10 +135,10 @@ pub struct DictRefresherSettings {
     /// A dictionary is not loaded while the server has less free memory than this many times the size of the live
     /// one. 0: loaded in any case.
     pub memory_factor: f64,
-    /// Longest time for which an order is in flight, in seconds. Then it waits in a delay queue, at no cost of an
-    /// attempt, while the server works on, and continues where it was. At most 1500: the broker takes back what is in
+    /// Longest time for which an order is in flight, in seconds. Then it waits in a delay queue, without using
+    /// up an attempt, while the server works on, and continues where it was. At most 1500: the broker takes back what is in
     /// flight for 30 minutes. A count of the table's keys that takes longer is a failure.
-    pub hold_seconds: u64,
+    pub max_in_flight_seconds: u64,
 }
 
 impl Default for DictRefresherSettings {
@@ -159,7 +159,7 @@ impl Default for DictRefresherSettings {
             probe_keys: 20,
             // Hash tables double as they grow; the new one is of about the size of the old.
             memory_factor: 1.2,
-            hold_seconds: 1200,
+            max_in_flight_seconds: 1200,
         }
     }
 }
@@ -174,9 +174,9 @@ impl DictRefresherSettings {
                 self.options.concurrency
             ));
         }
-        if self.hold_seconds > MAX_IN_FLIGHT_SECONDS {
+        if self.max_in_flight_seconds > MAX_IN_FLIGHT_SECONDS {
             return Err(format!(
-                "{section}.hold_seconds must be at most {MAX_IN_FLIGHT_SECONDS}: the broker takes back what is in flight \
+                "{section}.max_in_flight_seconds must be at most {MAX_IN_FLIGHT_SECONDS}: the broker takes back what is in flight \
                  for 30 minutes"
             ));
         }
@@ -184,7 +184,7 @@ impl DictRefresherSettings {
             ("sync_timeout_seconds", self.sync_timeout_seconds),
             ("sync_deadline_seconds", self.sync_deadline_seconds),
             ("load_timeout_seconds", self.load_timeout_seconds),
-            ("hold_seconds", self.hold_seconds),
+            ("max_in_flight_seconds", self.max_in_flight_seconds),
         ];
         for (key, value) in seconds {
             // A month: nothing here is worth a longer wait, and sums of them stay in range.
@@ -223,8 +223,8 @@ impl DictRefresherSettings {
         Duration::from_secs(longest) + crate::sync::ANSWER_TIMEOUT
     }
 
-    pub(crate) fn hold(&self) -> Duration {
-        Duration::from_secs(self.hold_seconds)
+    pub(crate) fn in_flight_limit(&self) -> Duration {
+        Duration::from_secs(self.max_in_flight_seconds)
     }
 }
 
@@ -244,8 +244,11 @@ mod tests {
             settings.check("dict_refresher").unwrap_err()
         };
         assert!(refused(|s| s.sync_timeout_seconds = 0).contains("sync_timeout_seconds"));
-        assert!(refused(|s| s.hold_seconds = 1501).contains("hold_seconds must be at most 1500"));
-        assert!(refused(|s| s.hold_seconds = 0).contains("hold_seconds"));
+        assert!(
+            refused(|s| s.max_in_flight_seconds = 1501)
+                .contains("max_in_flight_seconds must be at most 1500")
+        );
+        assert!(refused(|s| s.max_in_flight_seconds = 0).contains("max_in_flight_seconds"));
         assert!(
             refused(|s| s.entries_tolerance_ratio = 1.5)
                 .contains("entries_tolerance_ratio must be 0 to 1")

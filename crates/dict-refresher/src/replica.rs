@@ -30,7 +30,7 @@ pub(crate) struct ReplicaRefresh<'a> {
     /// The same server, which may be silent for as long as it takes to read a whole table.
     pub reader: &'a Replica,
     /// When the order is put off.
-    pub hold: Instant,
+    pub deadline: Instant,
 }
 
 /// Which of the two dictionaries is loaded.

@@ -21,7 +21,7 @@ pub(crate) struct ShardRefresh<'a> {
     pub slow_shard: &'a Shard,
     pub facts: UnboundedSender<Fact>,
     /// When the order is put off.
-    hold: Instant,
+    deadline: Instant,
 }
 
 impl<'a> ShardRefresh<'a> {
@@ -30,7 +30,7 @@ impl<'a> ShardRefresh<'a> {
         order: &'a Order,
         shard: &'a Shard,
         facts: UnboundedSender<Fact>,
-        hold: Instant,
+        deadline: Instant,
     ) -> Self {
         let slow_shard = refresher.slow_cluster.shard(order.shard);
         Self {
@@ -39,7 +39,7 @@ impl<'a> ShardRefresh<'a> {
             replicas: replicas_by_address(shard),
             slow_shard: slow_shard.expect("both clusters are of the same servers"),
             facts,
-            hold,
+            deadline,
         }
     }
 
@@ -161,7 +161,7 @@ impl<'a> ShardRefresh<'a> {
             spec: DictionarySpec::load(replica, target, dictionary, order.shard, shards).await?,
             replica,
             reader,
-            hold: self.hold,
+            deadline: self.deadline,
         })
     }
 }

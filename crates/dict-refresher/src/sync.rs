@@ -1,8 +1,8 @@
 //! Brings the replicas of a shard into sync: what was written to any of them is on all of them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use app::lock;
 use batch::{Fact, Reason};
 use futures_util::future::join_all;
 use serde::Deserialize;
@@ -33,11 +33,6 @@ struct Lag {
     absolute_delay: u64,
     queue_size: u64,
     is_readonly: u8,
-}
-
-#[derive(Debug, Deserialize)]
-struct TableEngine {
-    engine: String,
 }
 
 impl ShardRefresh<'_> {
@@ -133,17 +128,16 @@ impl ShardRefresh<'_> {
     }
 
     async fn is_replicated(&self, replica: &Replica) -> Result<bool, NotInSync> {
-        let query = self.about_table(
-            "SELECT engine FROM system.tables \
-             WHERE database = {database:String} AND name = {table:String}",
-        );
-        let rows: Vec<TableEngine> = replica.rows(&query).await?;
-        let row = rows.first().ok_or_else(|| NotInSync {
+        let TargetSettings {
+            database, table, ..
+        } = &self.refresher.target;
+        let found = replica.describe(database, table).await?;
+        let found = found.ok_or_else(|| NotInSync {
             why: "the table does not exist".to_owned(),
             lasting: Some(Reason::MissingTarget),
         })?;
         let kinds = ["Replicated", "Shared"];
-        Ok(kinds.iter().any(|kind| row.engine.starts_with(kind)))
+        Ok(kinds.iter().any(|kind| found.engine.starts_with(kind)))
     }
 
     /// Sends the receipt of a replica, unless it had nothing to wait for; returns why it is late, if it is. Fails with
@@ -201,10 +195,12 @@ impl ShardRefresh<'_> {
     }
 
     async fn lag(&self, replica: &Replica) -> Option<Lag> {
-        let query = self.about_table(
+        let query = Query::new(
             "SELECT absolute_delay, toUInt64(queue_size) AS queue_size, is_readonly FROM system.replicas \
              WHERE database = {database:String} AND table = {table:String}",
-        );
+        )
+        .param("database", &self.refresher.target.database)
+        .param("table", &self.refresher.target.table);
         // The connection itself bears the silence of a whole sync.
         let rows = timeout(ANSWER_TIMEOUT, replica.rows::<Lag>(&query)).await;
         rows.ok()?.ok()?.into_iter().next()
@@ -218,16 +214,6 @@ impl ShardRefresh<'_> {
         let since = waiting.entry(self.order.clone());
         since.or_insert_with(Instant::now).elapsed()
     }
-
-    fn about_table(&self, sql: &str) -> Query {
-        Query::new(sql)
-            .param("database", &self.refresher.target.database)
-            .param("table", &self.refresher.target.table)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn within<T>(

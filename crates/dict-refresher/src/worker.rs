@@ -79,7 +79,7 @@ impl Worker for DictRefresher {
             Ok(order) => order,
             Err(invalid) => return invalid.into(),
         };
-        let entries = match self.refresh_within_hold(job, &order, shard).await {
+        let entries = match self.refresh_within_limit(job, &order, shard).await {
             Ok(entries) => entries,
             Err(Unfinished::Failed(failure)) => return self.failed(job, &order, failure).await,
             Err(Unfinished::Interrupted(why)) => {
@@ -136,21 +136,21 @@ impl Worker for DictRefresher {
 }
 
 impl DictRefresher {
-    /// Refreshes for as long as an order may be held, and sends its facts on as they come.
-    async fn refresh_within_hold(
+    /// Refreshes for as long as an order may be in flight, and sends its facts on as they come.
+    async fn refresh_within_limit(
         &self,
         job: &mut Job,
         order: &Order,
         shard: &Shard,
     ) -> Result<u64, Unfinished> {
         let (facts, mut received) = unbounded_channel();
-        let hold = Instant::now() + self.settings.hold();
-        let refresh = ShardRefresh::new(self, order, shard, facts, hold);
+        let deadline = Instant::now() + self.settings.in_flight_limit();
+        let refresh = ShardRefresh::new(self, order, shard, facts, deadline);
         let refresh = async {
             tokio::select! {
                 biased;
                 result = refresh.run() => result.map_err(Unfinished::Failed),
-                () = sleep_until(hold) => Err(Unfinished::Interrupted("it was in flight for hold_seconds")),
+                () = sleep_until(deadline) => Err(Unfinished::Interrupted("it was in flight for max_in_flight_seconds")),
                 () = self.app.shutdown.triggered() => Err(Unfinished::Interrupted("the program is stopping")),
             }
         };

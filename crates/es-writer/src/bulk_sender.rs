@@ -12,7 +12,7 @@ use crate::encode::Bulk;
 use crate::results::{IndexResult, RowStatus};
 
 /// Delay of what was for a follower that is gone: by then the followers have been looked up again.
-const LOOKED_UP_AGAIN: Duration = Duration::from_secs(60);
+const FOLLOWER_GONE_DELAY: Duration = Duration::from_secs(60);
 /// Bytes kept of the reason why Elasticsearch refuses a row: it may repeat the whole document.
 const REASON_BYTES: usize = 1000;
 
@@ -182,7 +182,7 @@ impl<'a> BulkSender<'a> {
         // No failure: the next look-up will not find it any more.
         Outcome::Snooze {
             why: format!("follower {index} is gone: {why}"),
-            delay: LOOKED_UP_AGAIN,
+            delay: FOLLOWER_GONE_DELAY,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 use std::iter::once;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use app::App;
@@ -33,8 +33,14 @@ pub struct EsWriter {
     mapping: Mapping,
     indices: Vec<IndexSettings>,
     followers: Followers,
-    /// The latest schema message and the layout for it: all batches of a run have the same.
-    layout: Mutex<Option<(Bytes, Arc<DocumentLayout>)>>,
+    /// The latest: all batches of a run have the same.
+    layout: Mutex<Option<KnownLayout>>,
+}
+
+/// A schema message and the layout for it.
+struct KnownLayout {
+    schema_bytes: Bytes,
+    layout: Arc<DocumentLayout>,
 }
 
 /// A batch and what its documents are made of.
@@ -150,18 +156,20 @@ impl EsWriter {
     }
 
     fn layout(&self, stream: &Stream) -> Result<Arc<DocumentLayout>, Invalid> {
-        let mut latest = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((schema, layout)) = &*latest
-            && *schema == stream.schema_bytes
+        let mut latest = app::lock(&self.layout);
+        if let Some(known) = &*latest
+            && known.schema_bytes == stream.schema_bytes
         {
-            return Ok(layout.clone());
+            return Ok(known.layout.clone());
         }
         let key = &self.store.settings.key_columns;
         let layout = DocumentLayout::new(&stream.schema, key, &self.mapping, &self.indices)?;
         let layout = Arc::new(layout);
-        // A copy: the schema message is a part of the whole body, and would keep it.
-        let schema = Bytes::copy_from_slice(&stream.schema_bytes);
-        *latest = Some((schema, layout.clone()));
+        *latest = Some(KnownLayout {
+            // A copy: the schema message is a part of the whole body, and would keep it.
+            schema_bytes: Bytes::copy_from_slice(&stream.schema_bytes),
+            layout: layout.clone(),
+        });
         Ok(layout)
     }
 }

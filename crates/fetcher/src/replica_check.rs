@@ -1,9 +1,10 @@
 //! What a replica of the source must have before a range is read from it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use app::lock;
 use batch::{RunId, Task};
 use serde::Deserialize;
 use stores::clickhouse::read::compare_columns;
@@ -132,10 +133,6 @@ async fn known_settings(replica: &Replica) -> Result<Vec<String>, Error> {
     );
     let rows: Vec<SettingName> = replica.rows(&Query::new(sql)).await?;
     Ok(rows.into_iter().map(|row| row.name).collect())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl CheckedReplica {

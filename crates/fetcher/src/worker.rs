@@ -13,7 +13,7 @@ use crate::replica_check::ReplicaCheck;
 const MAX_REPLICAS: u32 = 8;
 
 /// Delay of a range that no replica may be asked for: it waits for an operator, or for the next interval of a quota.
-const SNOOZE: Duration = Duration::from_secs(60);
+const PAUSED_DELAY: Duration = Duration::from_secs(60);
 
 /// Reads ranges of the hub and cuts them into batches.
 pub struct Fetcher {
@@ -156,7 +156,10 @@ fn give_up(shard: u32, failures: &[ReadError]) -> Outcome {
     let (errors, at) = (errors.join("; "), format!("shard {shard}"));
     if failures.iter().any(ReadError::is_pause) {
         let why = format!("{at}: {errors}");
-        return Outcome::Snooze { why, delay: SNOOZE };
+        return Outcome::Snooze {
+            why,
+            delay: PAUSED_DELAY,
+        };
     }
     Outcome::retry(errors, at)
 }

@@ -61,6 +61,7 @@ impl Config {
         let others = all([
             self.broker.retry_schedule().map(drop),
             self.pipeline.check(),
+            self.elasticsearch.check().map_err(message),
             self.queuer.check(),
             self.fetcher.check("fetcher"),
             self.gates.check(),

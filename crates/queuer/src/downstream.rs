@@ -10,7 +10,7 @@ use crate::admission::AdmissionError;
 /// The role whose store has the dictionaries.
 const CH_WRITER: &str = "ch-writer";
 
-/// The part of a pipeline that the queuer feeds.
+/// The part of a pipeline that the queuer sends to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Downstream {
     /// Name of the pipeline type.

@@ -21,7 +21,7 @@ pub struct Options {
     /// Plan, print the plan, and publish nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Start a run at every multiple of SECONDS by the clock, until told to stop
+    /// Start a run at every multiple of SECONDS by the clock, until stopped
     #[arg(long = "loop", value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
     pub every_seconds: Option<u64>,
     /// Abandon the unfinished run RUN before starting

@@ -51,7 +51,7 @@ pub enum QueuerExit {
     Published(Published),
     /// A dry run: the plan, of which nothing was published.
     Planned(PlanReport),
-    /// It was told to stop.
+    /// It was stopped.
     Stopped,
 }
 
@@ -123,7 +123,7 @@ impl Queuer<'_> {
         Ok(exit)
     }
 
-    /// A cycle at every start, until told to stop.
+    /// A cycle at every start, until stopped.
     async fn repeat(
         &self,
         producer: &mut Producer,

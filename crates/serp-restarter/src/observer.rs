@@ -31,7 +31,7 @@ pub enum StopReason {
     OutsideWindow { opens_in: Duration },
     #[error("whether the SERP service is paused is not known: {0}")]
     PauseUnknown(String),
-    #[error("the program is told to stop")]
+    #[error("the program is being stopped")]
     ShuttingDown,
     #[error("the order was in flight for as long as the broker allows")]
     TimeUp,

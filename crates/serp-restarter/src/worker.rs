@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use app::App;
@@ -190,8 +190,7 @@ impl SerpRestarter {
     }
 
     fn in_progress(&self) -> MutexGuard<'_, HashSet<String>> {
-        let locked = self.in_progress.lock();
-        locked.unwrap_or_else(PoisonError::into_inner)
+        app::lock(&self.in_progress)
     }
 }
 

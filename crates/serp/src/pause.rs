@@ -12,7 +12,7 @@ use topology::management::{Management, ManagementError};
 /// Exchange that exists while the SERP service is not to be restarted.
 pub const SERP_PAUSED: &str = "fleet-serp-paused";
 
-/// ObjectArguments of the exchange. Only operators read them.
+/// Arguments of the exchange. Only operators read them.
 const REASON: &str = "fleet-reason";
 const WHO: &str = "fleet-who";
 const SINCE: &str = "fleet-since-ms";

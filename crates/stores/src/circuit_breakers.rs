@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use app::App;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard, watch};
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 /// A request that finds a breaker tripped, and another's probe under way, waits no longer than this: what waits
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 /// is reset in a moment.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Holds back the requests to a place, an index or a shard, that takes nothing from anyone ([`crate::Class::Pause`]):
+/// Holds back the requests to a shard or an index that takes nothing from anyone ([`crate::Class::Pause`]):
 /// its breaker is tripped. From then on a single request, the probe, goes through every `poll`, until one is taken;
-/// the others are put off. Only places whose breaker is tripped are known here.
+/// the others are put off. Only endpoints whose breaker is tripped are known here.
 pub struct CircuitBreakers {
     app: App,
     /// Part of the health page that tells of tripped breakers.
@@ -29,7 +29,7 @@ pub struct CircuitBreakers {
 struct Breaker {
     why: String,
     since: Instant,
-    turn: Arc<Turn<()>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Closes when the breaker is reset.
     reset: watch::Sender<()>,
 }
@@ -65,15 +65,15 @@ impl CircuitBreakers {
         }
     }
 
-    /// Waits until a request to `place` may be tried; the error says why it may not. Only the probe waits
+    /// Waits until a request to `endpoint` may be tried; the error says why it may not. Only the probe waits
     /// until the limit is reached; all others fail after a moment. `since` is when the request first found the
     /// breaker tripped: it is set here, and to be handed in again.
     pub async fn acquire(
         &self,
-        place: &str,
+        endpoint: &str,
         since: &mut Option<Instant>,
     ) -> Result<Permit, String> {
-        let (turn, mut reset) = match self.lock().get(place) {
+        let (turn, mut reset) = match self.lock().get(endpoint) {
             None => {
                 *since = None;
                 return Ok(Permit(None));
@@ -96,17 +96,17 @@ impl CircuitBreakers {
             () = tokio::time::sleep_until(deadline) => None,
             held = probe => held.map(|held| Permit(Some(held))),
         };
-        permit.ok_or_else(|| self.why_tripped(place))
+        permit.ok_or_else(|| self.why_tripped(endpoint))
     }
 
-    /// The place takes nothing. Logged once, and shown on the health page, however many requests find out.
-    pub fn trip(&self, place: &str, why: &str) {
+    /// The endpoint takes nothing. Logged once, and shown on the health page, however many requests find out.
+    pub fn trip(&self, endpoint: &str, why: &str) {
         let mut tripped = self.lock();
-        if let Some(breaker) = tripped.get_mut(place) {
+        if let Some(breaker) = tripped.get_mut(endpoint) {
             why.clone_into(&mut breaker.why);
         } else {
             tracing::error!(
-                place,
+                endpoint,
                 error = why,
                 "paused: it takes no writes; trying from time to time"
             );
@@ -116,30 +116,31 @@ impl CircuitBreakers {
                 turn: Arc::default(),
                 reset: watch::Sender::new(()),
             };
-            tripped.insert(place.to_owned(), breaker);
+            tripped.insert(endpoint.to_owned(), breaker);
         }
         self.report(&tripped);
     }
 
-    /// The place took a request, or refused some of its rows.
-    pub fn reset(&self, place: &str) {
+    /// The endpoint took a request, or refused some of its rows.
+    pub fn reset(&self, endpoint: &str) {
         let mut tripped = self.lock();
-        if let Some(breaker) = tripped.remove(place) {
+        if let Some(breaker) = tripped.remove(endpoint) {
             let paused_s = breaker.since.elapsed().as_secs();
-            tracing::info!(place, paused_s, "it takes writes again");
+            tracing::info!(endpoint, paused_s, "it takes writes again");
             self.report(&tripped);
         }
     }
 
-    fn why_tripped(&self, place: &str) -> String {
+    fn why_tripped(&self, endpoint: &str) -> String {
         let tripped = self.lock();
-        let why = tripped.get(place).map_or("", |breaker| &breaker.why);
-        takes_no_writes(place, why)
+        let why = tripped.get(endpoint).map_or("", |breaker| &breaker.why);
+        takes_no_writes(endpoint, why)
     }
 
     fn report(&self, tripped: &BTreeMap<String, Breaker>) {
         self.app.stats.gauge(self.gauge, &[], tripped.len() as f64);
-        let reason = |(place, breaker): (&String, &Breaker)| takes_no_writes(place, &breaker.why);
+        let reason =
+            |(endpoint, breaker): (&String, &Breaker)| takes_no_writes(endpoint, &breaker.why);
         let reasons: Vec<String> = tripped.iter().map(reason).collect();
         let state = if reasons.is_empty() {
             Ok(())
@@ -150,12 +151,12 @@ impl CircuitBreakers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Breaker>> {
-        self.tripped.lock().unwrap_or_else(PoisonError::into_inner)
+        app::lock(&self.tripped)
     }
 }
 
-fn takes_no_writes(place: &str, why: &str) -> String {
-    format!("{place} takes no writes: {why}")
+fn takes_no_writes(endpoint: &str, why: &str) -> String {
+    format!("{endpoint} takes no writes: {why}")
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl Class {
         match status {
             // The gateway itself reports that the store behind it is unreachable or busy.
             408 | 425 | 429 | 502..=504 => Self::RetryNow,
-            // A proxy that wants credentials: the data is not to blame.
+            // A proxy that wants credentials: the data is not the cause.
             401 | 403 | 407 => Self::Pause,
             _ => Self::Quarantine(Reason::UnexpectedAnswer),
         }

@@ -4,14 +4,14 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Where: the address of a replica, or the name of an index.
-    pub place: String,
+    pub target: String,
     /// What was done there, in words.
     pub what: String,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
+        write!(f, "{}: {}", self.target, self.what)
     }
 }
 
@@ -27,10 +27,10 @@ pub enum ConfigureError {
     #[error("{0}")]
     Invalid(String),
     /// What is there contradicts what is asked for, and changing it could lose data.
-    #[error("{place}: {what}")]
+    #[error("{target}: {what}")]
     Conflict {
         /// The address of a replica, or the name of an index.
-        place: String,
+        target: String,
         /// Names the column or the field, both types, and what an operator can do.
         what: String,
     },

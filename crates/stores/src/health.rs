@@ -23,21 +23,16 @@ impl EndpointHealth {
     }
 
     pub fn mark_down(&self) {
-        *self.lock() = Some(Instant::now());
+        *app::lock(&self.failed) = Some(Instant::now());
     }
 
     pub fn mark_up(&self) {
-        *self.lock() = None;
+        *app::lock(&self.failed) = None;
     }
 
     /// When it failed, if that still counts.
     fn down_since(&self) -> Option<Instant> {
-        self.lock()
-            .filter(|failed| failed.elapsed() < self.cooldown)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failed.lock().unwrap_or_else(|e| e.into_inner())
+        app::lock(&self.failed).filter(|failed| failed.elapsed() < self.cooldown)
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) const PIPELINE_ARGUMENT: &str = "fleet-pipeline";
 /// priority: well above the 0 that a catch-all policy for a whole virtual host usually has.
 pub(crate) const POLICY_PRIORITY: i64 = 100;
 
-/// Deliveries allowed to a message in quarantine, where each look of an operator counts as one, and to a batch that
+/// Deliveries allowed to a message in quarantine, where each inspection by an operator counts as one, and to a batch that
 /// is held, which is redelivered whenever a gate is decided. Brokers since 4.0 drop a message after 20 unless a limit
 /// is set, and those before have no way to say "never".
 const UNLIMITED_DELIVERIES: u32 = 1_000_000_000;

@@ -274,7 +274,7 @@ impl<'a> Resolver<'a> {
         if let Some((edge, cycle)) = closing {
             self.refuse(
                 edge.line,
-                format!("messages would go round for ever: {cycle}"),
+                format!("messages would circulate without end: {cycle}"),
             );
         }
     }

@@ -98,7 +98,7 @@ class Exchange:
         self._broken = False
 
     def answer(self) -> bool:
-        """Sends the response; says whether the connection can go on."""
+        """Sends the response; says whether the connection can be kept."""
         if self._request.headers.get("expect", "").lower() == "100-continue":
             self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:

@@ -10,7 +10,7 @@ mod sender;
 mod testing;
 
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::{StatsSettings, StatsStyle};
@@ -21,7 +21,7 @@ use sender::{Flush, Sender};
 /// A stat's labels, in any order.
 pub type Labels<'a> = [(&'a str, &'a str)];
 
-/// Counts, gauges and times; a clone feeds the same series. Never waits for the network.
+/// Counts, gauges and times; a clone adds to the same series. Never waits for the network.
 #[derive(Debug, Clone)]
 pub struct Stats(Option<Arc<Inner>>);
 
@@ -38,8 +38,7 @@ struct Shared(Mutex<Gathered>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Gathered> {
-        // A thread that panicked in there left at worst one stat out.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.0)
     }
 }
 

@@ -41,15 +41,11 @@ async fn an_order_that_comes_too_late_is_given_up_and_changes_nothing() {
 async fn an_order_whose_time_ends_in_the_sync_loads_nothing() {
     let tables = with_a_live_one().await;
     let proxy = Proxy::start(&tables.database.shards()[0], |statement| {
-        match statement.sql.as_str() {
-            sql if sql.starts_with("SELECT engine FROM system.tables") => {
-                Action::Rows("{\"engine\":\"ReplicatedMergeTree\"}\n".into())
-            }
-            sql if sql.starts_with("SYSTEM SYNC") => {
-                Action::Rewrite("SELECT sleep(2) FORMAT Null".into())
-            }
-            _ => Action::Forward,
+        if statement.sql.starts_with("SYSTEM SYNC") {
+            return Action::Rewrite("SELECT sleep(2) FORMAT Null".into());
         }
+        let described = statement.described_as_replicated();
+        described.unwrap_or(Action::Forward)
     })
     .await;
     let done = process_at(&tables, &proxy, order_for(0, 20, 1.5)).await;
@@ -74,7 +70,7 @@ async fn what_was_loaded_for_an_order_whose_time_ended_meanwhile_is_dropped_and_
 #[tokio::test]
 async fn what_was_loaded_for_an_order_that_comes_back_too_late_is_dropped() {
     let mut tables = with_a_live_one().await;
-    tables.settings.hold_seconds = 1;
+    tables.settings.max_in_flight_seconds = 1;
     let order = order_for(0, 20, 3.0);
     let done = order_with(&tables, order.clone(), " FINAL'", SLOWLY).await;
     assert!(
@@ -87,7 +83,7 @@ async fn what_was_loaded_for_an_order_that_comes_back_too_late_is_dropped() {
     still_live(&tables);
     assert_eq!(tables.dictionaries(0)[1], "-");
     // The one before the live one is of no order that is too late.
-    tables.settings.hold_seconds = 60;
+    tables.settings.max_in_flight_seconds = 60;
     assert_eq!(tables.refresh(0, 30).await.outcome, Outcome::Done);
     tables.process(order_for(0, 30, -1.0).to_message()).await;
     assert!(tables.dictionaries(0)[1].starts_with("r-10"));
@@ -118,16 +114,23 @@ async fn an_order_that_waits_for_a_privilege_of_the_user_ends_with_its_time() {
 #[tokio::test]
 async fn what_was_loaded_for_an_earlier_order_of_the_run_is_loaded_again_after_a_repair() {
     let mut tables = with_a_live_one().await;
-    tables.settings.hold_seconds = 1;
+    tables.settings.max_in_flight_seconds = 1;
     let first = order_for(0, 20, 60.0);
     order_with(&tables, first.clone(), " FINAL'", SLOWLY).await;
     while !tables.dictionaries(0)[1].starts_with("r-20 LOADED") {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    tables.settings.hold_seconds = 60;
+    tables.settings.max_in_flight_seconds = 60;
     // Keys of the run that were missing.
     tables.insert(0, 20, KEYS..KEYS + 10);
-    let proxy = Proxy::start(&tables.database.shards()[0], |_| Action::Forward).await;
+    let proxy = Proxy::start(&tables.database.shards()[0], |statement| {
+        if statement.sql.starts_with("SYSTEM SYNC") {
+            return Action::Rows(String::new());
+        }
+        let described = statement.described_as_replicated();
+        described.unwrap_or(Action::Forward)
+    })
+    .await;
     let again = Order {
         expires_at_ms: first.expires_at_ms + 1,
         ..first
@@ -135,7 +138,7 @@ async fn what_was_loaded_for_an_earlier_order_of_the_run_is_loaded_again_after_a
     let done = process_at(&tables, &proxy, again).await;
     assert_eq!(done.applied(20).map(|(keys, _)| keys), Some(KEYS + 10));
     assert_eq!(tables.differences(0), format!("0\t0\t{}", KEYS + 10));
-    let synced = proxy.beginning("SELECT engine FROM system.tables");
+    let synced = proxy.beginning("SYSTEM SYNC");
     assert_eq!(
         synced.len(),
         1,

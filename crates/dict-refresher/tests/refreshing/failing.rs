@@ -96,7 +96,7 @@ async fn a_dictionary_that_is_not_loaded_in_time_is_taken_away() {
 async fn an_order_that_is_put_off_while_the_server_loads_continues_with_what_was_loaded_meanwhile()
 {
     let mut tables = with_a_live_one().await;
-    tables.settings.hold_seconds = 1;
+    tables.settings.max_in_flight_seconds = 1;
     let done = refresh_with(&tables, " FINAL'", SLOWLY).await;
     assert!(
         matches!(done.outcome, Outcome::Snooze { .. }),
@@ -104,7 +104,7 @@ async fn an_order_that_is_put_off_while_the_server_loads_continues_with_what_was
         done.outcome
     );
     assert!(tables.dictionaries(0)[1].starts_with("r-20 LOADING"));
-    tables.settings.hold_seconds = 60;
+    tables.settings.max_in_flight_seconds = 60;
     let begun = "SELECT loading_start_time FROM system.dictionaries
          WHERE database = '{db}' AND comment LIKE '%r-20%'";
     let before = tables.run(0, begun);
@@ -246,7 +246,7 @@ async fn a_server_that_reads_much_is_not_taken_for_full() {
 async fn a_count_that_takes_longer_than_an_order_may_be_in_flight_is_a_failure_and_no_endless_wait()
 {
     let mut tables = with_a_live_one().await;
-    tables.settings.hold_seconds = 4;
+    tables.settings.max_in_flight_seconds = 4;
     let server = tables.database.shards()[0].clone();
     let proxy = Proxy::start(&server, |statement| {
         if statement.sql.starts_with("SELECT count() AS keys") {

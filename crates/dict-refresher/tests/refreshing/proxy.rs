@@ -18,6 +18,15 @@ pub struct Statement {
     pub options: String,
 }
 
+impl Statement {
+    /// What makes the engine, which has no replicated tables, describe a table as one; `None` for any other statement.
+    pub fn described_as_replicated(&self) -> Option<Action> {
+        let rest = self.sql.strip_prefix("SELECT engine, ")?;
+        let sql = format!("SELECT 'ReplicatedReplacingMergeTree' AS engine, {rest}");
+        Some(Action::Rewrite(sql))
+    }
+}
+
 /// What is done with a statement.
 pub enum Action {
     Forward,
@@ -120,7 +129,9 @@ async fn handle(
     };
     let body = match action {
         Action::Forward => body,
-        Action::Rewrite(sql) => sql.into(),
+        Action::Rewrite(sql) => String::from_utf8_lossy(&body)
+            .replacen(&statement.sql, &sql, 1)
+            .into(),
         Action::Rows(rows) => return answer(200, None, rows),
         Action::Exception(code, text) => {
             let text = format!("Code: {code}. DB::Exception: {text}. (TEST) (version 26.9)");

@@ -36,8 +36,8 @@ impl Replicated {
             let answer = answers[n];
             Proxy::start(&url, move |statement| {
                 let sql = statement.sql.as_str();
-                if sql.starts_with("SELECT engine FROM system.tables") {
-                    Action::Rows("{\"engine\":\"ReplicatedReplacingMergeTree\"}\n".into())
+                if let Some(described) = statement.described_as_replicated() {
+                    described
                 } else if sql.starts_with("SELECT absolute_delay") {
                     Action::Rows(
                         "{\"absolute_delay\":340,\"queue_size\":12,\"is_readonly\":0}\n".into(),
@@ -241,7 +241,7 @@ async fn a_shard_that_is_late_for_too_long_is_given_up_until_an_operator_brings_
 async fn an_order_is_not_held_for_longer_than_the_broker_allows_and_continues_with_the_time_it_has_left()
  {
     let mut shard = Replicated::create([in_sync, |_| Action::KillBefore]).await;
-    shard.tables.settings.hold_seconds = 1;
+    shard.tables.settings.max_in_flight_seconds = 1;
     let worker = shard.tables.worker();
     for _ in 0..2 {
         let done = process(&shard.tables.app, &worker, order(0, 10).to_message()).await;
@@ -306,7 +306,7 @@ async fn a_late_shard_does_not_keep_the_other_shards_of_its_worker_waiting() {
     let mut shards = Replicated::create([|_| Action::KillBefore, in_sync]).await;
     let [late, other] = &shards.proxies;
     shards.tables.target.cluster = format!("{},{}", late.url(), other.url());
-    shards.tables.settings.hold_seconds = 5;
+    shards.tables.settings.max_in_flight_seconds = 5;
     let worker = shards.tables.worker();
     let refresh =
         async |shard| process(&shards.tables.app, &worker, order(shard, 10).to_message()).await;
@@ -388,15 +388,13 @@ async fn a_sync_that_takes_long_is_no_silence_of_the_server() {
     let mut shard = Replicated::create([in_sync, in_sync]).await;
     shard.tables.target.idle_timeout_seconds = 1;
     let slow = shard.tables.database.shards()[0].clone();
-    let proxy = Proxy::start(&slow, |statement| match statement.sql.as_str() {
-        sql if sql.starts_with("SELECT engine FROM system.tables") => {
-            Action::Rows("{\"engine\":\"ReplicatedMergeTree\"}\n".into())
+    let proxy = Proxy::start(&slow, |statement| {
+        if statement.sql.starts_with("SYSTEM SYNC") {
+            // Longer than the silence that a connection bears otherwise.
+            return Action::Rewrite("SELECT sleep(2) FORMAT Null".into());
         }
-        // Longer than the silence that a connection bears otherwise.
-        sql if sql.starts_with("SYSTEM SYNC") => {
-            Action::Rewrite("SELECT sleep(2) FORMAT Null".into())
-        }
-        _ => Action::Forward,
+        let described = statement.described_as_replicated();
+        described.unwrap_or(Action::Forward)
     })
     .await;
     shard.tables.target.cluster = proxy.url();

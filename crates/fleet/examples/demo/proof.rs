@@ -179,9 +179,10 @@ impl Demo {
             .collect();
         reasons.sort_unstable();
         reasons.dedup();
-        let reasons = match reasons.is_empty() {
-            true => String::new(),
-            false => format!(": {}", reasons.join(", ")),
+        let reasons = if reasons.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", reasons.join(", "))
         };
         (rows, reasons)
     }

@@ -11,7 +11,7 @@ use crate::proof::Line;
 /// Loading a dictionary of 100,000 rows takes a second.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two reads of a prober: often enough to meet every restart, and no load beside the run.
+/// Between two reads of a prober: often enough to meet every restart, and no load next to the run.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The nodes of `[serp]`, in the order of the shards.

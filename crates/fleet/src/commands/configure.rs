@@ -67,7 +67,7 @@ pub fn run(store: Store, DryRun { dry_run }: &DryRun, context: &Context) -> anyh
     let lines = changes.iter().map(|change| format!("\n  {change}"));
     let text = format!("{title}{}", lines.collect::<String>());
     let changes: Vec<_> = (changes.iter())
-        .map(|change| json!({ "place": change.place, "what": change.what }))
+        .map(|change| json!({ "target": change.target, "what": change.what }))
         .collect();
     let answer = json!({ "dry_run": dry_run, "changes": changes });
     context.output.answer(&answer, text)?;

@@ -22,12 +22,13 @@ use crate::output::{Output, Tone, bytes, number, table};
 pub enum DictionaryCommand {
     /// Say which version every replica serves, and which was before
     ///
-    /// Exit code 6 if a replica cannot be asked or has no dictionary, or if replicas of a shard serve different versions.
+    /// Exit code 6 if a replica cannot be asked or has no dictionary, or if replicas of a shard serve different
+    /// versions.
     Status,
     /// Go back to the dictionary that was live before, on every replica
     ///
-    /// Without --yes it only says what it would do. The dictionaries are exchanged in one step, as by a refresh: readers
-    /// miss nothing. Refused, before anything is changed, where there is no earlier dictionary, or the server has
+    /// Without --yes it only says what it would do. The dictionaries are exchanged in one step, as by a refresh:
+    /// readers miss nothing. Refused, before anything is changed, where there is no earlier dictionary, or the server has
     /// it no longer in memory, which ends with its process; and while the SERP service is restarted by orders, which
     /// would wait for the later version: `fleet serp pause` comes first. The next run replaces the dictionary as
     /// always.
@@ -187,7 +188,7 @@ async fn nothing_is_restarted(config: &Config) -> anyhow::Result<()> {
     match pause.context("whether restarts of the SERP service are paused is not known")? {
         Some(_) => Ok(()),
         None => bail!(
-            "the SERP service is not paused: orders that wait for the later version would restart its ports in vain. \
+            "the SERP service is not paused: orders that wait for the later version would restart its ports needlessly. \
              Pause it first (fleet serp pause --reason TEXT), or add --while-restarting; nothing is rolled back"
         ),
     }

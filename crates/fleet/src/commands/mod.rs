@@ -43,7 +43,7 @@ pub enum FleetCommand {
     /// Show the dictionaries, go back to the ones before
     #[command(subcommand)]
     Dictionary(dictionary::DictionaryCommand),
-    /// Look at the SERP service, pause and resume its restarts, restart a node
+    /// Show the SERP service, pause and resume its restarts, restart a node
     #[command(subcommand)]
     Serp(serp::SerpCommand),
     /// Print the completions for a shell
@@ -52,7 +52,8 @@ pub enum FleetCommand {
 
 /// Runs a command. The caller prints an error.
 pub fn run(command: FleetCommand, context: &Context) -> anyhow::Result<Exit> {
-    // A program of the fleet logs what its settings want; an operator's command, whose answer has the rest, what is wrong.
+    // A program of the fleet logs what its settings want; an operator's command, whose answer has the rest, logs what
+    // is wrong.
     if !matches!(command, FleetCommand::Run(_)) {
         app::start_logs(&LogSettings {
             level: "warn".to_owned(),

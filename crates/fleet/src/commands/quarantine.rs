@@ -121,7 +121,7 @@ async fn list(
 async fn programs(arguments: &ListArguments, config: &Config) -> anyhow::Result<Vec<String>> {
     if !arguments.programs.is_empty() {
         let named = arguments.programs.iter();
-        return Ok(named.map(|name| program_of(name)).collect());
+        return Ok(named.map(|name| owner(name)).collect());
     }
     let figures = Management::from_settings(&config.broker)?.figures().await;
     let figures = figures
@@ -135,7 +135,7 @@ fn cannot_inspect(program: &str) -> String {
     format!("cannot inspect the quarantine of {program}")
 }
 
-fn program_of(name: &str) -> String {
+fn owner(name: &str) -> String {
     name.strip_suffix("-quar").unwrap_or(name).to_owned()
 }
 
@@ -144,7 +144,7 @@ async fn show(
     broker: &Broker,
     context: &Context,
 ) -> anyhow::Result<Exit> {
-    let program = program_of(&arguments.program);
+    let program = owner(&arguments.program);
     let limit = arguments.position.unwrap_or(u16::MAX);
     let is_wanted = |message: &Quarantined| match arguments.position {
         Some(position) => message.position == u64::from(position),

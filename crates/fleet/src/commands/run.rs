@@ -210,7 +210,7 @@ async fn run_queuer(
 
 const NOT_CONFIGURED: &str = "no pipeline is configured yet: fleet pipeline configure --type TYPE";
 
-/// What the queuer feeds in the pipeline that is configured; in none in particular if none is.
+/// What the queuer sends to in the pipeline that is configured; in none in particular if none is.
 async fn dry_run_pipeline(app: &App, config: &Config) -> anyhow::Result<queuer::Downstream> {
     let management = Management::from_settings(&config.broker)?;
     let missing = match management.configured().await {

@@ -20,8 +20,8 @@ pub enum SerpCommand {
     Status,
     /// Keep serp-restarter from restarting anything
     ///
-    /// Every process of it checks before each port: the port that is being restarted comes back, no other is told to exit.
-    /// Orders wait, which does not count as a failure. A pause that is in effect stays as it is.
+    /// Every process of it checks before each port: the port that is being restarted comes back, no other is told to
+    /// exit. Orders wait, which does not count as a failure. A pause that is in effect stays as it is.
     Pause {
         /// Why, for other operators
         #[arg(long, value_name = "TEXT")]

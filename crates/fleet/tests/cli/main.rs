@@ -78,6 +78,12 @@ fn values_that_cannot_work_together_are_refused() {
             &[("FLEET__PIPELINE__DELIVERY_LIMIT", "0")],
         )
         .must_be("config-cannot-work.txt");
+    let folder = Folder::new();
+    let index = "[[elasticsearch.indices]]\nname = \"x\"\n";
+    folder.write("fleet.toml", &format!("{index}{index}"));
+    folder
+        .fleet(&["config", "check"], &[])
+        .must_be("config-one-index-twice.txt");
 }
 
 #[test]

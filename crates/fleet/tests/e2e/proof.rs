@@ -17,12 +17,12 @@ fn serp_process() {
 const SERP_PROCESS: [&str; 2] = ["proof::serp_process", "--exact"];
 
 /// A stack with a SERP node of two ports a shard.
-struct Served {
+struct ServedRun {
     stack: Stack,
     nodes: Vec<Supervisor>,
 }
 
-impl Served {
+impl ServedRun {
     fn create(rows: u64, pipeline: &str, more: &str) -> Self {
         let ports: Vec<Vec<u16>> = (0..2).map(|_| free_ports(2)).collect();
         let node = |ports: &Vec<u16>| format!("[\"127.0.0.1:{},{}\"]", ports[0], ports[1]);
@@ -79,7 +79,7 @@ fn version_of(progress: &Value) -> i64 {
 #[test]
 fn a_run_goes_from_the_hub_to_every_port_of_the_serp_service_which_answers_all_the_time() {
     let _turn = one_at_a_time();
-    let served = Served::create(8_000, "direct", "");
+    let served = ServedRun::create(8_000, "direct", "");
     let stack = &served.stack;
     let _workers = start_workers(stack);
     let first = publish(stack, &[]);
@@ -184,7 +184,7 @@ impl DictionaryReader {
 #[test]
 fn persister_dict_refresher_and_serp_restarter_killed_again_and_again_lose_no_step() {
     let _turn = one_at_a_time();
-    let served = Served::create(8_000, "direct", "");
+    let served = ServedRun::create(8_000, "direct", "");
     let stack = &served.stack;
     let _writers = ["fetcher", "ch-writer", "es-writer"].map(|role| stack.fleet.start(role));
     let run = publish(stack, &[]);
@@ -255,7 +255,7 @@ fn a_rejected_run_touches_no_store_and_its_batches_are_released_when_it_is_appro
         .iter()
         .map(|role| stack.fleet.start(role))
         .collect::<Vec<_>>();
-    // Nobody fetches before the deadline.
+    // No fetcher runs before the deadline.
     let run = publish(&stack, &["--gate", "deadline_seconds=2"]);
     let rejected = eventually(|| progress(&stack, &run)["status"] == "rejected");
     assert!(rejected, "{:#}", progress(&stack, &run));

@@ -233,13 +233,13 @@ async fn outside_of_the_window_an_order_waits_until_it_opens() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_told_to_stop_restarts_no_other_port() {
+async fn a_program_that_is_stopped_restarts_no_other_port() {
     let node = TestNode::start(2);
     node.publish(2);
     let restarter = TestRestarter::new(&node, &SerpRestarterSettings::default());
     restarter.app.shutdown.trigger();
     let done = restarter.process(restart(2, &name(&node.ports))).await;
-    assert!(snoozed(&done.outcome).0.contains("told to stop"));
+    assert!(snoozed(&done.outcome).0.contains("being stopped"));
     assert_eq!(node.starts(), [1, 1]);
 }
 

@@ -38,8 +38,8 @@ struct ClientInner {
 }
 
 /// The official client has no failover: each node gets one, and [`Client`] decides the order. The client's `*Parts`
-/// make the paths. Its request builders are not used: that of `_bulk` copies the body, and each would need a failover of
-/// its own.
+/// make the paths. Its request builders are not used: that of `_bulk` copies the body, and each would need a failover
+/// of its own.
 #[derive(Debug)]
 struct ElasticsearchNode {
     address: String,

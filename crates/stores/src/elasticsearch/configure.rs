@@ -41,7 +41,7 @@ struct PutStep {
 impl PutStep {
     fn new(path: Cow<'static, str>, body: Value, index: &str, changes: Vec<String>) -> Self {
         let change = |what| Change {
-            place: place(index),
+            target: target(index),
             what,
         };
         Self {
@@ -301,13 +301,13 @@ fn check_shards(wanted: &IndexSettings, existing: &ExistingIndex) -> Result<(), 
     }
 }
 
-fn place(index: &str) -> String {
+fn target(index: &str) -> String {
     format!("index {index}")
 }
 
 fn conflict<T>(index: &str, what: String) -> Result<T, ConfigureError> {
     Err(ConfigureError::Conflict {
-        place: place(index),
+        target: target(index),
         what,
     })
 }

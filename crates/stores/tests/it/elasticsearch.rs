@@ -144,13 +144,13 @@ async fn followers_are_the_open_indices_named_after_their_leader() {
         "all-follower-a",
         "all-follower",
         "all-other",
-        "all-follower-shut",
+        "all-follower-closed",
     ] {
         create_strict(&prefix, name);
     }
     prefix.api(
         "POST",
-        &format!("{}/_close", prefix.index("all-follower-shut")),
+        &format!("{}/_close", prefix.index("all-follower-closed")),
         "",
     );
     // An alias that is named like a follower is none: its index would get every row twice.

@@ -1,5 +1,5 @@
-//! `serp-demo PORT SOURCE [ADDRESS]`: one process of the demo's SERP service, which docker/compose.serp.yml, systemd or a
-//! shell loop keeps running. It listens on the loopback interface, or on ADDRESS. SOURCE is
+//! `serp-demo PORT SOURCE [ADDRESS]`: one process of the demo's SERP service, which docker/compose.serp.yml, systemd or
+//! a shell loop keeps running. It listens on the loopback interface, or on ADDRESS. SOURCE is
 //! `http://host:8123/DATABASE.DICTIONARY`, or a file; see `testkit::serp::serve`.
 
 fn main() {

@@ -48,8 +48,8 @@ pub fn main() {
 
 /// Loads the dictionary and serves it at an address and port until `/exit` is called. `source`:
 /// `http://host:8123/DATABASE.DICTIONARY`, or a file of JSON,
-/// `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does not exist yet is
-/// one of version 0 without rows. Ends the process with an error when it cannot be loaded.
+/// `{"version": 1, "run": "…", "rows": [{"country": "us", "keyword": "…", …}]}`. A dictionary that does not exist yet
+/// is one of version 0 without rows. Ends the process with an error when it cannot be loaded.
 pub fn serve(address: &str, port: u16, source: &str, faults: Option<PathBuf>) {
     let service = SerpProcess {
         port,

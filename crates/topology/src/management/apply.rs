@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::actual::Actual;
 use super::objects::{Objects, PlanStep};
-use super::plan::{plan, unused_policies};
+use super::plan::{PlannedChange, plan, unused_policies};
 use super::removal::Removal;
 use super::{Discards, Management, ManagementError};
 use crate::{Desired, QueueClass};
@@ -105,7 +105,7 @@ pub(super) fn forecast(
 ) -> Result<Vec<BrokerChange>, ManagementError> {
     let plan = plan(desired, actual, discards)?;
     let steps = plan.steps.into_iter();
-    let mut changes: Vec<BrokerChange> = steps.map(|(_, change)| change).collect();
+    let mut changes: Vec<BrokerChange> = steps.map(|step| step.change).collect();
     let (mut removed, mut blocked) = (Vec::new(), Vec::new());
     for removal in &plan.removals {
         let obstacles = removal.obstacles(actual, &blocked);
@@ -123,7 +123,7 @@ pub(super) fn forecast(
     Ok(changes)
 }
 
-/// Carries out the plan. When it fails half-way the pipeline counts as not configured, and a second call
+/// Executes the plan. When it fails half-way the pipeline counts as not configured, and a second call
 /// completes it.
 pub(super) async fn apply<B: Objects>(
     broker: &B,
@@ -135,11 +135,11 @@ pub(super) async fn apply<B: Objects>(
     let disturbs = plan.disturbs();
     if disturbs && actual.pipeline().is_some() {
         let marker = desired.marker.name.clone();
-        broker.carry_out(&PlanStep::DeleteExchange(marker)).await?;
+        broker.execute(&PlanStep::DeleteExchange(marker)).await?;
     }
     let mut changes = Vec::new();
-    for (step, change) in plan.steps {
-        broker.carry_out(&step).await?;
+    for PlannedChange { step, change } in plan.steps {
+        broker.execute(&step).await?;
         changes.push(change);
     }
     let counts = count_again(broker, &plan.removals, &actual).await?;
@@ -148,7 +148,7 @@ pub(super) async fn apply<B: Objects>(
         let obstacles = obstacles(broker, removal, &counts, &blocked).await?;
         if obstacles.is_empty() {
             for step in removal.steps() {
-                broker.carry_out(&step).await?;
+                broker.execute(&step).await?;
             }
             changes.extend(removal.removed(&counts[0]));
             removed.push(removal);
@@ -159,12 +159,12 @@ pub(super) async fn apply<B: Objects>(
     }
     for change in unused_policies(desired, &actual, &removed) {
         let step = PlanStep::DeletePolicy(change.name.clone());
-        broker.carry_out(&step).await?;
+        broker.execute(&step).await?;
         changes.push(change);
     }
     if disturbs && !desired.is_nothing() {
         let step = PlanStep::PutExchange(desired.marker.clone());
-        broker.carry_out(&step).await?;
+        broker.execute(&step).await?;
     }
     changes.extend(plan.shadowed);
     changes.extend(plan.marker);
@@ -198,8 +198,8 @@ async fn count_again<B: Objects>(
     Ok(counts)
 }
 
-/// Why objects cannot be removed: by any of the counts, or by one more look into each queue that all of them call
-/// empty, delays before the input they feed. The broker does not allow the look for a stream or a queue with a
+/// Why objects cannot be removed: by any of the counts, or by one more inspection of each queue that all of them call
+/// empty, delays before the input that they send to. The broker does not allow that for a stream or a queue with a
 /// single active consumer.
 async fn obstacles<B: Objects>(
     broker: &B,

@@ -25,12 +25,12 @@ impl Management {
             kind: "fanout",
             arguments,
         };
-        self.carry_out(&PlanStep::PutExchange(exchange)).await
+        self.execute(&PlanStep::PutExchange(exchange)).await
     }
 
     /// Deletes a marker; it need not be there.
     pub async fn delete_marker(&self, name: &str) -> Result<(), ManagementError> {
-        self.carry_out(&PlanStep::DeleteExchange(name.to_owned()))
+        self.execute(&PlanStep::DeleteExchange(name.to_owned()))
             .await
     }
 }

@@ -29,7 +29,7 @@ pub(super) trait Objects {
     /// Counts of messages and consumers in [`Actual`] may be this old.
     fn figures_age(&self) -> Duration;
     async fn actual(&self) -> Result<Actual, ManagementError>;
-    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError>;
+    async fn execute(&self, step: &PlanStep) -> Result<(), ManagementError>;
     /// Whether a message is ready in a queue (not a stream or a lease) at this moment, independent of the figures.
     async fn is_ready(&self, queue: &str) -> Result<bool, ManagementError>;
 }
@@ -49,7 +49,7 @@ impl Objects for Management {
         })
     }
 
-    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError> {
+    async fn execute(&self, step: &PlanStep) -> Result<(), ManagementError> {
         match step {
             PlanStep::PutPolicy(policy) => {
                 let body = json!({
@@ -107,7 +107,7 @@ impl Objects for Management {
         let body = json!({
             "count": 1, "ackmode": "ack_requeue_true", "encoding": "base64", "truncate": 1
         });
-        let what = format!("look into queue {queue}");
+        let what = format!("inspect queue {queue}");
         match self.send(Method::POST, &path, Some(body), &what).await {
             Ok(answer) => {
                 let messages: Vec<Value> = serde_json::from_slice(&answer).unwrap_or_default();

@@ -26,18 +26,26 @@ pub fn parse_discard(text: &str) -> Result<(String, u64), String> {
 pub(super) struct Plan {
     /// All that takes no message away. Policies come first, so that a queue never exists without its limit and the
     /// target of its dead letters.
-    pub steps: Vec<(PlanStep, BrokerChange)>,
+    pub steps: Vec<PlannedChange>,
     pub removals: Vec<Removal>,
     pub marker: Option<BrokerChange>,
     /// Policies that have no effect, because a foreign one is stronger.
     pub shadowed: Vec<BrokerChange>,
 }
 
+/// A step, and what it changes.
+#[derive(Debug)]
+pub(super) struct PlannedChange {
+    pub step: PlanStep,
+    pub change: BrokerChange,
+}
+
 impl Plan {
     /// Whether a program that starts meanwhile would find something missing.
     pub fn disturbs(&self) -> bool {
         let mut steps = self.steps.iter();
-        self.marker.is_some() || steps.any(|(step, _)| !matches!(step, PlanStep::PutPolicy(_)))
+        self.marker.is_some()
+            || steps.any(|planned| !matches!(planned.step, PlanStep::PutPolicy(_)))
     }
 }
 
@@ -134,7 +142,7 @@ fn check_discards(
     Ok(())
 }
 
-fn policies(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
+fn policies(desired: &Desired, actual: &Actual) -> Vec<PlannedChange> {
     let step = |policy: &Policy| {
         let (action, detail) = match actual.policy(&policy.name) {
             None => (ChangeAction::Create, policy.pattern.clone()),
@@ -148,35 +156,41 @@ fn policies(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)>
             }
             Some(_) => return None,
         };
-        let change = BrokerChange::new(action, Object::Policy, &policy.name, &detail);
-        Some((PlanStep::PutPolicy(policy.clone()), change))
+        Some(PlannedChange {
+            step: PlanStep::PutPolicy(policy.clone()),
+            change: BrokerChange::new(action, Object::Policy, &policy.name, &detail),
+        })
     };
     desired.policies.iter().filter_map(step).collect()
 }
 
-fn queues(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
+fn queues(desired: &Desired, actual: &Actual) -> Vec<PlannedChange> {
     let absent = |queue: &&DesiredQueue| actual.queue(&queue.name).is_none();
     let queues = desired.queues.iter().filter(absent).map(|queue| {
         let kind = queue.arguments["x-queue-type"].as_str().unwrap_or_default();
-        let change = BrokerChange::new(ChangeAction::Create, Object::Queue, &queue.name, kind);
-        (PlanStep::PutQueue(queue.clone()), change)
+        PlannedChange {
+            step: PlanStep::PutQueue(queue.clone()),
+            change: BrokerChange::new(ChangeAction::Create, Object::Queue, &queue.name, kind),
+        }
     });
     queues.collect()
 }
 
-fn exchanges(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
+fn exchanges(desired: &Desired, actual: &Actual) -> Vec<PlannedChange> {
     let absent = |exchange: &&Exchange| actual.exchange(&exchange.name).is_none();
     let exchanges = desired.exchanges.iter().filter(absent).map(|exchange| {
         let (name, kind) = (&exchange.name, exchange.kind);
-        let change = BrokerChange::new(ChangeAction::Create, Object::Exchange, name, kind);
-        (PlanStep::PutExchange(exchange.clone()), change)
+        PlannedChange {
+            step: PlanStep::PutExchange(exchange.clone()),
+            change: BrokerChange::new(ChangeAction::Create, Object::Exchange, name, kind),
+        }
     });
     exchanges.collect()
 }
 
 /// Only bindings that the fleet made are removed: from an exchange of a program that stays, to a queue of the fleet.
 /// Those of a program that goes stay until it is drained, and are deleted with its exchange.
-fn bindings(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)> {
+fn bindings(desired: &Desired, actual: &Actual) -> Vec<PlannedChange> {
     let bound: BTreeSet<Binding> = actual.bindings.iter().filter_map(|b| b.plain()).collect();
     let missing = desired
         .bindings
@@ -199,8 +213,14 @@ fn bindings(desired: &Desired, actual: &Actual) -> Vec<(PlanStep, BrokerChange)>
         let name = format!("{exchange} -> {queue}");
         BrokerChange::new(action, Object::Binding, &name, output)
     };
-    let bind = missing.map(|b| (PlanStep::Bind(b.clone()), change(ChangeAction::Create, b)));
-    let unbind = surplus.map(|b| (PlanStep::Unbind(b.clone()), change(ChangeAction::Remove, b)));
+    let bind = missing.map(|binding| PlannedChange {
+        step: PlanStep::Bind(binding.clone()),
+        change: change(ChangeAction::Create, binding),
+    });
+    let unbind = surplus.map(|binding| PlannedChange {
+        step: PlanStep::Unbind(binding.clone()),
+        change: change(ChangeAction::Remove, binding),
+    });
     bind.chain(unbind).collect()
 }
 

@@ -65,9 +65,9 @@ fn only_the_optional_outputs_of_a_controller_may_be_left_unread() {
         "'persister.orders -> dict-refresher', \
                     'dict-refresher.orders -> serp-restarter', ",
     ));
-    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("records"), "{said:?}");
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("records"), "{problems:?}");
 }
 
 #[test]

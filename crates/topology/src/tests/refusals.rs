@@ -104,7 +104,7 @@ fn a_circle_is_refused_with_its_way() {
     );
     assert_eq!(
         error,
-        "own.toml:6: [own] messages would go round for ever: fetcher -> ch-writer -> fetcher"
+        "own.toml:6: [own] messages would circulate without end: fetcher -> ch-writer -> fetcher"
     );
     let error = refused(&["fetcher.batches -> fetcher"], "");
     assert!(error.contains("fetcher -> fetcher"), "{error}");

@@ -34,7 +34,7 @@ pub async fn diff(pipelines: &Pipelines<'_>, context: &Context) -> anyhow::Resul
     let changes = management.diff(&pipelines.desired(&topology)?).await?;
     let pipeline = &topology.name;
     let title = if changes.is_empty() {
-        format!("Virtual host {vhost:?} is as pipeline {pipeline} wants it")
+        format!("Virtual host {vhost:?} matches pipeline {pipeline}")
     } else {
         format!("To configure pipeline {pipeline} in virtual host {vhost:?}")
     };

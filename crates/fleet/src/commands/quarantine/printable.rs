@@ -1,4 +1,4 @@
-//! Text from outside on a terminal: shown to the last byte, and never obeyed.
+//! Text from outside on a terminal: shown to the last byte, and never interpreted.
 
 use std::fmt::Write;
 

@@ -149,19 +149,15 @@ async fn publish(broker: &Broker, progress: &Progress, fact: Fact) -> anyhow::Re
         Ok(Confirm::Stored) => Ok(()),
         Ok(_) => bail!("the broker does not take the receipt: is the pipeline configured?"),
         Err(_) => bail!(
-            "the connection was lost before the broker had confirmed; look (fleet runs show {run}) and decide again"
+            "the connection was lost before the broker had confirmed; check with fleet runs show {run} and decide again"
         ),
     }
 }
 
 impl Attribution {
     fn who(&self) -> String {
-        self.who.clone().unwrap_or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            match host.trim() {
-                "" => user(),
-                host => format!("{}@{host}", user()),
-            }
-        })
+        self.who
+            .clone()
+            .unwrap_or_else(|| format!("{}@{}", user(), app::host_name()))
     }
 }

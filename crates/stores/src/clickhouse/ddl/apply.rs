@@ -23,8 +23,8 @@ pub async fn configure_target(
             if !dry_run {
                 replica.execute(&Query::new(sql)).await?;
             }
-            let place = replica.address().to_owned();
-            changes.push(Change { place, what });
+            let target = replica.address().to_owned();
+            changes.push(Change { target, what });
         }
     }
     Ok(changes)
@@ -53,7 +53,7 @@ async fn steps(replica: &Replica, table: &TargetTable) -> Result<Vec<DdlStep>, C
     };
     if let Some(what) = conflict(&existing, table) {
         return Err(ConfigureError::Conflict {
-            place: replica.address().to_owned(),
+            target: replica.address().to_owned(),
             what: format!("table {database}.{name}: {what}"),
         });
     }

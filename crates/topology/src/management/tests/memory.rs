@@ -88,7 +88,7 @@ impl Objects for Host {
         Ok(actual)
     }
 
-    async fn carry_out(&self, step: &PlanStep) -> Result<(), ManagementError> {
+    async fn execute(&self, step: &PlanStep) -> Result<(), ManagementError> {
         let actual = &mut *self.actual.borrow_mut();
         let done = match step {
             PlanStep::PutPolicy(policy) => {
@@ -171,9 +171,9 @@ impl Objects for Host {
         let actual = self.actual.borrow();
         let queue = actual.queue(queue);
         let stream = queue.is_some_and(|queue| queue.arguments["x-queue-type"] == "stream");
-        assert!(!stream, "a broker cannot look into a stream");
+        assert!(!stream, "a broker cannot inspect a stream");
         let shared = queue.is_none_or(|q| !q.arguments.contains_key("x-single-active-consumer"));
-        assert!(shared, "nor into a queue with a single active consumer");
+        assert!(shared, "nor a queue with a single active consumer");
         Ok(queue.and_then(|queue| queue.messages_ready).unwrap_or(0) > 0)
     }
 }
