@@ -61,7 +61,7 @@ impl Config {
         let others = all([
             self.broker.retry_schedule().map(drop),
             self.pipeline.check(),
-            self.elasticsearch.check().map_err(message),
+            self.check_indices(),
             self.queuer.check(),
             self.fetcher.check("fetcher"),
             self.gates.check(),
@@ -74,6 +74,14 @@ impl Config {
             self.serp_restarter.check("serp_restarter", &self.serp),
         ]);
         InvalidSettings::join([self.log.check(), others])
+    }
+
+    /// A deployment without Elasticsearch may name no index.
+    fn check_indices(&self) -> Result<(), String> {
+        if self.elasticsearch.indices.is_empty() {
+            return Ok(());
+        }
+        self.elasticsearch.check().map_err(message)
     }
 
     /// The broker of the settings, not connected yet. Reads the address, which may be in a file. An address of another
