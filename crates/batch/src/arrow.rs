@@ -19,7 +19,7 @@ use arrow_buffer::Buffer;
 use arrow_ipc::CompressionType;
 use arrow_ipc::reader::RecordBatchDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use bytes::{Bytes, BytesMut};
 
@@ -117,7 +117,10 @@ impl Stream {
         if batches.len() == 1 {
             return Ok(batches.remove(0));
         }
-        let schema = Arc::new(binary_schema(&self.schema));
+        let schema = match batches.first() {
+            Some(first) => first.schema(),
+            None => Arc::new(binary_schema(&self.schema, Text::OfColumns)),
+        };
         concat_batches(&schema, &batches).map_err(|error| {
             not_readable(format!(
                 "the record batches of the body do not go together: {error}"
@@ -125,25 +128,54 @@ impl Stream {
         })
     }
 
-    /// Decodes all record batches. Utf8 columns come as Binary of the same bytes: Arrow refuses a whole
-    /// batch for one invalid sequence, and a program that needs text checks row by row instead.
+    /// Decodes all record batches. Utf8 columns come as Binary of the same bytes: Arrow refuses a whole batch for one
+    /// invalid sequence, and a program that needs text checks row by row instead. The same goes for text inside lists,
+    /// maps and structs where some of it is invalid.
     pub fn decode(&self) -> Result<Vec<RecordBatch>, Invalid> {
-        let schema = Arc::new(binary_schema(&self.schema));
-        let frames = self.frames.iter();
-        frames.map(|frame| decode_frame(frame, &schema)).collect()
+        let decode = |text| -> Result<Vec<RecordBatch>, Invalid> {
+            let schema = Arc::new(binary_schema(&self.schema, text));
+            let frames = self.frames.iter();
+            frames.map(|frame| decode_frame(frame, &schema)).collect()
+        };
+        decode(Text::OfColumns).or_else(|error| decode(Text::All).map_err(|_| error))
     }
 }
 
-fn binary_schema(schema: &Schema) -> Schema {
-    let fields = schema.fields().iter().map(|field| {
-        let data_type = match field.data_type() {
-            DataType::Utf8 => DataType::Binary,
-            DataType::LargeUtf8 => DataType::LargeBinary,
-            other => other.clone(),
-        };
-        field.as_ref().clone().with_data_type(data_type)
+/// Which text is decoded as Binary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Text {
+    OfColumns,
+    /// Also that inside lists, maps and structs.
+    All,
+}
+
+fn binary_schema(schema: &Schema, text: Text) -> Schema {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| match field.data_type() {
+        nested if nested.is_nested() && text == Text::OfColumns => field.clone(),
+        _ => binary_field(field),
     });
-    Schema::new(fields.collect::<Vec<Field>>())
+    Schema::new(fields.collect::<Fields>())
+}
+
+fn binary_field(field: &FieldRef) -> FieldRef {
+    let data_type = binary_type(field.data_type());
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
+}
+
+fn binary_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 => DataType::Binary,
+        DataType::LargeUtf8 => DataType::LargeBinary,
+        DataType::List(item) => DataType::List(binary_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(binary_field(item)),
+        DataType::FixedSizeList(item, length) => {
+            DataType::FixedSizeList(binary_field(item), *length)
+        }
+        DataType::Map(entries, sorted) => DataType::Map(binary_field(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(binary_field).collect()),
+        other => other.clone(),
+    }
 }
 
 fn decode_frame(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, Invalid> {

@@ -82,10 +82,6 @@ impl<'a> Inserter<'a> {
     fn query(&self, token: &str) -> Query {
         Query::new(&self.statement)
             .deduplication_token(token)
-            .setting("async_insert", 0)
-            .setting("insert_deduplicate", 1)
-            // A NULL for a column that takes none is to be refused, not turned into a zero.
-            .setting("input_format_null_as_default", 0)
             .setting("min_insert_block_size_rows", BLOCK_ROWS)
             .setting("min_insert_block_size_bytes", BLOCK_BYTES)
             .setting("max_insert_threads", 1)

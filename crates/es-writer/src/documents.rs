@@ -8,7 +8,7 @@ use batch::VERSION_COLUMN;
 use pipeline::RefusedRows;
 use sha2::{Digest, Sha256};
 
-use crate::json_column::JsonColumn;
+use crate::json_column::{JsonColumn, NotText};
 use crate::layout::{ColumnMinimum, DocumentLayout};
 
 /// Longest `_id` that Elasticsearch takes, in bytes of UTF-8.
@@ -25,30 +25,58 @@ pub(crate) struct BatchDocuments {
     /// Where the action line of each row ends.
     action_ends: Vec<usize>,
     refused: RefusedRows,
+    /// One for each index of the layout.
+    memberships: Vec<IndexMembership>,
+}
+
+/// Which rows of the batch an index takes.
+struct IndexMembership {
+    /// By row; `None` where the index has no minimum.
+    at_least_minimum: Option<Vec<bool>>,
+    /// Rows that belong into the index, and have a text for it that is none.
+    refused: RefusedRows,
+}
+
+impl IndexMembership {
+    fn new(minimum: Option<ColumnMinimum>, columns: &[Option<JsonColumn>]) -> Self {
+        let at_least =
+            |ColumnMinimum { column, value }| Some(columns[column].as_ref()?.at_least(value));
+        Self {
+            at_least_minimum: minimum.and_then(at_least),
+            refused: RefusedRows::new(),
+        }
+    }
+
+    fn wants(&self, row: usize) -> bool {
+        self.at_least_minimum.as_ref().is_none_or(|rows| rows[row])
+    }
 }
 
 impl BatchDocuments {
     /// `batch` has the schema that `layout` was resolved for.
     pub fn new(batch: &RecordBatch, layout: Arc<DocumentLayout>) -> Self {
-        let mut refused = RefusedRows::new();
         let mut columns: Vec<Option<JsonColumn>> = (0..batch.num_columns()).map(|_| None).collect();
+        let mut not_text = Vec::new();
         for column in layout.used_columns() {
-            let mut not_text = Vec::new();
-            columns[column] = Some(JsonColumn::new(batch.column(column), &mut not_text));
-            for bad in not_text {
-                let name = &layout.names[column];
-                let why = format!("column {name} is not UTF-8 from byte {} on", bad.at);
-                refused.entry(bad.row).or_insert(why);
-            }
+            let mut bad = Vec::new();
+            columns[column] = Some(JsonColumn::new(batch.column(column), &mut bad));
+            not_text.extend(bad.into_iter().map(|bad| (column, bad)));
         }
+        let memberships = layout.indices.iter();
+        let memberships = memberships.map(|index| IndexMembership::new(index.minimum, &columns));
         let mut documents = Self {
+            memberships: memberships.collect(),
             layout,
             columns,
             rows: batch.num_rows(),
             actions: Vec::new(),
             action_ends: Vec::with_capacity(batch.num_rows()),
-            refused,
+            refused: RefusedRows::new(),
         };
+        for (column, bad) in not_text {
+            documents.refuse(column, &bad);
+        }
+        documents.refuse_everywhere();
         documents.write_actions();
         documents
     }
@@ -62,11 +90,46 @@ impl BatchDocuments {
         &self.refused
     }
 
-    /// Whether `row` belongs into the `index`-th index. A refused row belongs into none.
+    /// Rows that the `index`-th index alone cannot take, with the reason.
+    pub fn refused_by(&self, index: usize) -> &RefusedRows {
+        &self.memberships[index].refused
+    }
+
+    /// Whether `row` is to be written to the `index`-th index.
     pub fn belongs(&self, row: usize, index: usize) -> bool {
-        let minimum = self.layout.indices[index].minimum;
-        minimum
-            .is_none_or(|ColumnMinimum { column, value }| self.column(column).at_least(row, value))
+        let index = &self.memberships[index];
+        !self.refused.contains_key(&row) && !index.refused.contains_key(&row) && index.wants(row)
+    }
+
+    /// Refuses a row for a text that is none: all of it when the text is of its key, or else in the indices that
+    /// would have it.
+    fn refuse(&mut self, column: usize, bad: &NotText) {
+        let name = &self.layout.names[column];
+        let why = format!("column {name} is not UTF-8 from byte {} on", bad.at);
+        if self.layout.key.contains(&column) {
+            self.refused.entry(bad.row).or_insert(why);
+            return;
+        }
+        for (index, fields) in self.memberships.iter_mut().zip(&self.layout.indices) {
+            if fields.takes(column) && index.wants(bad.row) {
+                index.refused.entry(bad.row).or_insert_with(|| why.clone());
+            }
+        }
+    }
+
+    /// A row that every index refuses is refused as a whole.
+    fn refuse_everywhere(&mut self) {
+        let Some((first, others)) = self.memberships.split_first() else {
+            return;
+        };
+        let by_all = |row: &usize| others.iter().all(|index| index.refused.contains_key(row));
+        for (row, why) in first.refused.iter().filter(|(row, _)| by_all(row)) {
+            self.refused.entry(*row).or_insert_with(|| why.clone());
+        }
+        let refused = &self.refused;
+        for index in &mut self.memberships {
+            index.refused.retain(|row, _| !refused.contains_key(row));
+        }
     }
 
     /// Appends the action line and the document of `row` for the `index`-th index, each with its newline.

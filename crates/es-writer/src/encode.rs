@@ -30,7 +30,7 @@ pub(crate) fn encode(batches: &[BatchDocuments], index: usize, limits: BulkLimit
     let mut first = 0;
     for batch in batches {
         for row in 0..batch.rows() {
-            if batch.refused().contains_key(&row) || !batch.belongs(row, index) {
+            if !batch.belongs(row, index) {
                 continue;
             }
             let start = open.body.len();

@@ -15,16 +15,17 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, Decimal256Type, DecimalType,
-    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, StringArray,
     UInt64Array,
 };
 use arrow_schema::{DataType, TimeUnit};
+
+use crate::decimal::DecimalColumn;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -36,6 +37,7 @@ pub(crate) enum JsonColumn {
     /// Kept apart from Float64: widened, 0.1 would be written as 0.10000000149011612.
     Float32(Float32Array),
     Float64(Float64Array),
+    Decimal(DecimalColumn),
     Text(StringArray),
     List(ListArray, Box<JsonColumn>),
 }
@@ -60,6 +62,18 @@ pub(crate) fn is_writable(data_type: &DataType) -> bool {
         DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => true,
         other => is_text(other) || other.is_integer(),
     }
+}
+
+/// Whether values of this type can be compared with a minimum.
+pub(crate) fn is_comparable(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(
+            data_type,
+            DataType::Float32
+                | DataType::Float64
+                | DataType::Decimal128(..)
+                | DataType::Decimal256(..)
+        )
 }
 
 /// Whether values of this type are text.
@@ -95,8 +109,8 @@ impl JsonColumn {
             }
             DataType::Date64 => Self::Int(millis::<Date64Type>(array, Some)),
             DataType::Timestamp(unit, _) => Self::Int(timestamps(array, *unit)),
-            DataType::Decimal128(..) => Self::Text(decimals::<Decimal128Type>(array)),
-            DataType::Decimal256(..) => Self::Text(decimals::<Decimal256Type>(array)),
+            DataType::Decimal128(..) => Self::Decimal(DecimalColumn::from_128(array)),
+            DataType::Decimal256(..) => Self::Decimal(DecimalColumn::from_256(array)),
             DataType::List(_) => {
                 let list = array.as_list::<i32>().clone();
                 let items = Box::new(items(&list, refused));
@@ -114,6 +128,7 @@ impl JsonColumn {
             Self::UInt(array) => array.is_null(row),
             Self::Float32(array) => array.is_null(row),
             Self::Float64(array) => array.is_null(row),
+            Self::Decimal(column) => column.texts.is_null(row),
             Self::Text(array) => array.is_null(row),
             Self::List(array, _) => array.is_null(row),
         }
@@ -130,6 +145,7 @@ impl JsonColumn {
             Self::UInt(array) => json(&array.value(row), out),
             Self::Float32(array) => json(&array.value(row), out),
             Self::Float64(array) => json(&array.value(row), out),
+            Self::Decimal(column) => json(column.texts.value(row), out),
             Self::Text(array) => json(array.value(row), out),
             Self::List(array, items) => {
                 out.push(b'[');
@@ -145,17 +161,28 @@ impl JsonColumn {
         }
     }
 
-    /// Whether the value of `row` is a number of at least `minimum`. Null, NaN and text are not.
-    pub fn at_least(&self, row: usize, minimum: f64) -> bool {
-        !self.is_null(row)
-            && match self {
-                Self::Int(array) => array.value(row) as f64 >= minimum,
-                Self::UInt(array) => array.value(row) as f64 >= minimum,
-                Self::Float32(array) => f64::from(array.value(row)) >= minimum,
-                Self::Float64(array) => array.value(row) >= minimum,
-                _ => false,
-            }
+    /// For each row, whether its value is a number of at least `minimum`, exactly. Null, NaN and what is no number
+    /// ([`is_comparable`]) are not.
+    pub fn at_least(&self, minimum: f64) -> Vec<bool> {
+        // A cast of what is too large gives the largest.
+        let whole = (!minimum.is_nan()).then(|| minimum.ceil() as i128);
+        let is_whole = |value: i128| whole.is_some_and(|minimum| value >= minimum);
+        match self {
+            Self::Int(array) => each(array.iter(), |value| is_whole(value.into())),
+            Self::UInt(array) => each(array.iter(), |value| is_whole(value.into())),
+            // As a Float32 has it: 0.7 is at least 0.7.
+            Self::Float32(array) => each(array.iter(), |value| value >= minimum as f32),
+            Self::Float64(array) => each(array.iter(), |value| value >= minimum),
+            Self::Decimal(column) => column.at_least(minimum),
+            Self::Bool(array) => vec![false; array.len()],
+            Self::Text(array) => vec![false; array.len()],
+            Self::List(array, _) => vec![false; array.len()],
+        }
     }
+}
+
+fn each<T>(values: impl Iterator<Item = Option<T>>, is_enough: impl Fn(T) -> bool) -> Vec<bool> {
+    values.map(|value| value.is_some_and(&is_enough)).collect()
 }
 
 /// serde_json escapes text, keeps the shortest form of a float and writes null for what is no number.
@@ -194,13 +221,6 @@ fn timestamps(array: &ArrayRef, unit: TimeUnit) -> Int64Array {
             millis::<TimestampNanosecondType>(array, |ns| Some(ns.div_euclid(1_000_000)))
         }
     }
-}
-
-fn decimals<T: DecimalType>(array: &ArrayRef) -> StringArray {
-    let array = array.as_primitive::<T>();
-    (0..array.len())
-        .map(|row| array.is_valid(row).then(|| array.value_as_string(row)))
-        .collect()
 }
 
 fn items(list: &ListArray, refused: &mut Vec<NotText>) -> JsonColumn {

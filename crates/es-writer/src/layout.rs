@@ -7,7 +7,7 @@ use batch::{Invalid, REASON_COLUMN, Reason, VERSION_COLUMN};
 use stores::Mapping;
 use stores::elasticsearch::IndexSettings;
 
-use crate::json_column::{is_text, is_writable};
+use crate::json_column::{is_comparable, is_text, is_writable};
 
 /// Which columns documents are made of, by their indices in the schema.
 #[derive(Debug)]
@@ -86,6 +86,10 @@ struct NamedField {
 }
 
 impl IndexFields {
+    pub fn takes(&self, column: usize) -> bool {
+        self.fields.iter().any(|field| field.column == column)
+    }
+
     fn new(
         schema: &Schema,
         named: &[NamedField],
@@ -111,7 +115,7 @@ impl IndexFields {
         let minimum = index.minimum.as_ref().map(|minimum| {
             let column = find(named, &minimum.field, index)?;
             let wanted = "a number to be compared with the index's minimum";
-            check_type(schema, column, DataType::is_numeric, wanted)?;
+            check_type(schema, column, is_comparable, wanted)?;
             let value = minimum.value;
             Ok(ColumnMinimum { column, value })
         });

@@ -13,6 +13,7 @@
 mod bulk_sender;
 mod bulk_store;
 mod config;
+mod decimal;
 mod documents;
 mod encode;
 mod json_column;

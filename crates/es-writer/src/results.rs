@@ -47,6 +47,20 @@ impl IndexResult {
         }
     }
 
+    /// The result of the `n`-th index, or of a follower of it, before it is asked: rows of `batches` with a text that
+    /// is none are refused.
+    pub fn for_index(index: &str, n: usize, batches: &[BatchDocuments], bulks: &[Bulk]) -> Self {
+        let mut result = Self::new(index, batches.iter().map(BatchDocuments::rows).sum(), bulks);
+        let mut first = 0;
+        for batch in batches {
+            for (row, why) in batch.refused_by(n) {
+                result.refuse(first + row, why.clone());
+            }
+            first += batch.rows();
+        }
+        result
+    }
+
     /// The index, as outcomes and its circuit breaker name it.
     pub fn endpoint(&self) -> String {
         format!("index {}", self.index)

@@ -117,19 +117,18 @@ impl EsWriter {
     async fn write_index(&self, n: usize, batches: &[BatchDocuments]) -> Vec<IndexResult> {
         let leader = &self.indices[n].name;
         let bulks = encode(batches, n, self.store.settings.bulk_limits());
-        let rows = batches.iter().map(BatchDocuments::rows).sum();
+        let result = |index: &str| IndexResult::for_index(index, n, batches, &bulks);
         let followers = match self.followers(leader).await {
             Ok(followers) => followers,
             Err(outcome) => {
-                let mut result = IndexResult::new(leader, rows, &bulks);
+                let mut result = result(leader);
                 result.give_up(outcome);
                 return vec![result];
             }
         };
         let indices = once(leader).chain(followers.iter());
         let sends = indices.map(|index| {
-            let result = IndexResult::new(index, rows, &bulks);
-            BulkSender::new(&self.store, result, index == leader).send_all(&bulks)
+            BulkSender::new(&self.store, result(index), index == leader).send_all(&bulks)
         });
         join_all(sends).await
     }

@@ -9,13 +9,18 @@ use stores::clickhouse::{ByteStream, Error, Replica, classify};
 use crate::config::FetcherSettings;
 use crate::cutter::{BatchCutter, EncodedBatch};
 use crate::replica_check::ReplicaCheck;
+use crate::row_count::RowCount;
 
 /// A range that is being read.
 #[derive(Debug)]
-pub(crate) struct RangeReader {
+pub(crate) struct RangeReader<'a> {
+    replica: &'a Replica,
     stream: ByteStream,
     /// `None` after the end of the answer.
     cutter: Option<BatchCutter>,
+    count: RowCount,
+    /// Rows of the batches so far.
+    rows: u64,
 }
 
 /// Why a range could not be read to its end.
@@ -32,27 +37,41 @@ pub(crate) enum ReadError {
     Task(Invalid),
 }
 
-impl RangeReader {
-    /// Checks the replica and sends it the statement; returns when the answer begins.
+impl<'a> RangeReader<'a> {
+    /// Checks the replica, lets it count the rows, and sends it the statement; returns when the answer begins.
     pub async fn open(
-        replica: &Replica,
+        replica: &'a Replica,
         check: &ReplicaCheck,
         task: &Task,
         settings: &FetcherSettings,
     ) -> Result<Self, ReadError> {
         let select = select(task).map_err(ReadError::Task)?;
         let checked = check.check(replica, task).await?;
+        let count = RowCount::take(replica, task, settings).await?;
         let stream = replica.stream(&checked.tuned(select, settings)).await?;
         Ok(Self {
+            replica,
             stream,
             cutter: Some(BatchCutter::new(settings.batch_size(), Limits::default())),
+            count,
+            rows: 0,
         })
     }
 
-    /// The next batch; `None` after the last one, when the answer was complete to its end marker.
+    /// The next batch; `None` after the last one, when the answer was complete to its end marker and has as many rows
+    /// as the replica counts.
     pub async fn next_batch(&mut self) -> Result<Option<EncodedBatch>, ReadError> {
-        let replica = self.stream.replica().to_owned();
-        let invalid = |problem| ReadError::from_answer(&replica, problem);
+        let batch = self.read_batch().await?;
+        self.rows += batch.as_ref().map_or(0, |batch| batch.rows);
+        if batch.is_none() {
+            self.count.prove(self.replica, self.rows).await?;
+        }
+        Ok(batch)
+    }
+
+    async fn read_batch(&mut self) -> Result<Option<EncodedBatch>, ReadError> {
+        let replica = self.replica.address();
+        let invalid = |problem| ReadError::from_answer(replica, problem);
         while let Some(cutter) = &mut self.cutter {
             if let Some(batch) = cutter.next_batch().map_err(invalid)? {
                 return Ok(Some(batch));

@@ -139,9 +139,6 @@ impl CheckedReplica {
     /// `select` with the settings that make the answer a stream of small, compressed record batches in the order of the key.
     pub fn tuned(&self, select: Query, settings: &FetcherSettings) -> Query {
         let query = select
-            // Plain columns: text as Utf8, no dictionaries.
-            .setting("output_format_arrow_string_as_string", 1)
-            .setting("output_format_arrow_low_cardinality_as_dictionary", 0)
             .setting("output_format_arrow_compression_method", "lz4_frame")
             // Blocks of exactly this number of rows: otherwise their bytes decide too.
             .setting("max_block_size", settings.scroll_rows)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use batch::{Fact, KeyRange, Reason, header};
 use pipeline::{LoopOptions, Outcome, Worker};
 use support::{Done, Hub, ROWS, SentBatches, below, from, lines};
-use testkit::Proxy;
+use testkit::{ProfileAnswer, ProfileServer, Proxy, clickhouse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -359,4 +359,220 @@ async fn a_task_in_quarantine_has_a_receipt() {
         reason: Reason::TooManyRetries,
     };
     assert_eq!(receipt.fact, expected);
+}
+
+/// The hub's server, to a user with a profile of these settings.
+async fn with_profile(hub: &Hub, settings: &str) -> String {
+    ProfileServer::with_settings(&hub.server(), settings)
+        .await
+        .url()
+}
+
+#[tokio::test]
+async fn a_limit_that_cuts_answers_is_an_error_and_never_fewer_rows() {
+    let hub = Hub::create();
+    let task = hub.task(KeyRange::default());
+    for profile in [
+        "max_result_rows=500&result_overflow_mode=break",
+        "max_result_bytes=500&result_overflow_mode=break",
+        "max_rows_to_read=500&read_overflow_mode=break",
+        "max_bytes_to_read=500&read_overflow_mode=break",
+        "max_execution_time=0.000001&timeout_overflow_mode=break",
+    ] {
+        let done = hub
+            .fetch(&with_profile(&hub, profile).await, &task, 1)
+            .await;
+        let Outcome::Retry { error, .. } = &done.outcome else {
+            panic!("{profile}: {:?}", done.outcome)
+        };
+        let named = ["Limit for", "Timeout exceeded"];
+        assert!(
+            named.iter().any(|text| error.contains(text)),
+            "{profile}: {error}"
+        );
+        assert_eq!(fetched(&done), None, "{profile}");
+    }
+}
+
+#[tokio::test]
+async fn no_profile_changes_what_is_read() {
+    let hub = Hub::create();
+    let task = hub.task(KeyRange::default());
+    let filter = format!(
+        "additional_table_filters={{%27{}.hub%27:%27processed_volume%3C10%27}}",
+        hub.database.name()
+    );
+    for profile in [
+        "limit=500",
+        "offset=500",
+        &filter,
+        "additional_result_filter=processed_volume%3C10",
+        "compatibility=21.1",
+        "session_timezone=Asia/Tokyo",
+        "output_format_arrow_low_cardinality_as_dictionary=1",
+        "output_format_arrow_string_as_string=0",
+        "use_query_cache=1",
+        "empty_result_for_aggregation_by_empty_set=1",
+        "output_format_json_quote_64bit_integers=1",
+        "output_format_json_array_of_rows=1",
+    ] {
+        let done = hub
+            .fetch(&with_profile(&hub, profile).await, &task, 1)
+            .await;
+        assert_eq!(done.outcome, Outcome::Done, "{profile}");
+        assert_eq!(all_lines(&done), hub.rows("1"), "{profile}");
+    }
+}
+
+#[tokio::test]
+async fn deleted_rows_are_not_read_whatever_the_profile_says() {
+    let hub = Hub::create();
+    hub.database.run(
+        0,
+        "DELETE FROM {db}.hub WHERE processed_volume < 1000 SETTINGS lightweight_deletes_sync = 2",
+    );
+    let profile = with_profile(&hub, "apply_deleted_mask=0").await;
+    let done = hub.fetch(&profile, &hub.task(KeyRange::default()), 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(fetched(&done).unwrap().2, ROWS - 1000);
+}
+
+/// Whether these are the settings of the request for the rows of a range, and not of one about them.
+fn asks_for_rows(settings: &str) -> bool {
+    settings.contains("default_format=ArrowStream")
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_properly_with_other_rows_than_are_counted_is_a_failed_attempt() {
+    let hub = Hub::create();
+    let cut = ProfileServer::new(&hub.server(), |settings| {
+        let settings = settings.to_owned();
+        ProfileAnswer::Forward(if asks_for_rows(&settings) {
+            settings + "&limit=8192"
+        } else {
+            settings
+        })
+    })
+    .await
+    .url();
+    let task = hub.task(KeyRange::default());
+    let done = hub.fetch(&cut, &task, 1).await;
+    let Outcome::Retry { error, .. } = &done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert!(
+        error.contains("has 8192 rows of the range, and it counts 25000 rows;"),
+        "{error}"
+    );
+    assert_eq!(fetched(&done), None);
+    let done = hub
+        .fetch(&format!("{cut}|{}", hub.database.shards()[0]), &task, 1)
+        .await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(failed_attempts(&done), [1]);
+    assert_eq!(fetched(&done).unwrap().2, ROWS);
+}
+
+#[tokio::test]
+async fn rows_that_come_or_go_while_a_range_is_read_are_no_failure() {
+    for (change, rows) in [
+        (
+            "INSERT INTO {db}.hub SELECT 'zz', toString(number), 0, NULL, [], now64() FROM numbers(7) SETTINGS async_insert = 0",
+            ROWS + 7,
+        ),
+        (
+            "DELETE FROM {db}.hub WHERE processed_volume < 10 SETTINGS lightweight_deletes_sync = 2",
+            ROWS - 10,
+        ),
+    ] {
+        let hub = Hub::create();
+        let (address, name) = (
+            hub.database.shards()[0].clone(),
+            hub.database.name().to_owned(),
+        );
+        // Between the count and the answer.
+        let server = ProfileServer::new(&hub.server(), move |settings| {
+            if asks_for_rows(settings) {
+                let (ok, answer) = clickhouse::query(&address, &change.replace("{db}", &name));
+                assert!(ok, "{answer}");
+            }
+            ProfileAnswer::Forward(settings.to_owned())
+        })
+        .await;
+        let done = hub
+            .fetch(&server.url(), &hub.task(KeyRange::default()), 1)
+            .await;
+        assert_eq!(done.outcome, Outcome::Done);
+        assert_eq!(failed_attempts(&done), [0; 0]);
+        assert_eq!(fetched(&done).unwrap().2, rows);
+    }
+}
+
+#[tokio::test]
+async fn a_profile_that_forbids_a_setting_is_waited_for_and_says_what_it_has_to_allow() {
+    let hub = Hub::create();
+    let server = ProfileServer::new(&hub.server(), |_| {
+        let text = "Cannot modify 'max_parallel_replicas' setting in readonly mode. (READONLY)";
+        ProfileAnswer::Exception(164, text.to_owned())
+    })
+    .await;
+    let done = hub
+        .fetch(&server.url(), &hub.task(KeyRange::default()), 1)
+        .await;
+    let Outcome::Snooze { why, .. } = &done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
+    assert!(
+        why.contains("max_parallel_replicas") && why.contains("readonly = 0 or 2"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn a_date_is_a_date_whatever_the_release_makes_of_it() {
+    use arrow_array::{Array, Date32Array, ListArray, cast::AsArray};
+    let hub = Hub::create();
+    hub.database.run(
+        0,
+        "CREATE TABLE {db}.days (keyword String, processed_day Date, processed_other LowCardinality(Nullable(Date)), \
+         processed_days Array(Date), changed_at DateTime64(3)) ENGINE = MergeTree ORDER BY keyword \
+         SETTINGS allow_suspicious_low_cardinality_types = 1",
+    );
+    hub.database.run(
+        0,
+        "INSERT INTO {db}.days SELECT toString(number), [0, 1, 65535][1 + number], NULL, [0, 65535], now64() \
+         FROM numbers(3) SETTINGS async_insert = 0",
+    );
+    // As a server before 26 does.
+    let older = ProfileServer::new(&hub.server(), |settings| {
+        ProfileAnswer::Forward(format!("{settings}&output_format_arrow_date_as_uint16=1"))
+    })
+    .await;
+    let column = |name: &str, r#type: &str| batch::Column {
+        name: name.into(),
+        r#type: r#type.into(),
+    };
+    let mut plan = hub.plan();
+    plan.table = "days".into();
+    plan.key = vec![column("keyword", "String")];
+    plan.columns = vec![
+        column("processed_day", "Date"),
+        column("processed_other", "LowCardinality(Nullable(Date))"),
+        column("processed_days", "Array(Date)"),
+    ];
+    let task = hub.task_for(0, KeyRange::default(), plan);
+    for address in [older.url(), hub.database.cluster()] {
+        let done = hub.fetch(&address, &task, 1).await;
+        assert_eq!(done.outcome, Outcome::Done);
+        let batches = done.sent.rows_of_success();
+        let rows = &batches[0].stream.decode().unwrap()[0];
+        let dates = |array: &dyn Array| -> Vec<Option<i32>> {
+            let days = array.as_any().downcast_ref::<Date32Array>();
+            days.unwrap().iter().collect()
+        };
+        assert_eq!(dates(rows.column(1)), [Some(0), Some(1), Some(65_535)]);
+        assert_eq!(dates(rows.column(2)), [None, None, None]);
+        let lists: &ListArray = rows.column(3).as_list();
+        assert_eq!(dates(&lists.value(2)), [Some(0), Some(65_535)]);
+    }
 }

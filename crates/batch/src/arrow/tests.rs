@@ -1,6 +1,7 @@
 use super::*;
 use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BinaryArray, Int64Array, StringArray};
+use arrow_schema::Field;
 use proptest::prelude::*;
 
 fn sample(rows: usize) -> (Schema, RecordBatch) {
@@ -30,6 +31,26 @@ fn a_body_decodes_to_what_was_encoded() {
     let decoded = stream.decode().unwrap();
     let keywords = decoded[0].column(0).as_any().downcast_ref::<BinaryArray>();
     assert_eq!(keywords.unwrap().value(999), b"keyword 999");
+}
+
+#[test]
+fn text_inside_lists_and_structs_can_be_decoded_as_bytes() {
+    let list = |item| DataType::new_list(item, true);
+    let fields = |item| Fields::from(vec![Field::new("a", item, true)]);
+    for (text, bytes) in [
+        (list(DataType::Utf8), list(DataType::Binary)),
+        (list(list(DataType::Utf8)), list(list(DataType::Binary))),
+        (
+            DataType::Struct(fields(list(DataType::Utf8))),
+            DataType::Struct(fields(list(DataType::Binary))),
+        ),
+    ] {
+        let schema = Schema::new(vec![Field::new("x", text, true)]);
+        assert_eq!(
+            binary_schema(&schema, Text::All).field(0).data_type(),
+            &bytes
+        );
+    }
 }
 
 #[test]

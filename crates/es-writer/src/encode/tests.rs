@@ -259,6 +259,25 @@ fn rows_below_the_minimum_stay_out_of_that_index_alone() {
 }
 
 #[test]
+fn a_minimum_is_compared_in_the_type_of_its_column() {
+    let at_least =
+        |column: ArrayRef, minimum| JsonColumn::new(&column, &mut Vec::new()).at_least(minimum);
+    let exact = 1_u64 << 53;
+    let large = UInt64Array::from(vec![exact + 3, exact + 4, u64::MAX]);
+    assert_eq!(
+        at_least(Arc::new(large), (exact + 4) as f64),
+        [false, true, true]
+    );
+    let negative = Int64Array::from(vec![Some(-1), Some(i64::MIN), None]);
+    assert_eq!(at_least(Arc::new(negative), -1.5), [true, false, false]);
+    let single = Float32Array::from(vec![0.7, 0.699, f32::NAN, f32::INFINITY]);
+    assert_eq!(at_least(Arc::new(single), 0.7), [true, false, false, true]);
+    let decimal = Decimal128Array::from(vec![Some(1000), Some(999), None]);
+    let decimal = decimal.with_precision_and_scale(18, 2).unwrap();
+    assert_eq!(at_least(Arc::new(decimal), 10.0), [true, false, false]);
+}
+
+#[test]
 fn rows_are_numbered_through_all_batches_of_a_group() {
     let a = documents(
         &keywords(&[b"a".as_slice(), b"\xff"]),

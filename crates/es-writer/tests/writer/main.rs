@@ -5,3 +5,4 @@ mod common;
 mod fake;
 mod faults;
 mod store;
+mod values;

@@ -170,6 +170,18 @@ pub(super) fn name(code: i32) -> Option<&'static str> {
     find(code).map(|(_, name)| name)
 }
 
+/// What an operator does about an exception whose text does not say it, to stand behind that text.
+pub(super) fn advice(code: i32, message: &str) -> &'static str {
+    match code {
+        // These codes are for statements and tables too.
+        164 | 452 | 472 if message.to_lowercase().contains("setting") => {
+            "; the fleet sets this setting because it can change a result: allow the user to change it \
+             (readonly = 0 or 2 in its profile, and no constraint on this setting)"
+        }
+        _ => "",
+    }
+}
+
 fn find(code: i32) -> Option<(Class, &'static str)> {
     TABLE.iter().find_map(|(class, codes)| {
         let (_, name) = codes.iter().find(|(known, _)| *known == code)?;

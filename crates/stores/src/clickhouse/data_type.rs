@@ -56,6 +56,21 @@ impl DataType {
         plain
     }
 
+    /// The type with `to` in place of each type of the name `from`, itself or inside of it.
+    #[must_use]
+    pub(super) fn replaced(&self, from: &str, to: &str) -> Self {
+        let mut replaced = self.clone();
+        if replaced.name == from {
+            to.clone_into(&mut replaced.name);
+        }
+        for argument in &mut replaced.arguments {
+            if let TypeArgument::Type(r#type) | TypeArgument::Named { r#type, .. } = argument {
+                *r#type = r#type.replaced(from, to);
+            }
+        }
+        replaced
+    }
+
     /// Whether it is called so, or any type inside of it is.
     pub fn contains(&self, name: &str) -> bool {
         self.name == name || self.types().any(|r#type| r#type.contains(name))

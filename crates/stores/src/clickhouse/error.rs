@@ -18,7 +18,7 @@ pub struct Error {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ErrorKind {
     /// The server answered with an exception.
-    #[error("{message} ({name}, code {code})")]
+    #[error("{message} ({name}, code {code}){}", codes::advice(*code, message))]
     Exception {
         /// Number in ClickHouse's `ErrorCodes.cpp`.
         code: i32,

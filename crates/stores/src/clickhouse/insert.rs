@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use reqwest::header::CONTENT_LENGTH;
 
+use super::pinned::Access;
 use super::replica::{POOL_IDLE, Replica};
 use super::{ConnectionSettings, Error, ErrorKind, Query, Summary};
 
@@ -31,6 +32,15 @@ impl Replica {
     /// Sends an `INSERT … FORMAT …` with the concatenation of `pieces` as its data, uncopied, and
     /// waits until it is done: synchronously, whatever the server's default.
     pub async fn insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
+        match self.send_insert(query, pieces.clone()).await {
+            Err(error) if self.learns_settings(&error).await? => {
+                self.send_insert(query, pieces).await
+            }
+            inserted => inserted,
+        }
+    }
+
+    async fn send_insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
         let request = self
@@ -69,9 +79,7 @@ impl Replica {
         let mut url = self.url.clone();
         let mut pairs = url.query_pairs_mut();
         pairs.append_pair("query", query.sql());
-        if !query.has_setting("async_insert") {
-            pairs.append_pair("async_insert", "0");
-        }
+        pairs.extend_pairs(self.pins.settings(query, Access::Insert));
         pairs.extend_pairs(query.options());
         drop(pairs);
         url

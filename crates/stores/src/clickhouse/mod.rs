@@ -10,6 +10,7 @@ pub mod ddl;
 mod describe;
 mod error;
 mod insert;
+mod pinned;
 mod query;
 pub mod read;
 mod replica;

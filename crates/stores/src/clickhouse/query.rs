@@ -64,7 +64,7 @@ impl Query {
         self.has_setting(DEDUPLICATION_TOKEN)
     }
 
-    /// The request's URL parameters: parameters as `param_NAME`, and settings.
+    /// The URL parameters that are the statement's own: parameters as `param_NAME`, and settings.
     pub(super) fn options(&self) -> impl Iterator<Item = (String, String)> {
         let params = self.params.iter();
         let params = params.map(|param| (format!("param_{}", param.name), escaped(&param.value)));

@@ -5,9 +5,11 @@ use app::with_causes;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::pinned::{Access, Pins};
 use super::{ByteStream, ConnectionSettings, Error, ErrorKind, Query, Summary};
 use crate::ConfigError;
 use crate::answer::excerpt;
@@ -25,6 +27,12 @@ pub struct Replica {
     pub(super) url: Url,
     pub(super) settings: Arc<ConnectionSettings>,
     pub(super) transports: Transports,
+    pub(super) pins: Pins,
+}
+
+#[derive(Deserialize)]
+struct SettingNames {
+    names: Vec<String>,
 }
 
 /// What a stream shares with the replica that it comes from.
@@ -54,6 +62,7 @@ impl Replica {
             url,
             settings,
             transports,
+            pins: Pins::default(),
         }
     }
 
@@ -73,7 +82,7 @@ impl Replica {
     /// A server before 25.11 writes an exception in mid-stream among the data, and a network may split it
     /// so that it is not recognised: an incomplete Arrow stream is a failed attempt, not bad data.
     pub async fn stream(&self, query: &Query) -> Result<ByteStream, Error> {
-        let stream = self.begin(query, "ArrowStream").await?;
+        let stream = self.begin(query, "ArrowStream", Access::Read).await?;
         let Some(first) = &stream.first else {
             let detail = "it is empty where an Arrow stream should be".to_owned();
             return Err(self.endpoint.failed(ErrorKind::Truncated(detail)));
@@ -95,15 +104,16 @@ impl Replica {
         &self,
         query: &Query,
     ) -> Result<(Vec<T>, Summary), Error> {
-        let query = query
-            .clone()
-            // Numbers stay numbers in every release: 64 bits were quoted before 24.x.
-            .setting("output_format_json_quote_64bit_integers", 0)
-            // The summary is in the headers: they must not go out before all is read.
-            .setting("wait_end_of_query", 1);
-        let (body, summary) = self.collect(&query, "JSONEachRow").await?;
+        // The summary is in the headers: they must not go out before all is read.
+        let query = query.clone().setting("wait_end_of_query", 1);
+        let (body, summary) = self.collect(&query, "JSONEachRow", Access::Rows).await?;
+        Ok((self.parse(&body)?, summary))
+    }
+
+    /// Reads a body of JSONEachRow.
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<Vec<T>, Error> {
         let lines = body.split(|byte| *byte == b'\n');
-        let rows: Result<Vec<T>, Error> = lines
+        lines
             .filter(|line| !line.trim_ascii().is_empty())
             .map(|line| {
                 serde_json::from_slice(line).map_err(|e| {
@@ -111,18 +121,26 @@ impl Replica {
                     self.endpoint.failed(ErrorKind::UnreadableRow(detail))
                 })
             })
-            .collect();
-        Ok((rows?, summary))
+            .collect()
     }
 
     /// Executes a statement that returns no rows.
     pub async fn execute(&self, query: &Query) -> Result<Summary, Error> {
-        Ok(self.collect(query, "Null").await?.1)
+        Ok(self.collect(query, "Null", Access::Read).await?.1)
     }
 
     /// A whole answer. Only ClickHouse sends a summary: an empty page of a proxy is not taken for "no rows".
-    async fn collect(&self, query: &Query, format: &str) -> Result<(Vec<u8>, Summary), Error> {
-        let mut stream = self.begin(query, format).await?;
+    async fn collect(
+        &self,
+        query: &Query,
+        format: &str,
+        access: Access,
+    ) -> Result<(Vec<u8>, Summary), Error> {
+        let stream = self.begin(query, format, access).await?;
+        self.read_whole(stream).await
+    }
+
+    async fn read_whole(&self, mut stream: ByteStream) -> Result<(Vec<u8>, Summary), Error> {
         let Some(summary) = stream.cursor.summary().map(Summary::from) else {
             return Err(self.unexpected(&stream.first.unwrap_or_default()));
         };
@@ -133,8 +151,44 @@ impl Replica {
         Ok((body, summary))
     }
 
-    /// Sends a query; returns when the answer begins.
-    async fn begin(&self, query: &Query, format: &str) -> Result<ByteStream, Error> {
+    /// Sends a query with all that is pinned; returns when the answer begins.
+    async fn begin(
+        &self,
+        query: &Query,
+        format: &str,
+        access: Access,
+    ) -> Result<ByteStream, Error> {
+        let pinned = self.pins.settings(query, access);
+        match self.send(query, format, &pinned).await {
+            Err(error) if self.learns_settings(&error).await? => {
+                let pinned = self.pins.settings(query, access);
+                self.send(query, format, &pinned).await
+            }
+            begun => begun,
+        }
+    }
+
+    /// After a failed request: whether the server did not know a setting of it, and has told by now which of the
+    /// pinned ones it knows, so that the request can be sent again.
+    pub(super) async fn learns_settings(&self, error: &Error) -> Result<bool, Error> {
+        if !self.pins.may_be_unknown(error) {
+            return Ok(false);
+        }
+        let stream = self.send(&Pins::question(), "JSONEachRow", &[]).await?;
+        let (body, _) = self.read_whole(stream).await?;
+        let Some(row) = self.parse::<SettingNames>(&body)?.pop() else {
+            return Err(self.unexpected(&body));
+        };
+        self.pins.remember(row.names);
+        Ok(true)
+    }
+
+    async fn send(
+        &self,
+        query: &Query,
+        format: &str,
+        pinned: &[(&str, &str)],
+    ) -> Result<ByteStream, Error> {
         let mut request = self
             .transports
             .queries
@@ -143,6 +197,9 @@ impl Replica {
             .with_user(&self.settings.user)
             .with_password(self.password()?)
             .query_raw(query.sql());
+        for (name, value) in pinned {
+            request = request.with_setting(*name, *value);
+        }
         for (name, value) in query.options() {
             request = request.with_setting(name, value);
         }

@@ -41,11 +41,6 @@ impl ByteStream {
         };
         Err(self.endpoint.failed(kind))
     }
-
-    /// Address of the replica that answers.
-    pub fn replica(&self) -> &str {
-        &self.endpoint.address
-    }
 }
 
 impl std::fmt::Debug for ByteStream {

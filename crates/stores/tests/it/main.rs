@@ -2,6 +2,7 @@
 
 mod clickhouse_ddl;
 mod clickhouse_failures;
+mod clickhouse_settings;
 mod clickhouse_transport;
 mod elasticsearch;
 mod elasticsearch_configure;

@@ -7,7 +7,7 @@ use batch::{Column, Invalid, KeyValue, ReadPlan, Reason, Task, VERSION_COLUMN};
 
 use self::predicate::Predicate;
 use self::types::{ChangeColumn, KeyType};
-use super::{Query, quote_identifier, quote_string};
+use super::{DataType, Query, quote_identifier, quote_string};
 
 /// The statement that reads the rows of `task`: the key columns, the plan's other columns, and
 /// [`VERSION_COLUMN`] (Int64, the change time in milliseconds). Without a FORMAT.
@@ -18,14 +18,53 @@ pub fn select(task: &Task) -> Result<Query, Invalid> {
     let columns = plan.key.iter().chain(&plan.columns);
     let mut list: Vec<String> = columns.map(|c| quote_identifier(&c.name)).collect();
     list.push(format!("{} AS {VERSION_COLUMN}", changed.version()));
+    let query = from_range(&list.join(", "), &changed, task)?;
+    Ok(with_dates(query, plan.key.iter().chain(&plan.columns)))
+}
 
+/// A Date leaves servers before 26 as the bare number of its day. A Date32 is a date on all of them. The cast stands
+/// around the statement, so that its condition is about the columns themselves, as the primary index has them.
+fn with_dates<'a>(query: Query, columns: impl Iterator<Item = &'a Column> + Clone) -> Query {
+    let date32 = |column: &Column| {
+        let data_type: DataType = column.r#type.parse().ok()?;
+        let is_date = data_type.contains("Date") && !data_type.contains("AggregateFunction");
+        let plain = data_type.without_low_cardinality();
+        is_date.then(|| plain.replaced("Date", "Date32").to_string())
+    };
+    if columns.clone().all(|column| date32(column).is_none()) {
+        return query;
+    }
+    let list = columns.map(|column| {
+        let name = quote_identifier(&column.name);
+        match date32(column) {
+            Some(r#type) => format!("CAST({name}, {}) AS {name}", quote_string(&r#type)),
+            None => name,
+        }
+    });
+    let list: Vec<String> = list.chain([VERSION_COLUMN.to_owned()]).collect();
+    let sql = format!("SELECT {} FROM ({})", list.join(", "), query.sql());
+    let params = query.params;
+    let mut query = Query::new(sql);
+    query.params = params;
+    query
+}
+
+/// The statement that counts, as `rows`, the rows that [`select`] reads. It is answered from the key and the change
+/// column alone.
+pub fn count(task: &Task) -> Result<Query, Invalid> {
+    let changed = ChangeColumn::for_column(&task.plan.changed)?;
+    from_range("count() AS rows", &changed, task)
+}
+
+/// `SELECT … FROM` the rows of the task.
+fn from_range(list: &str, changed: &ChangeColumn, task: &Task) -> Result<Query, Invalid> {
+    let plan = &task.plan;
     let mut predicate = Predicate::default();
     predicate.range(&plan.key, &task.range)?;
-    predicate.changed(&changed, plan);
+    predicate.changed(changed, plan);
     predicate.sample(plan);
     let mut query = Query::new(format!(
-        "SELECT {} FROM {}.{} WHERE {}",
-        list.join(", "),
+        "SELECT {list} FROM {}.{} WHERE {}",
         quote_identifier(&plan.database),
         quote_identifier(&plan.table),
         predicate.conditions.join(" AND ")
@@ -139,6 +178,42 @@ mod tests {
             `changed_at` < fromUnixTimestamp64Milli({until:Int64})\
             \n  l0 = '61'\n  l1 = '62'\n  u0 = '7A'\n  u1 = '00'\n  until = '2500'";
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn a_date_is_cast_around_the_condition() {
+        let mut plan = plan();
+        plan.columns = vec![
+            column("day", "LowCardinality(Nullable(Date))"),
+            column("days", "Array(Date)"),
+        ];
+        let text = text(&[], &[], plan).unwrap();
+        let (cast, inner) = text.split_once(" FROM (").unwrap();
+        assert_eq!(
+            cast,
+            "SELECT `country`, `keyword`, CAST(`day`, 'Nullable(Date32)') AS `day`, \
+             CAST(`days`, 'Array(Date32)') AS `days`, _version"
+        );
+        assert!(
+            inner.starts_with("SELECT `country`, `keyword`, `day`, `days`, "),
+            "{inner}"
+        );
+        assert!(inner.contains("WHERE `changed_at` < "), "{inner}");
+    }
+
+    #[test]
+    fn the_rows_of_a_range_are_counted_by_the_condition_that_they_are_read_by() {
+        let run = "r-1".parse().unwrap();
+        let range = KeyRange {
+            lower: Some(vec![hex("61"), hex("62")]),
+            upper: None,
+        };
+        let task = Task::new(&run, 0, range, 1, Arc::new(plan()));
+        let (select, count) = (select(&task).unwrap(), count(&task).unwrap());
+        let condition = |query: &Query| query.sql().split_once(" FROM ").unwrap().1.to_owned();
+        assert_eq!(condition(&count), condition(&select));
+        assert_eq!(count.params, select.params);
+        assert!(count.sql().starts_with("SELECT count() AS rows FROM "));
     }
 
     #[test]
