@@ -15,7 +15,7 @@ pub struct ChWriterSettings {
     pub pause: PauseSettings,
     /// Rows of one INSERT: batches of a shard are gathered until they have so many.
     pub group_rows: u64,
-    /// Bytes of one INSERT, as they travel.
+    /// Bytes of one INSERT, as they travel. Inserts become smaller by themselves where a proxy takes less.
     pub group_bytes: u64,
     /// Longest time for which a batch waits for others to share its INSERT, in milliseconds.
     pub group_wait_ms: u64,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pipeline::{Outcome, paused};
 use sha2::{Digest, Sha256};
 use stores::clickhouse::{Cluster, Error, Query, Shard, classify};
-use stores::{CircuitBreakers, Class};
+use stores::{CircuitBreakers, Class, RequestLimit};
 use tokio::sync::OnceCell;
 
 use crate::columns::InsertColumns;
@@ -37,6 +37,8 @@ pub(crate) struct InsertTarget {
     /// Key columns of the table, once a shard has described it.
     pub key: OnceCell<Vec<String>>,
     pub breakers: CircuitBreakers,
+    /// Bytes of one INSERT, learnt from answers.
+    pub limit: RequestLimit,
 }
 
 /// The inserts of one group: batches of one shard and one schema.
@@ -119,10 +121,23 @@ impl<'a> Inserter<'a> {
 
 impl RowStore for Inserter<'_> {
     async fn insert(&self, frames: Vec<Frame>) -> Result<Option<String>, Outcome> {
-        let InsertTarget { app, breakers, .. } = self.target;
+        let InsertTarget {
+            app,
+            breakers,
+            limit,
+            ..
+        } = self.target;
         let endpoint = format!("shard {}", self.shard.number());
         let query = self.query(&self.token(&frames));
         let pieces = batch::arrow::join(self.columns.schema_message(), &frames);
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        let divisible = frames.iter().map(|frame| frame.rows).sum::<u64>() > 1;
+        if divisible && !limit.allows(bytes) {
+            let limit = limit.bytes();
+            return Ok(Some(format!(
+                "larger than the {limit} bytes that are taken"
+            )));
+        }
         let mut tripped_since = None;
         loop {
             let permit = breakers.acquire(&endpoint, &mut tripped_since).await;
@@ -135,6 +150,13 @@ impl RowStore for Inserter<'_> {
                 Err(error) => match classify(&error) {
                     // What the server says of the rows, without where the server is.
                     Class::Refused => Some(error.kind.to_string()),
+                    Class::TooLarge => {
+                        if divisible {
+                            limit.lower(bytes, &error);
+                        }
+                        // The answer of a proxy: it says nothing of the shard.
+                        return Ok(Some(format!("{} (of {bytes} bytes)", error.kind)));
+                    }
                     Class::Pause => {
                         breakers.trip(&endpoint, &error.to_string());
                         continue;

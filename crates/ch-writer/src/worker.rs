@@ -8,7 +8,7 @@ use pipeline::{
     AdmittedBatch, BatchWorker, GroupLimits, Job, Outcome, RefusedRows, StoreReport, Weight, settle,
 };
 use stores::clickhouse::{Cluster, ConfigError, Shard, TargetSettings};
-use stores::{CircuitBreakers, Mapping};
+use stores::{CircuitBreakers, Mapping, RequestLimit};
 use tokio::sync::OnceCell;
 
 use crate::columns::InsertColumns;
@@ -48,6 +48,7 @@ impl ChWriter {
                 table: target.table.clone(),
                 key: OnceCell::new(),
                 breakers: CircuitBreakers::new(app, "clickhouse", "paused-shards", poll, limit),
+                limit: RequestLimit::new("clickhouse"),
             },
         })
     }

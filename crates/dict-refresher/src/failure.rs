@@ -157,7 +157,7 @@ impl RefreshFailure {
 
     pub fn outcome(&self, shard: u32) -> Outcome {
         match self.class {
-            Some(Class::RetryNow | Class::RetryLater | Class::Refused) => {
+            Some(Class::RetryNow | Class::RetryLater | Class::Refused | Class::TooLarge) => {
                 Outcome::retry(self, format!("shard {shard}"))
             }
             Some(Class::Pause) => Outcome::Snooze {

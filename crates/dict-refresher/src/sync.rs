@@ -235,7 +235,11 @@ impl From<Error> for NotInSync {
     fn from(error: Error) -> Self {
         let lasting = match classify(&error) {
             Class::Quarantine(reason) => Some(reason),
-            Class::RetryNow | Class::RetryLater | Class::Pause | Class::Refused => None,
+            Class::RetryNow
+            | Class::RetryLater
+            | Class::Pause
+            | Class::Refused
+            | Class::TooLarge => None,
         };
         let why = error.to_string();
         Self { why, lasting }

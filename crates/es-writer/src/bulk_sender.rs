@@ -61,6 +61,11 @@ impl<'a> BulkSender<'a> {
 
     /// Sends one request. Returns what is still to be sent; the error is the outcome of the pending rows.
     async fn send(&mut self, bulk: Bulk) -> Result<Vec<Bulk>, Outcome> {
+        if !self.store.limit.allows(bulk.body.len())
+            && let Some(halves) = bulk.halves()
+        {
+            return Ok(halves.into());
+        }
         let permit = self.retries.acquire().await?;
         if permit.is_probe() && self.is_write_blocked().await {
             return Ok(vec![bulk]);
@@ -153,12 +158,14 @@ impl<'a> BulkSender<'a> {
         match classify(error) {
             Class::Refused => {
                 self.retries.resume();
-                let halves = bulk.halves();
-                if halves.is_none() {
-                    let why = shortened(error.to_string());
-                    self.result.refuse(bulk.rows[0], why);
+                let bulks = self.halve(&bulk, error);
+                return Ok(Unsent { bulks, used_up });
+            }
+            Class::TooLarge => {
+                if bulk.rows.len() > 1 {
+                    self.store.limit.lower(bulk.body.len(), error);
                 }
-                let bulks = halves.into_iter().flatten().collect();
+                let bulks = self.halve(&bulk, error);
                 return Ok(Unsent { bulks, used_up });
             }
             Class::Pause => self.retries.pause(&error.to_string()),
@@ -172,6 +179,16 @@ impl<'a> BulkSender<'a> {
         }
         let bulks = vec![bulk];
         Ok(Unsent { bulks, used_up })
+    }
+
+    /// What is to be sent in place of a bulk that was refused: its halves, or nothing for a row that is refused alone.
+    fn halve(&mut self, bulk: &Bulk, error: &Error) -> Vec<Bulk> {
+        let halves = bulk.halves();
+        if halves.is_none() {
+            let why = shortened(error.to_string());
+            self.result.refuse(bulk.rows[0], why);
+        }
+        halves.into_iter().flatten().collect()
     }
 
     fn missing(&self, why: &str) -> Outcome {

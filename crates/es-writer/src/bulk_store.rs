@@ -7,7 +7,7 @@ use backon::ExponentialBackoff;
 use batch::{Invalid, Reason};
 use pipeline::{Outcome, paused};
 use stores::elasticsearch::{Client, Error, ItemResult, classify};
-use stores::{CircuitBreakers, Class, Permit};
+use stores::{CircuitBreakers, Class, Permit, RequestLimit};
 use tokio::sync::Semaphore;
 
 use crate::config::EsWriterSettings;
@@ -21,6 +21,8 @@ pub(crate) struct BulkStore {
     pub app: App,
     pub client: Client,
     pub settings: EsWriterSettings,
+    /// Bytes of one request, learnt from answers.
+    pub limit: RequestLimit,
     breakers: CircuitBreakers,
     /// One for each bulk request in flight.
     permits: Semaphore,
@@ -33,6 +35,7 @@ impl BulkStore {
             app: app.clone(),
             client,
             breakers: CircuitBreakers::new(app, "elasticsearch", "paused-indices", poll, limit),
+            limit: RequestLimit::new("elasticsearch"),
             permits: Semaphore::new(settings.options.concurrency),
             settings: settings.clone(),
         }

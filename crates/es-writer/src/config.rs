@@ -20,7 +20,8 @@ pub struct EsWriterSettings {
     pub key_columns: Vec<String>,
     /// Documents of one bulk request: batches are gathered until they have so many rows.
     pub bulk_rows: usize,
-    /// Bytes of one bulk request. A document that alone is larger is sent alone.
+    /// Bytes of one bulk request. A document that alone is larger is sent alone. Requests become smaller by
+    /// themselves where Elasticsearch, or a proxy before it, takes less.
     pub bulk_bytes: usize,
     /// Longest time for which a batch waits for others to share its bulk requests, in milliseconds.
     pub bulk_wait_ms: u64,

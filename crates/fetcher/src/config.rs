@@ -16,7 +16,10 @@ pub struct FetcherSettings {
     pub scroll_rows: u64,
     /// Rows of a batch, at most.
     pub batch_rows: u64,
-    /// Bytes of an encoded batch, at most: a batch of very long rows ends before it has `batch_rows`.
+    /// Bytes of an encoded batch, at most: a batch of very long rows ends before it has `batch_rows`. A row
+    /// that alone is larger goes alone. Keep it below the broker's own limit of a message
+    /// (`max_message_size`: 16 MiB since RabbitMQ 4.0, 128 MiB before; `rabbitmqctl environment` tells it).
+    /// Where that is less, batches are cut to it once the broker has refused one.
     pub batch_bytes: usize,
     /// Threads that the source may use for one range. With more than one, rows come in no particular order.
     pub max_threads: u32,

@@ -2,17 +2,20 @@
 
 use std::collections::VecDeque;
 
+use arrow_array::RecordBatch;
 use batch::Invalid;
 use batch::arrow::{self, Frame, Framer, Limits, Stream};
 use bytes::Bytes;
+
+/// Bytes of the end of an Arrow stream.
+const END_MARKER: usize = 8;
 
 /// How large a batch may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSize {
     /// Rows of a batch, at most.
     pub rows: u64,
-    /// Bytes of a batch's body as it travels. A single record batch may exceed them: it is not
-    /// divided for its bytes, and its own limit is that of [`Limits`].
+    /// Bytes of a batch's body as it travels. A single row may exceed them: its limit is that of [`Limits`].
     pub bytes: usize,
 }
 
@@ -24,8 +27,8 @@ pub struct EncodedBatch {
 }
 
 /// Joins the record batches of one answer, in their order, as long as they fit into one batch.
-/// A record batch with more rows than a batch may have is decoded, divided and encoded again: a
-/// server that respects `max_block_size` sends none.
+/// A record batch with more rows or bytes than a batch may have is decoded, divided and encoded again: a
+/// server that respects `max_block_size` sends none but of long rows.
 #[derive(Debug)]
 pub struct BatchCutter {
     size: BatchSize,
@@ -96,8 +99,20 @@ impl BatchCutter {
         let pending = &self.pending;
         pending.frames.is_empty()
             || (pending.rows + frame.rows <= self.size.rows
-                && pending.bytes + frame.bytes().len() <= self.size.bytes
+                && pending.bytes + frame.bytes().len() <= self.frame_bytes()
                 && pending.decoded_bytes + frame.decoded_bytes <= self.limits.decoded_bytes)
+    }
+
+    /// What the schema message and the end marker leave of the bytes of a batch.
+    fn frame_bytes(&self) -> usize {
+        let schema = self.framer.schema_bytes().map_or(0, Bytes::len);
+        self.size.bytes.saturating_sub(schema + END_MARKER)
+    }
+
+    /// Whether a batch can have this record batch as it is.
+    fn is_small(&self, frame: &Frame) -> bool {
+        frame.rows <= self.size.rows
+            && (frame.rows == 1 || frame.bytes().len() <= self.frame_bytes())
     }
 
     fn encode(&mut self) -> EncodedBatch {
@@ -117,13 +132,13 @@ impl BatchCutter {
             match self.framer.next_frame()? {
                 None => return Ok(None),
                 Some(frame) if frame.rows == 0 => {}
-                Some(frame) if frame.rows <= self.size.rows => return Ok(Some(frame)),
+                Some(frame) if self.is_small(&frame) => return Ok(Some(frame)),
                 Some(frame) => self.waiting = self.divide(frame)?.into(),
             }
         }
     }
 
-    /// The rows of `frame` in record batches of at most `size.rows`. They fit the schema message of
+    /// The rows of `frame` in record batches that are small. They fit the schema message of
     /// the answer: strings decode as Binary, whose buffers are those of Utf8.
     fn divide(&self, frame: Frame) -> Result<Vec<Frame>, Invalid> {
         let schema = self.framer.schema().expect("frames follow a schema");
@@ -138,11 +153,22 @@ impl BatchCutter {
             let step = self.size.rows as usize;
             for from in (0..rows.num_rows()).step_by(step) {
                 let part = rows.slice(from, step.min(rows.num_rows() - from));
-                let body = arrow::encode(&part.schema(), &[part])?;
-                divided.extend(Stream::parse(&body, &self.limits)?.frames);
+                self.divide_rows(&part, &mut divided)?;
             }
         }
         Ok(divided)
+    }
+
+    /// Encodes rows, and halves them for as long as they are too many bytes together.
+    fn divide_rows(&self, rows: &RecordBatch, divided: &mut Vec<Frame>) -> Result<(), Invalid> {
+        let body = arrow::encode(&rows.schema(), std::slice::from_ref(rows))?;
+        let (count, half) = (rows.num_rows(), rows.num_rows() / 2);
+        if count == 1 || body.len() <= self.size.bytes {
+            divided.extend(Stream::parse(&body, &self.limits)?.frames);
+            return Ok(());
+        }
+        self.divide_rows(&rows.slice(0, half), divided)?;
+        self.divide_rows(&rows.slice(half, count - half), divided)
     }
 }
 
@@ -150,7 +176,7 @@ impl BatchCutter {
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+    use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
     use batch::Reason;
     use proptest::prelude::*;
 
@@ -227,14 +253,50 @@ mod tests {
 
     #[test]
     fn a_batch_ends_before_it_exceeds_its_bytes() {
-        let answer = answer(&[100; 10]);
-        let one = answer.len() / 10;
+        let (answer, empty) = (answer(&[100; 10]), answer(&[0]).len());
+        let one = (answer.len() - empty) / 10;
         let size = BatchSize {
             rows: 1000,
-            bytes: one * 3,
+            // Of the ten record batches none is more than a few bytes larger than another.
+            bytes: empty + one * 3 + 100,
         };
         let batches = cut(&answer, 1 << 20, size).unwrap();
         assert_eq!(sizes(&batches), [300, 300, 300, 100]);
+        assert!(batches.iter().all(|batch| batch.body.len() <= size.bytes));
+    }
+
+    #[test]
+    fn a_record_batch_of_too_many_bytes_is_divided_by_rows_and_one_row_goes_alone() {
+        // Texts that no compression makes smaller.
+        let text = |n: usize, bytes: usize| -> String {
+            let mut seed = n as u64 + 1;
+            let next = || {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'!' + ((seed >> 33) % 90) as u8)
+            };
+            std::iter::repeat_with(next).take(bytes).collect()
+        };
+        let length = |n| if n == 40 { 20_000 } else { 500 };
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
+            (0..100).map(|n| text(n, length(n))),
+        ));
+        let volumes: ArrayRef = Arc::new(Int64Array::from_iter(0..100i64));
+        let columns = [("keyword", keys, false), ("volume", volumes, true)];
+        let whole = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        let answer = arrow::encode(&whole.schema(), &[whole]).unwrap();
+        let size = BatchSize {
+            rows: 1000,
+            bytes: 10_000,
+        };
+        let batches = cut(&answer, 1 << 20, size).unwrap();
+        let large: Vec<_> = batches
+            .iter()
+            .filter(|batch| batch.body.len() > size.bytes)
+            .collect();
+        assert_eq!(large.len(), 1);
+        assert_eq!(rows(large[0]), [Some(40)]);
+        let all: Vec<_> = batches.iter().flat_map(rows).collect();
+        assert_eq!(all, (0..100).map(Some).collect::<Vec<_>>());
     }
 
     #[test]

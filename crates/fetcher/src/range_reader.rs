@@ -7,7 +7,7 @@ use stores::clickhouse::read::select;
 use stores::clickhouse::{ByteStream, Error, Replica, classify};
 
 use crate::config::FetcherSettings;
-use crate::cutter::{BatchCutter, EncodedBatch};
+use crate::cutter::{BatchCutter, BatchSize, EncodedBatch};
 use crate::replica_check::ReplicaCheck;
 use crate::row_count::RowCount;
 
@@ -44,6 +44,7 @@ impl<'a> RangeReader<'a> {
         check: &ReplicaCheck,
         task: &Task,
         settings: &FetcherSettings,
+        size: BatchSize,
     ) -> Result<Self, ReadError> {
         let select = select(task).map_err(ReadError::Task)?;
         let checked = check.check(replica, task).await?;
@@ -52,7 +53,7 @@ impl<'a> RangeReader<'a> {
         Ok(Self {
             replica,
             stream,
-            cutter: Some(BatchCutter::new(settings.batch_size(), Limits::default())),
+            cutter: Some(BatchCutter::new(size, Limits::default())),
             count,
             rows: 0,
         })

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use app::App;
-use batch::{BatchId, Fact, Headers, Invalid, Message, Task, header};
+use batch::{BatchId, Fact, Headers, Invalid, Message, Reason, Task, header};
 use pipeline::{BATCHES, Job, Outcome, Worker, receipt};
 use stores::clickhouse::{Cluster, ConfigError, Replica, SourceSettings};
 
@@ -105,8 +105,14 @@ impl Fetcher {
         replica: &Replica,
     ) -> Result<Fetched, ReadError> {
         let mut fetched = Fetched::default();
-        let mut reader = RangeReader::open(replica, &self.check, task, &self.settings).await?;
+        let (mut size, limit) = (self.settings.batch_size(), job.max_message_bytes());
+        size.bytes = size.bytes.min(limit.unwrap_or(usize::MAX));
+        let settings = &self.settings;
+        let mut reader = RangeReader::open(replica, &self.check, task, settings, size).await?;
         while let Some(batch) = reader.next_batch().await? {
+            if let Some(limit) = limit.filter(|limit| batch.body.len() > *limit) {
+                return Err(ReadError::Task(too_large(batch.body.len(), limit)));
+            }
             let id = BatchId {
                 task: task.task,
                 attempt,
@@ -137,6 +143,15 @@ impl Fetcher {
         };
         job.report(&task.run, fact).await;
     }
+}
+
+/// Why a range is not distributed that has a row which alone is larger than any message.
+fn too_large(bytes: usize, limit: usize) -> Invalid {
+    let detail = format!(
+        "a single row of it makes a message of {bytes} bytes, and the broker takes {limit} at most: raise its \
+         max_message_size, or shorten the row in the hub"
+    );
+    Invalid::new(Reason::Oversized, detail)
 }
 
 /// The attempts of one delivery of a task, one for each replica that it tries. Their numbers are part of the names of

@@ -576,3 +576,29 @@ async fn a_date_is_a_date_whatever_the_release_makes_of_it() {
         assert_eq!(dates(&lists.value(2)), [Some(0), Some(65_535)]);
     }
 }
+
+#[tokio::test]
+async fn batches_are_cut_to_what_the_broker_takes_and_a_row_that_is_larger_fails_its_range() {
+    let mut hub = Hub::create();
+    hub.max_message_bytes = Some(20_000);
+    let task = hub.task(KeyRange::default());
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    assert_eq!(done.outcome, Outcome::Done);
+    assert_eq!(all_lines(&done), hub.rows("1"));
+    let batches = done.sent.to("batches");
+    assert!(batches.iter().all(|batch| batch.body.len() <= 20_000));
+    hub.database.run(
+        0,
+        "INSERT INTO {db}.hub SELECT 'us', randomPrintableASCII(50000), 1, NULL, [],
+             toDateTime64('2026-01-01 00:00:00', 3, 'UTC') SETTINGS async_insert = 0",
+    );
+    let done = hub.fetch(&hub.database.cluster(), &task, 1).await;
+    let Outcome::Quarantine(why) = &done.outcome else {
+        panic!("{:?}", done.outcome);
+    };
+    assert_eq!(why.reason, Reason::Oversized);
+    for part in ["single row", "20000", "max_message_size"] {
+        assert!(why.detail.contains(part), "{}", why.detail);
+    }
+    assert_eq!(fetched(&done), None);
+}

@@ -16,6 +16,7 @@ use serp_restarter::SerpRestarterSettings;
 use settings::{InvalidSettings, ProcessSettings, Secret};
 use stores::clickhouse::{Cluster, SourceSettings, TargetSettings};
 use stores::elasticsearch::{self, ElasticsearchSettings};
+use topology::management::Management;
 use topology::{Catalog, PipelineSettings};
 
 /// Every setting that there is, by the crates that they belong to.
@@ -84,17 +85,12 @@ impl Config {
         self.elasticsearch.check().map_err(message)
     }
 
-    /// The broker of the settings, not connected yet. Reads the address, which may be in a file. An address of another
-    /// scheme would be tried for as long as a broker that is down.
+    /// The broker of the settings, not connected yet. Reads the address, which may be in a file.
     pub fn try_broker(&self) -> Result<Broker, InvalidSettings> {
         let invalid = |message: String| InvalidSettings::one("", message);
         let url = self.broker.url.reveal().map_err(|e| invalid(message(e)))?;
         let broker = RabbitMq::new(&url)
             .map_err(|e| invalid(format!("broker.url is not an AMQP address: {e}")))?;
-        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
-            let scheme = "broker.url must begin with amqp:// or amqps://";
-            return Err(InvalidSettings::one("", scheme));
-        }
         Ok(Broker::RabbitMq(broker))
     }
 
@@ -103,7 +99,8 @@ impl Config {
     pub fn try_out(&self) -> Result<(), InvalidSettings> {
         let broker = self.try_broker().map(drop);
         let others = all([
-            readable(self.broker.management_url.as_ref()),
+            readable(self.broker.management_url.as_ref())
+                .and_then(|()| self.check_management(broker.is_ok())),
             readable(self.source.password.as_ref()),
             readable(self.clickhouse.password.as_ref()),
             readable(self.dictionary.source_password.as_ref()),
@@ -121,6 +118,15 @@ impl Config {
                 .map_err(message),
         ]);
         InvalidSettings::join([broker, others])
+    }
+
+    /// Refuses an address that is none. What it leaves out comes from `broker.url`, which has to be usable for that.
+    fn check_management(&self, broker_is_usable: bool) -> Result<(), String> {
+        if self.broker.management_url.is_none() || !broker_is_usable {
+            return Ok(());
+        }
+        let management = Management::from_settings(&self.broker);
+        management.map(drop).map_err(message)
     }
 
     /// Refuses gate rules for a pipeline type that there is not: no run would be evaluated by them.

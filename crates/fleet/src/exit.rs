@@ -105,7 +105,7 @@ impl Exit {
             | Error::NotManagement { .. }
             | Error::Refused { .. }
             | Error::NoVirtualHost { .. } => Some(Self::Broker),
-            Error::ArgumentsChanged { .. } => Some(Self::Differs),
+            Error::ArgumentsChanged { .. } | Error::NotCounted { .. } => Some(Self::Differs),
             Error::Failed { .. }
             | Error::NamesTaken { .. }
             | Error::DiscardCount { .. }
@@ -121,6 +121,7 @@ impl Exit {
             Kind::Connection { .. }
                 | Kind::Timeout { .. }
                 | Kind::UnexpectedAnswer { .. }
+                | Kind::TooLarge { .. }
                 | Kind::Truncated(_)
         );
         store.then_some(Self::Store)
@@ -130,7 +131,10 @@ impl Exit {
         use elasticsearch::Error;
         let store = matches!(
             error,
-            Error::Connection { .. } | Error::Timeout { .. } | Error::UnexpectedAnswer { .. }
+            Error::Connection { .. }
+                | Error::Timeout { .. }
+                | Error::UnexpectedAnswer { .. }
+                | Error::TooLarge { .. }
         );
         store.then_some(Self::Store)
     }

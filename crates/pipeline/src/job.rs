@@ -66,6 +66,12 @@ impl Job {
         self.or_abandon(sent).await;
     }
 
+    /// Bytes of the largest message that the broker takes; `None` while it has refused none. What is larger must not be
+    /// sent: it would end the session, and the job would begin again.
+    pub fn max_message_bytes(&self) -> Option<usize> {
+        self.outbox.max_message_bytes()
+    }
+
     /// Resolves when the program is stopped: long waits should end then with [`crate::Outcome::Snooze`].
     pub async fn stopping(&self) {
         self.program().app.shutdown.triggered().await;

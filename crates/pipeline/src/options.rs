@@ -80,7 +80,7 @@ impl LoopOptions {
 pub struct BrokerSettings {
     /// AMQP address with user, password and virtual host: `amqp://user:password@host:5672/%2f`, or
     /// `amqps://…` for TLS. One virtual host holds one deployment of one pipeline. By default the broker on
-    /// this machine, as `guest`.
+    /// this machine, as `guest`. An IPv6 address stands in brackets.
     pub url: settings::Secret,
     /// Address of the management plugin, with user and password: `http://user:password@host:15672`.
     /// Needed to configure and to show a pipeline, to run `queuer` and `persister`, and by commands that inspect

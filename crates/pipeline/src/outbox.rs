@@ -45,6 +45,10 @@ impl Outbox {
         &self.program
     }
 
+    pub fn max_message_bytes(&self) -> Option<usize> {
+        self.publisher.max_message_bytes()
+    }
+
     /// Publishes to an output of the program, waiting while too many confirms are outstanding.
     pub async fn send(&mut self, output: &str, message: Message) -> Result<(), ConnectionLost> {
         self.program.count_sent("out");

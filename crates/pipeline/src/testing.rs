@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use app::App;
 use batch::Message;
 
-use crate::broker::{Broker, Confirm, Memory, Publication, Publisher};
+use crate::broker::{Broker, Confirm, Memory, MessageLimit, Publication, Publisher};
 use crate::{Job, LoopOptions, Outcome, Program, RetrySchedule};
 
 /// What a detached job sent: output (or queue) and message, in order.
@@ -23,6 +23,16 @@ impl Sent {
 
 /// A job of program `app` with `message` at its `attempt`-th try, whose outputs are all confirmed.
 pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
+    limited_job(app, message, attempt, None)
+}
+
+/// The same on a broker that is known to take messages of so many bytes at most.
+pub fn limited_job(
+    app: &App,
+    message: Message,
+    attempt: u32,
+    max_message_bytes: Option<usize>,
+) -> (Job, Sent) {
     let broker = Broker::Memory(Memory::new());
     let program = Program::with_broker(
         app,
@@ -30,7 +40,11 @@ pub fn job(app: &App, message: Message, attempt: u32) -> (Job, Sent) {
         &LoopOptions::default(),
         RetrySchedule::default(),
     );
-    let (publisher, mut requests) = Publisher::new();
+    let limit = MessageLimit::default();
+    if let Some(bytes) = max_message_bytes {
+        limit.set(bytes);
+    }
+    let (publisher, mut requests) = Publisher::new(limit);
     let sent = Sent::default();
     let record = sent.clone();
     tokio::spawn(async move {

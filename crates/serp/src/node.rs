@@ -1,5 +1,7 @@
 //! Names of nodes and their ports.
 
+use std::net::Ipv6Addr;
+
 /// Most ports of one node: more is a mistake in a range.
 const MAX_PORTS: usize = 1000;
 
@@ -49,15 +51,11 @@ impl SerpNode {
 
 /// Whether `text` can be the host of a URL without meaning anything else there.
 fn is_host(text: &str) -> bool {
-    let (inner, is_more): (_, fn(u8) -> bool) =
-        match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            Some(inner) => (inner, |b| b == b':' || b == b'.'),
-            None => (text, |b| b == b'-' || b == b'.' || b == b'_'),
-        };
-    !inner.is_empty()
-        && inner
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || is_more(b))
+    if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+        return inner.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    !text.is_empty() && text.bytes().all(is_part)
 }
 
 /// `8093-8100`, or several of such separated by commas.

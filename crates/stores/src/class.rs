@@ -12,6 +12,9 @@ pub enum Class {
     Pause,
     /// The store refuses this data: halve it until the refused rows stand alone, and quarantine those.
     Refused,
+    /// The request is larger than the store, or a proxy before it, takes (status 413): halve it down to single rows, and
+    /// quarantine a row that alone is too large.
+    TooLarge,
     /// It can never succeed as it is: quarantine the whole message for this reason.
     Quarantine(Reason),
 }

@@ -11,8 +11,10 @@ mod configured;
 pub mod elasticsearch;
 mod health;
 mod mapping;
+mod request_limit;
 
 pub use circuit_breakers::{CircuitBreakers, Permit};
 pub use class::Class;
 pub use configured::{Change, ConfigError, ConfigureError};
 pub use mapping::{Mapping, MappingError};
+pub use request_limit::RequestLimit;

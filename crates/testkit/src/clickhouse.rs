@@ -82,7 +82,8 @@ pub(crate) fn replicas(cluster: &str) -> Vec<Vec<String>> {
 /// no async runtime.
 pub fn query(address: &str, sql: &str) -> (bool, String) {
     let mut curl = Command::new("curl")
-        .args(["-sS", "--fail-with-body", "--data-binary", "@-", address])
+        .args(["-sS", "--noproxy", "*", "--fail-with-body"])
+        .args(["--data-binary", "@-", address])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

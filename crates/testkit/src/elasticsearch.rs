@@ -44,7 +44,8 @@ impl IndexPrefix {
 /// because drop and plain tests have no async runtime.
 pub fn http(method: &str, url: &str, body: &str) -> (bool, String) {
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "--fail-with-body", "-X", method, url]);
+    curl.args(["-sS", "--noproxy", "*", "--fail-with-body"]);
+    curl.args(["-X", method, url]);
     curl.args(["-H", "content-type: application/json"]);
     if !body.is_empty() {
         curl.args(["--data-binary", body]);

@@ -3,6 +3,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// Nothing of the fleet's goes through a proxy of the environment: in its tests none would answer.
+const DEAD_PROXY: [(&str, &str); 3] = [
+    ("http_proxy", "http://127.0.0.1:9"),
+    ("https_proxy", "http://127.0.0.1:9"),
+    ("all_proxy", "http://127.0.0.1:9"),
+];
+
 /// The `fleet` binary with one configuration: runs its commands and its programs, each as its own process.
 #[derive(Debug, Clone)]
 pub struct Fleet {
@@ -66,6 +73,7 @@ impl Fleet {
             .arg("--config")
             .arg(&self.config)
             .args(arguments)
+            .envs(DEAD_PROXY)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command

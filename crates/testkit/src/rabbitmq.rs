@@ -83,7 +83,13 @@ pub struct PrivateBroker(PrivateService);
 impl PrivateBroker {
     /// `port_base`: first of some ports that no other test uses, below 32768.
     pub fn start(port_base: u16) -> Self {
-        Self(PrivateService::start("rabbitmq", port_base, &[]))
+        Self::start_with(port_base, "")
+    }
+
+    /// `settings` are lines of rabbitmq.conf.
+    pub fn start_with(port_base: u16, settings: &str) -> Self {
+        let more = [("FLEET_RABBITMQ_SETTINGS", settings)];
+        Self(PrivateService::start("rabbitmq", port_base, &more))
     }
 
     pub fn services(&self) -> &Services {

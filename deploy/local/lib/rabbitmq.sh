@@ -61,6 +61,7 @@ vm_memory_high_watermark.absolute = $RABBITMQ_MEMORY
 # The default is 50 MB; one segment file of a quorum queue is larger.
 disk_free_limit.absolute = 500MB
 log.file.level = info
+${FLEET_RABBITMQ_SETTINGS:-}
 CONF
 }
 

@@ -104,7 +104,9 @@ impl Sender {
 
 /// The host's first IPv4 address, else its first: statsd servers listen on IPv4 alone by default.
 fn address_of(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let addresses: Vec<_> = (host, port)
+    // In brackets as in a URL, an IPv6 address is no name that could be looked up.
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let addresses: Vec<_> = (bare.unwrap_or(host), port)
         .to_socket_addrs()
         .map_err(|error| error.to_string())?
         .collect();

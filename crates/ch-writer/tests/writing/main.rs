@@ -1,6 +1,7 @@
 //! The writer against the real engine, with servers that fail on demand.
 
 mod failures;
+mod proxy_limits;
 mod support;
 mod unchanged;
 

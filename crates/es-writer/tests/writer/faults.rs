@@ -138,7 +138,8 @@ async fn a_request_that_is_too_large_is_halved_until_it_is_not() {
     let written = writer(&fake).write_one(batch(&rows)).await;
     assert_eq!(written.counts().0, [5, 0, 0, 0]);
     let sizes: Vec<_> = fake.requests("all").iter().map(Vec::len).collect();
-    assert_eq!(sizes, [5, 2, 3, 1, 2]);
+    // The other three are more bytes than half of what was too large: they are divided at once.
+    assert_eq!(sizes, [5, 2, 1, 2]);
 }
 
 #[tokio::test]

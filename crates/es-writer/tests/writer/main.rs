@@ -4,5 +4,6 @@ mod busy;
 mod common;
 mod fake;
 mod faults;
+mod sizes;
 mod store;
 mod values;

@@ -18,6 +18,8 @@ pub struct Hub {
     pub database: Database,
     /// The settings of the program; a test may change some.
     pub settings: FetcherSettings,
+    /// What the broker is known to take.
+    pub max_message_bytes: Option<usize>,
 }
 
 /// What a fetcher did with one delivery.
@@ -69,6 +71,7 @@ impl Hub {
         Self {
             database,
             settings: FetcherSettings::default(),
+            max_message_bytes: None,
         }
     }
 
@@ -126,7 +129,8 @@ impl Hub {
             ..SourceSettings::default()
         };
         let fetcher = Fetcher::new(&app, &source, &self.settings).unwrap();
-        let (mut job, sent) = pipeline::testing::job(&app, message, attempt);
+        let limit = self.max_message_bytes;
+        let (mut job, sent) = pipeline::testing::limited_job(&app, message, attempt, limit);
         let outcome = fetcher.process(&mut job).await;
         pipeline::testing::confirmed(&mut job).await;
         let outcome = pipeline::testing::settled(&job, outcome);

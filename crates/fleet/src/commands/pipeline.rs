@@ -15,6 +15,7 @@ use crate::commands::block_on;
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::output::number;
 
 /// Every role that a pipeline type can be made of.
 pub const ROLES: [Role; 9] = [
@@ -198,6 +199,13 @@ impl Pipelines<'_> {
         let schedule = schedule.map_err(anyhow::Error::msg)?;
         Ok(desired(topology, &self.config.pipeline, &schedule))
     }
+}
+
+/// A figure that the broker does not give: it has not counted yet, or does not count at all.
+const UNKNOWN: &str = "unknown";
+
+fn count(n: Option<u64>) -> String {
+    n.map_or(UNKNOWN.to_owned(), number)
 }
 
 /// Says that there is nothing to show, and how to change that.

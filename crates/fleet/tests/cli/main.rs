@@ -1,5 +1,6 @@
 //! What commands print and how programs begin and end. The texts are in `tests/golden`.
 
+mod addresses;
 mod clickhouse;
 mod dictionary;
 mod elasticsearch;

@@ -1,6 +1,6 @@
 //! `fleet pipeline`: without a broker, and against the real one in a virtual host of its own.
 
-use testkit::VirtualHost;
+use testkit::{PrivateBroker, VirtualHost};
 
 use crate::golden::{Answer, Folder};
 
@@ -121,11 +121,43 @@ fn a_pipeline_is_declared_shown_changed_and_removed() {
     fleet(&["configure", "--type", "clickhouse-only"]).must_be("pipeline-configure-new.txt");
     fleet(&["configure", "--type", "clickhouse-only"]).must_be("pipeline-configure-again.txt");
     fleet(&["diff"]).must_be("pipeline-diff-none.txt");
+    // The broker counts new queues within seconds.
+    fleet(&["wait", "--empty", "--timeout", "30"]).must_be("pipeline-wait.txt");
     fleet(&["show"]).must_be("pipeline-show.txt");
     fleet(&["qlen", "--json"]).must_be("pipeline-qlen-json.txt");
-    fleet(&["wait", "--empty", "--timeout", "30"]).must_be("pipeline-wait.txt");
     fleet(&["diff", "--type", "elasticsearch-only", "--json"])
         .must_be("pipeline-diff-type-json.txt");
     fleet(&["delete", "--type", "direct"]).must_be("pipeline-delete-other.txt");
     fleet(&["delete", "--type", "clickhouse-only"]).must_be("pipeline-delete.txt");
+}
+
+#[test]
+fn where_the_broker_does_not_count_figures_are_unknown_and_nothing_is_removed() {
+    let settings = "management_agent.disable_metrics_collector = true";
+    let broker = PrivateBroker::start_with(22_400, settings);
+    let (host, folder) = (VirtualHost::on(broker.services()), Folder::new());
+    let fleet = |arguments: &[&str]| about(&host, &folder, &[&["pipeline"], arguments].concat());
+    let configured = fleet(&["configure", "--type", "clickhouse-only"]);
+    assert_eq!(configured.code, Some(0), "{}", configured.stderr);
+    fleet(&["show"]).must_be("pipeline-show-uncounted.txt");
+    fleet(&["qlen"]).must_be("pipeline-qlen-uncounted.txt");
+    let not_empty = fleet(&["wait", "--empty", "--timeout", "1"]).stdout;
+    assert!(not_empty.contains("ch-writer-in (unknown)"), "{not_empty}");
+    fleet(&["diff", "--type", "elasticsearch-only"]).must_be("pipeline-diff-uncounted.txt");
+    fleet(&["delete", "--type", "clickhouse-only"]).must_be("pipeline-delete-uncounted.txt");
+    fleet(&["diff"]).must_be("pipeline-diff-none.txt");
+    // The additions are made, and what should go is named and stays.
+    let changed = fleet(&["configure", "--type", "elasticsearch-only", "--json"]).stdout;
+    let changed: serde_json::Value = serde_json::from_str(&changed).unwrap();
+    let changes = changed["changes"].as_array().unwrap();
+    let blocked = |queue: &str| {
+        let mut changes = changes.iter();
+        changes.any(|change| change["action"] == "blocked" && change["name"] == queue)
+    };
+    assert!(
+        blocked("ch-writer-in") && blocked("ch-writer-quar"),
+        "{changes:#?}"
+    );
+    let queues = host.api("GET", &format!("queues/{}", host.name()), "");
+    assert!(queues.contains("\"ch-writer-in\"") && queues.contains("\"es-writer-in\""));
 }

@@ -61,6 +61,21 @@ fn a_broker_that_restarts_loses_no_row() {
 }
 
 #[test]
+fn batches_above_the_brokers_limit_are_named_with_both_sizes_and_cut_smaller() {
+    let _turn = one_at_a_time();
+    let broker = PrivateBroker::start_with(23_100, "max_message_size = 20000");
+    let stack = Stack::on(VirtualHost::on(broker.services()), BINARY, 5_000, "");
+    configure(&stack);
+    let workers = start_workers(&stack);
+    let run = publish(&stack, &[]);
+    complete(&stack, &run);
+    assert_stores_agree(&stack);
+    let told = "it takes 20000 at most (max_message_size)";
+    let named = workers.iter().any(|worker| worker.log().contains(told));
+    assert!(named, "no program names the limit");
+}
+
+#[test]
 fn a_replica_that_is_down_is_done_without() {
     let _turn = one_at_a_time();
     let stack = configured(5_000, "");

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::session::{Backend, ChannelCommand};
 use super::{
-    Acknowledgement, BrokerError, Confirm, ConnectionState, Publication, Publisher, Request,
-    Session,
+    Acknowledgement, BrokerError, Confirm, ConnectionState, MessageLimit, Publication, Publisher,
+    Request, Session,
 };
 pub(crate) use subscription::MemoryConnection;
 
@@ -215,7 +215,7 @@ impl Memory {
             connection.block(state.blocked.clone());
             state.connections.push(connection.clone());
         }
-        let (publisher, requests) = Publisher::new();
+        let (publisher, requests) = Publisher::new(MessageLimit::default());
         tokio::spawn(self.clone().publish(requests, connection.clone()));
         Ok(Session {
             publisher,

@@ -5,6 +5,7 @@
 mod ack_tracker;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
+mod message_limit;
 mod rabbitmq;
 mod session;
 mod stream;
@@ -12,7 +13,8 @@ mod stream;
 pub(crate) use ack_tracker::AckTracker;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::{Memory, QueueOptions};
-pub use rabbitmq::RabbitMq;
+pub(crate) use message_limit::MessageLimit;
+pub use rabbitmq::{RabbitMq, parse_amqp_url};
 pub use session::{
     Acknowledgement, Confirm, ConnectionLost, Delivery, Lease, Publication, Publisher, Session,
     Subscription,

@@ -1,3 +1,4 @@
+mod address;
 mod lease;
 mod publishing;
 mod translation;
@@ -12,13 +13,16 @@ use lapin::options::{
     ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer, ErrorKind, Event, ExchangeKind};
 use tokio::sync::mpsc;
 
 use super::session::{Backend, ChannelCommand};
 use super::{
-    Acknowledgement, BrokerError, ConnectionState, Delivery, Publisher, Session, Subscription,
+    Acknowledgement, BrokerError, ConnectionState, Delivery, MessageLimit, Publisher, Session,
+    Subscription,
 };
+pub use address::parse_amqp_url;
 use publishing::publish;
 pub(super) use translation::{receive, stream_offset, to_table};
 
@@ -32,9 +36,10 @@ const NOT_FOUND: u16 = 404;
 /// RabbitMQ at one AMQP URL.
 #[derive(Clone)]
 pub struct RabbitMq {
-    url: Arc<str>,
+    uri: Arc<AMQPUri>,
     /// The URL without its password, for errors.
     address: Arc<str>,
+    limit: MessageLimit,
 }
 
 impl std::fmt::Debug for RabbitMq {
@@ -45,13 +50,15 @@ impl std::fmt::Debug for RabbitMq {
 
 impl RabbitMq {
     /// `url`: `amqp[s]://user:password@host:port/vhost`.
-    pub fn new(url: &str) -> Result<Self, url::ParseError> {
-        let mut shown = url::Url::parse(url)?;
+    pub fn new(url: &str) -> Result<Self, String> {
+        let uri = parse_amqp_url(url)?;
+        let mut shown = url::Url::parse(url).map_err(|error| error.to_string())?;
         // A URL that cannot have a password has none to hide.
         let _ = shown.set_password(None);
         Ok(Self {
-            url: url.into(),
+            uri: Arc::new(uri),
             address: shown.as_str().into(),
+            limit: MessageLimit::default(),
         })
     }
 
@@ -64,8 +71,9 @@ impl RabbitMq {
         let channel = connection.create_channel().await.map_err(unusable)?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         select.await.map_err(unusable)?;
-        let (publisher, requests) = Publisher::new();
-        tokio::spawn(publish(channel, requests, state.clone()));
+        let (publisher, requests) = Publisher::new(self.limit.clone());
+        let publishing = publish(channel, requests, state.clone(), self.limit.clone());
+        tokio::spawn(publishing);
         Ok(Session {
             publisher,
             state,
@@ -77,7 +85,7 @@ impl RabbitMq {
         // Without automatic recovery: after one a delivery tag may be of another life of the
         // connection, and a confirm may never come. A lost session is lost as a whole.
         let properties = ConnectionProperties::default().with_connection_name(program.into());
-        let connecting = Connection::connect(&self.url, properties);
+        let connecting = Connection::connect_uri((*self.uri).clone(), properties);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected.map_err(|error| self.connection_error(&error)),
             Err(_) => {

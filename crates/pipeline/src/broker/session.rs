@@ -5,7 +5,7 @@ use batch::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::BrokerError;
+use super::{BrokerError, MessageLimit};
 use crate::names;
 
 /// How long an end in good order is waited for: from a connection that publishes during a resource alarm the broker
@@ -70,6 +70,7 @@ pub(crate) struct Request {
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
     window: Arc<Semaphore>,
+    limit: MessageLimit,
 }
 
 impl Publisher {
@@ -79,10 +80,21 @@ impl Publisher {
     /// Bytes that may be unconfirmed at once, in KiB: bounds a worker's memory with large bodies.
     const WINDOW_KIB: usize = 32 << 10;
 
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
+    /// `limit` is what the broker is known to take.
+    pub(crate) fn new(limit: MessageLimit) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(Self::WINDOW);
         let window = Arc::new(Semaphore::new(Self::WINDOW_KIB));
-        (Self { requests, window }, receiver)
+        let publisher = Self {
+            requests,
+            window,
+            limit,
+        };
+        (publisher, receiver)
+    }
+
+    /// Bytes of the largest body that the broker takes; `None` while it has refused none.
+    pub fn max_message_bytes(&self) -> Option<usize> {
+        self.limit.bytes()
     }
 
     /// Hands a publication over, waiting for room in the window. The confirm comes through the receiver,

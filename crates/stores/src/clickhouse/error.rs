@@ -46,6 +46,11 @@ pub enum ErrorKind {
         status: u16,
         excerpt: String,
     },
+    /// A proxy takes no body of this size.
+    #[error(
+        "a proxy before ClickHouse answered {TOO_LARGE} (too large): {excerpt:?}; raise its limit of a request's body"
+    )]
+    TooLarge { excerpt: String },
     /// The answer is incomplete.
     #[error("the answer was cut off: {0}")]
     Truncated(String),
@@ -88,9 +93,10 @@ impl ErrorKind {
     pub(super) fn from_answer(status: Option<u16>, header_code: Option<i32>, text: &str) -> Self {
         let text = text.trim();
         let Some(code) = header_code.or_else(|| codes::code_in(text)) else {
-            return Self::UnexpectedAnswer {
-                status: status.unwrap_or_else(|| gateway_status(text)),
-                excerpt: excerpt(text.as_bytes()),
+            let excerpt = excerpt(text.as_bytes());
+            return match status.unwrap_or_else(|| gateway_status(text)) {
+                TOO_LARGE => Self::TooLarge { excerpt },
+                status => Self::UnexpectedAnswer { status, excerpt },
             };
         };
         let codes::ExceptionText { name, message } = codes::exception_text(text);
@@ -102,12 +108,17 @@ impl ErrorKind {
     }
 }
 
+/// HTTP status of a body above a limit.
+const TOO_LARGE: u16 = 413;
+
 /// The status that a gateway's page names, where the transport loses it
 /// (docs/decisions/0018-two-transports-to-clickhouse.md); 0 when it names none.
 fn gateway_status(page: &str) -> u16 {
-    const PHRASES: [(&str, u16); 9] = [
+    const PHRASES: [(&str, u16); 11] = [
         ("unauthorized", 401),
         ("forbidden", 403),
+        ("entity too large", TOO_LARGE),
+        ("content too large", TOO_LARGE),
         ("bad gateway", 502),
         ("service unavailable", 503),
         ("upstream connect error", 503),
@@ -128,6 +139,7 @@ pub fn classify(error: &Error) -> Class {
         Kind::Exception { code, .. } => codes::classify(*code),
         Kind::Connection { .. } | Kind::Timeout { .. } | Kind::Truncated(_) => Class::RetryNow,
         Kind::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
+        Kind::TooLarge { .. } => Class::TooLarge,
         Kind::UnreadableRow(_) => Class::Quarantine(Reason::WrongSchema),
         // A fault of the program or its settings: the data waits until that is fixed.
         Kind::Unsendable(_) => Class::RetryLater,
@@ -185,6 +197,18 @@ mod tests {
             assert_eq!(classify(&error), Class::RetryNow, "{error}");
         }
         assert_eq!(classify(&answer(0, None, "403 Forbidden")), Class::Pause);
+        for (status, text) in [
+            (413, ""),
+            (413, "<html>"),
+            (0, "<h1>413 Request Entity Too Large</h1>"),
+        ] {
+            let error = answer(status, None, text);
+            assert_eq!(classify(&error), Class::TooLarge, "{error}");
+            assert!(
+                !error.allows_failover(),
+                "each replica's would answer alike"
+            );
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) fn client(settings: &ConnectionSettings) -> Result<reqwest::Client, r
 impl Replica {
     /// Sends an `INSERT … FORMAT …` with the concatenation of `pieces` as its data, uncopied, and
     /// waits until it is done: synchronously, whatever the server's default.
+    ///
+    /// The statement stands in the body, before its data: one that names many columns is longer than a URL may be.
     pub async fn insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
         match self.send_insert(query, pieces.clone()).await {
             Err(error) if self.learns_settings(&error).await? => {
@@ -41,6 +43,9 @@ impl Replica {
     }
 
     async fn send_insert(&self, query: &Query, pieces: Vec<Bytes>) -> Result<Summary, Error> {
+        // Data begin after the first line break.
+        let statement = Bytes::from(format!("{}\n", query.sql()));
+        let pieces: Vec<Bytes> = std::iter::once(statement).chain(pieces).collect();
         let length: usize = pieces.iter().map(Bytes::len).sum();
         let pieces = pieces.into_iter().map(Ok::<_, std::convert::Infallible>);
         let request = self
@@ -78,7 +83,6 @@ impl Replica {
     fn insert_url(&self, query: &Query) -> url::Url {
         let mut url = self.url.clone();
         let mut pairs = url.query_pairs_mut();
-        pairs.append_pair("query", query.sql());
         pairs.extend_pairs(self.pins.settings(query, Access::Insert));
         pairs.extend_pairs(query.options());
         drop(pairs);

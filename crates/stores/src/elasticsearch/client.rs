@@ -17,6 +17,7 @@ use serde_json::Value;
 use settings::Secret;
 use url::Url;
 
+use super::error::TOO_LARGE;
 use super::{ElasticsearchSettings, Error, ItemResult, bulk};
 use crate::ConfigError;
 use crate::answer::excerpt;
@@ -235,6 +236,13 @@ impl ElasticsearchNode {
             && let Ok(answer) = serde_json::from_slice(&bytes)
         {
             return Ok(answer);
+        }
+        if status.as_u16() == TOO_LARGE {
+            return Err(Error::TooLarge {
+                node: self.address.clone(),
+                bytes: request.body.as_ref().map_or(0, Bytes::len),
+                excerpt: excerpt(&bytes),
+            });
         }
         Err(self.refused(status.as_u16(), &bytes))
     }

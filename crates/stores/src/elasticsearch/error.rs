@@ -32,6 +32,16 @@ pub enum Error {
         status: u16,
         excerpt: String,
     },
+    /// Elasticsearch, or a proxy before it, takes no body of this size.
+    #[error(
+        "{node}: it answered {TOO_LARGE} (too large) to a request of {bytes} bytes: {excerpt:?}; raise \
+         http.max_content_length, or the limit of the proxy before it"
+    )]
+    TooLarge {
+        node: String,
+        bytes: usize,
+        excerpt: String,
+    },
     /// The index does not exist, or is only an alias of another.
     #[error("{0}; `fleet elasticsearch configure` creates it")]
     MissingIndex(String),
@@ -78,6 +88,8 @@ impl ItemResult {
     }
 }
 
+/// HTTP status of a body above a limit, whoever sets it and whatever comes with it: Elasticsearch itself sends nothing.
+pub(super) const TOO_LARGE: u16 = 413;
 const INDEX_NOT_FOUND: &str = "index_not_found_exception";
 const CLUSTER_BLOCK: &str = "cluster_block_exception";
 /// As an operator does before maintenance.
@@ -111,13 +123,14 @@ pub fn classify(error: &Error) -> Class {
     match error {
         Error::Connection { .. } | Error::Timeout { .. } => Class::RetryNow,
         Error::UnexpectedAnswer { status, .. } => Class::for_unexpected_answer(*status),
+        Error::TooLarge { .. } => Class::TooLarge,
         Error::MissingIndex(_) => Class::Quarantine(Reason::MissingTarget),
         Error::Exception { status, kind, .. } => match (*status, kind.as_str()) {
             (400..=499, CLUSTER_BLOCK | INDEX_CLOSED) => Class::Pause,
             (401 | 403, _) => Class::Pause,
             (404, INDEX_NOT_FOUND) => Class::Quarantine(Reason::MissingTarget),
-            // Malformed, or more than `http.max_content_length`: fewer documents at once may do.
-            (400 | 413, _) => Class::Refused,
+            // Malformed.
+            (400, _) => Class::Refused,
             _ => Class::RetryLater,
         },
     }
@@ -211,6 +224,11 @@ mod tests {
             status,
             excerpt: String::new(),
         };
+        let too_large = Error::TooLarge {
+            node: "http://a:9200".to_owned(),
+            bytes: 200_000,
+            excerpt: String::new(),
+        };
         for (error, class) in [
             (exception(401, "security_exception"), Class::Pause),
             (exception(403, "security_exception"), Class::Pause),
@@ -224,7 +242,7 @@ mod tests {
             ),
             (exception(500, "anything"), Class::RetryLater),
             (exception(400, "illegal_argument_exception"), Class::Refused),
-            (exception(413, ""), Class::Refused),
+            (too_large, Class::TooLarge),
             (
                 exception(404, "index_not_found_exception"),
                 Class::Quarantine(Reason::MissingTarget),

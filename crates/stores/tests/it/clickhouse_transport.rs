@@ -2,7 +2,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use stores::Class;
 use stores::clickhouse::{Cluster, ConnectionSettings, Query, TargetSettings, classify};
-use testkit::Database;
+use testkit::{Database, LimitingProxy, ProxyLimits};
 
 use crate::collect;
 
@@ -190,4 +190,43 @@ async fn an_exception_in_mid_stream_is_an_error_of_the_stream() {
     let stream = shard.replicas()[0].stream(&select).await.unwrap();
     let error = collect(stream).await.unwrap_err();
     assert_eq!(error.code(), Some(395), "{error}");
+}
+
+#[tokio::test]
+async fn a_statement_of_any_length_passes_a_proxy_that_takes_short_urls_alone() {
+    let database = Database::create();
+    let names: Vec<String> = (0..600)
+        .map(|n| format!("column_{n}_{}", "x".repeat(80)))
+        .collect();
+    let typed: Vec<String> = names.iter().map(|name| format!("{name} UInt8")).collect();
+    let create = format!(
+        "CREATE TABLE {{db}}.wide ({}) ENGINE = MergeTree ORDER BY {}",
+        typed.join(", "),
+        names[0]
+    );
+    database.run(0, &create);
+    let limits = ProxyLimits {
+        url_bytes: 4 << 10,
+        body_bytes: 1 << 20,
+    };
+    let server = database.shards()[0].trim_start_matches("http://");
+    let proxy = LimitingProxy::to(server, limits).await;
+    let cluster = Cluster::new(&connection(&proxy.url())).unwrap();
+    let shard = cluster.shard(0).unwrap();
+    let (table, columns) = (format!("{}.wide", database.name()), names.join(", "));
+    let insert = Query::new(format!("INSERT INTO {table} ({columns}) FORMAT TSV"));
+    let row = format!("{}\n", vec!["7"; 600].join("\t"));
+    let rows = vec![Bytes::from(row.clone()), Bytes::from(row)];
+    let written = shard.insert(&insert, rows).await.unwrap();
+    assert_eq!(written.written_rows, 2);
+    let long = "y".repeat(10_000);
+    let select = Query::new(format!(
+        "SELECT {columns} FROM {table} WHERE {{long:String}} != '' FORMAT ArrowStream"
+    ));
+    let select = arrow(select.param("long", long));
+    let stream = shard.replicas()[0].stream(&select).await.unwrap();
+    assert!(!collect(stream).await.unwrap().is_empty());
+    assert_eq!(proxy.refused(), 0);
+    let sum = format!("SELECT sum({}), count() FROM {{db}}.wide", names[599]);
+    assert_eq!(database.run(0, &sum), "14\t2");
 }

@@ -20,7 +20,8 @@ pub(super) struct Actual {
 pub(super) struct ActualQueue {
     pub name: String,
     pub arguments: ObjectArguments,
-    /// The figures are missing during the first seconds of a queue's life.
+    /// A figure that is missing is unknown, not 0: during the first seconds of a queue's life, and always where the
+    /// broker collects no metrics.
     pub messages: Option<u64>,
     pub messages_ready: Option<u64>,
     pub messages_unacknowledged: Option<u64>,
@@ -76,14 +77,15 @@ impl Actual {
         self.policies.iter().find(|policy| policy.name == name)
     }
 
-    /// Messages in `queue`; none when there is no such queue.
-    pub fn held(&self, queue: &str) -> u64 {
-        self.queue(queue).map_or(0, ActualQueue::held)
+    /// Messages in `queue`, 0 when there is no such queue; `None` while the broker has not counted them.
+    pub fn held(&self, queue: &str) -> Option<u64> {
+        self.queue(queue).map_or(Some(0), ActualQueue::held)
     }
 
-    pub fn consumers(&self, queue: &str) -> u64 {
-        let queue = self.queue(queue);
-        queue.and_then(|queue| queue.consumers).unwrap_or(0)
+    /// Whether nothing reads `queue`, for certain.
+    pub fn is_unread(&self, queue: &str) -> bool {
+        self.queue(queue)
+            .is_none_or(|queue| queue.consumers == Some(0))
     }
 
     /// The pipeline type that is configured.
@@ -99,15 +101,14 @@ impl ActualQueue {
         Some((program, QueueClass::from_queue(program, &self.name)?))
     }
 
-    /// All messages in it, whatever their state.
-    pub fn held(&self) -> u64 {
-        let states = [
-            self.messages_ready,
-            self.messages_unacknowledged,
-            self.messages_dlx,
-        ];
-        let sum: u64 = states.into_iter().flatten().sum();
-        sum.max(self.messages.unwrap_or(0))
+    /// All messages in it, whatever their state; `None` while the broker has not counted them.
+    pub fn held(&self) -> Option<u64> {
+        // Only queues that dead-letter report this one.
+        let dead_letters = self.messages_dlx.unwrap_or(0);
+        let states = self.messages_ready.zip(self.messages_unacknowledged);
+        let sum = states.map(|(ready, unacked)| ready + unacked + dead_letters);
+        // An option without a number is the least.
+        sum.max(self.messages)
     }
 }
 

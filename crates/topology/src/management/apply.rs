@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::actual::Actual;
 use super::objects::{Objects, PlanStep};
 use super::plan::{PlannedChange, plan, unused_policies};
-use super::removal::Removal;
+use super::removal::{Removal, removals};
 use super::{Discards, Management, ManagementError};
 use crate::{Desired, QueueClass};
 
@@ -80,7 +80,8 @@ impl Management {
         forecast(desired, &self.actual().await?, &Discards::new())
     }
 
-    /// Removes the pipeline of this type, with the same care for messages as [`Management::configure`].
+    /// Removes the pipeline of this type, with the same care for messages as [`Management::configure`]. Fails without a
+    /// change where the broker does not say what a queue holds.
     pub async fn delete_pipeline(
         &self,
         pipeline: &str,
@@ -92,7 +93,7 @@ impl Management {
                 configured: configured.to_owned(),
                 asked: pipeline.to_owned(),
             }),
-            _ => apply(self, &Desired::nothing(pipeline), discards).await,
+            _ => delete(self, &Desired::nothing(pipeline), discards).await,
         }
     }
 }
@@ -131,6 +132,7 @@ pub(super) async fn apply<B: Objects>(
     discards: &Discards,
 ) -> Result<Vec<BrokerChange>, ManagementError> {
     let actual = broker.actual().await?;
+    let actual = counted(broker, &removals(desired, &actual, discards), actual).await?;
     let plan = plan(desired, &actual, discards)?;
     let disturbs = plan.disturbs();
     if disturbs && actual.pipeline().is_some() {
@@ -171,6 +173,44 @@ pub(super) async fn apply<B: Objects>(
     Ok(changes)
 }
 
+/// Removes all, unless the broker does not count: then a half of the pipeline would be left for no reason.
+pub(super) async fn delete<B: Objects>(
+    broker: &B,
+    nothing: &Desired,
+    discards: &Discards,
+) -> Result<Vec<BrokerChange>, ManagementError> {
+    let first = broker.actual().await?;
+    let removals = removals(nothing, &first, discards);
+    let uncounted = |actual: &Actual| -> Vec<String> {
+        let queues = removals
+            .iter()
+            .flat_map(|removal| removal.uncounted(actual));
+        queues.map(str::to_owned).collect()
+    };
+    let actual = counted(broker, &removals, first).await?;
+    match uncounted(&actual) {
+        queues if queues.is_empty() => apply(broker, nothing, discards).await,
+        queues => Err(ManagementError::NotCounted { queues }),
+    }
+}
+
+/// The objects once their queues have been counted: a queue has no figures in its first seconds. Where the broker does
+/// not count, they are missing still.
+async fn counted<B: Objects>(
+    broker: &B,
+    removals: &[Removal],
+    actual: Actual,
+) -> Result<Actual, ManagementError> {
+    let is_counted = |removal: &Removal| removal.uncounted(&actual).next().is_none();
+    if removals.iter().all(is_counted) {
+        return Ok(actual);
+    }
+    let age = broker.figures_age();
+    tracing::info!("waiting {age:?} until the broker has counted the messages of new queues");
+    tokio::time::sleep(age).await;
+    broker.actual().await
+}
+
 /// The counts that decide on removals, the latest first. For queues that can perhaps go they are newer than the
 /// removal of the bindings. A queue with consumers is counted twice, because a message on its way from one queue to
 /// another may be in neither count.
@@ -185,7 +225,7 @@ async fn count_again<B: Objects>(
         .filter(|removal| removal.obstacles(actual, &[]).is_empty())
         .flat_map(|removal| removal.queues.iter().map(|queue| &queue.name))
         .collect();
-    let is_consumed = |actual: &Actual| queues.iter().any(|queue| actual.consumers(queue) > 0);
+    let is_consumed = |actual: &Actual| !queues.iter().all(|queue| actual.is_unread(queue));
     while !queues.is_empty() && counts.len() < 3 {
         let age = broker.figures_age();
         tracing::info!("waiting {age:?} until the broker has counted the messages again");

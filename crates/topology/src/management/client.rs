@@ -1,3 +1,4 @@
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
@@ -9,6 +10,7 @@ use url::Url;
 
 use super::ManagementError;
 use pipeline::BrokerSettings;
+use pipeline::broker::parse_amqp_url;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,17 +55,19 @@ impl Management {
             key,
             detail: detail.to_string(),
         };
-        let uri: AMQPUri = amqp
-            .parse()
-            .map_err(|error: String| refuse("broker.url", &error))?;
+        let uri = parse_amqp_url(amqp).map_err(|error| refuse("broker.url", &error))?;
         if uri.vhost.is_empty() {
             let detail = "its path names no virtual host: the default one is written /%2f";
             return Err(refuse("broker.url", &detail));
         }
         let key = "broker.management_url";
+        let at = |host: &str| match host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => host.to_owned(),
+        };
         let guessed = || match uri.scheme {
-            AMQPScheme::AMQP => format!("http://{}:{PORT}", uri.authority.host),
-            AMQPScheme::AMQPS => format!("https://{}:{PORT}", uri.authority.host),
+            AMQPScheme::AMQP => format!("http://{}:{PORT}", at(&uri.authority.host)),
+            AMQPScheme::AMQPS => format!("https://{}:{PORT}", at(&uri.authority.host)),
         };
         let text = management.map_or_else(guessed, str::to_owned);
         let mut base = Url::parse(&text).map_err(|error| refuse(key, &error))?;
@@ -81,6 +85,8 @@ impl Management {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(RESPONSE_TIMEOUT)
+            // The broker is reached directly: a proxy of the environment is for requests to the internet.
+            .no_proxy()
             .build()
             .map_err(|error| refuse(key, &error))?;
         Ok(Self {

@@ -1,3 +1,8 @@
+/// What to do where the broker's figures are missing.
+const COUNT_AGAIN: &str = "a queue declared just now is counted within seconds: try again. If the figure stays away, let the broker count \
+     (management_agent.disable_metrics_collector = false and management.disable_stats = false in rabbitmq.conf) and \
+     restart it";
+
 /// Why a request to the management API failed, or a change was refused. Each text ends with what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
@@ -70,6 +75,13 @@ pub enum ManagementError {
         named: u64,
         held: u64,
     },
+    /// Queues that would be removed, and of which nothing is known.
+    #[error(
+        "the broker does not count: its management API does not say how many messages are in {}. Nothing was \
+         removed; {COUNT_AGAIN}",
+        .queues.join(", ")
+    )]
+    NotCounted { queues: Vec<String> },
     #[error("--discard {queue}: this queue is not to be removed. Nothing was changed; {hint}")]
     DiscardNotRemoved { queue: String, hint: String },
     #[error(

@@ -4,34 +4,42 @@ use super::actual::{ActualExchange, ActualQueue};
 use super::{Management, ManagementError};
 use crate::QueueClass;
 
-/// The broker's figures of one queue of the fleet, up to some ten seconds old.
+/// The broker's figures of one queue of the fleet, up to some ten seconds old. What it has not counted is `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueueFigures {
     pub queue: String,
     pub program: String,
     pub class: QueueClass,
     /// Messages that wait, dead letters on their way among them.
-    pub ready: u64,
+    pub ready: Option<u64>,
     /// Messages that a program has and has not acknowledged.
-    pub unacked: u64,
+    pub unacked: Option<u64>,
     /// Bytes of all bodies.
-    pub bytes: u64,
-    pub consumers: u64,
+    pub bytes: Option<u64>,
+    pub consumers: Option<u64>,
 }
 
 impl QueueFigures {
     fn new(queue: &ActualQueue) -> Option<Self> {
         let (program, class) = queue.owner()?;
-        let unacked = queue.messages_unacknowledged.unwrap_or(0);
+        let unacked = queue.messages_unacknowledged;
         Some(Self {
             queue: queue.name.clone(),
             program: program.to_owned(),
             class,
-            ready: queue.held() - unacked,
+            ready: queue
+                .held()
+                .zip(unacked)
+                .map(|(held, unacked)| held.saturating_sub(unacked)),
             unacked,
-            bytes: queue.message_bytes.unwrap_or(0),
-            consumers: queue.consumers.unwrap_or(0),
+            bytes: queue.message_bytes,
+            consumers: queue.consumers,
         })
+    }
+
+    /// All messages in it.
+    pub fn held(&self) -> Option<u64> {
+        Some(self.ready? + self.unacked?)
     }
 
     /// Whether it is a queue of a worker: its messages are work to do.

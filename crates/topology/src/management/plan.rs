@@ -127,8 +127,15 @@ fn check_discards(
         let mut going = removals.iter().flat_map(|removal| &removal.queues);
         let is_going = going.any(|going| going.name == *queue);
         let queue = queue.clone();
-        if is_going && held != named {
-            return Err(ManagementError::DiscardCount { queue, named, held });
+        match held {
+            Some(held) if is_going && held != named => {
+                return Err(ManagementError::DiscardCount { queue, named, held });
+            }
+            None if is_going => {
+                let queues = vec![queue];
+                return Err(ManagementError::NotCounted { queues });
+            }
+            Some(_) | None => {}
         }
         if !is_going {
             let hint = match actual.queue(&queue) {

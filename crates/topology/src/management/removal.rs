@@ -110,11 +110,13 @@ impl Removal {
     /// Why it cannot be removed by these figures, one change for each queue in the way; empty when it can. `blocked`
     /// are the removals that are not made either.
     pub fn obstacles(&self, actual: &Actual, blocked: &[&Self]) -> Vec<BrokerChange> {
-        let mut obstacles: Vec<BrokerChange> = self
-            .queues
-            .iter()
-            .filter(|queue| actual.held(&queue.name) > queue.discard)
-            .map(|queue| self.holds(&queue.name, actual.held(&queue.name)))
+        let queues = self.queues.iter();
+        let mut obstacles: Vec<BrokerChange> = queues
+            .filter_map(|queue| match actual.held(&queue.name) {
+                Some(held) if held <= queue.discard => None,
+                Some(held) => Some(self.holds(&queue.name, held)),
+                None => Some(uncounted(&queue.name)),
+            })
             .collect();
         let reason = match self.kind {
             RemovalKind::Program | RemovalKind::Delay => None,
@@ -162,6 +164,12 @@ impl Removal {
         BrokerChange::new(ChangeAction::Blocked, Object::Queue, queue, &detail)
     }
 
+    /// Its queues whose messages the broker has not counted.
+    pub fn uncounted<'a>(&'a self, actual: &'a Actual) -> impl Iterator<Item = &'a str> {
+        let names = self.queues.iter().map(|queue| queue.name.as_str());
+        names.filter(|queue| actual.held(queue).is_none())
+    }
+
     pub fn steps(&self) -> impl Iterator<Item = PlanStep> {
         let queues = self.queues.iter();
         let exchange = self.exchange.iter().cloned().map(PlanStep::DeleteExchange);
@@ -174,8 +182,9 @@ impl Removal {
     pub fn removed(&self, actual: &Actual) -> Vec<BrokerChange> {
         let queues = self.queues.iter().map(|queue| {
             let detail = match actual.held(&queue.name) {
-                0 => "empty".to_owned(),
-                n => format!("with its {n} messages, as --discard allows"),
+                Some(0) => "empty".to_owned(),
+                None => "not counted".to_owned(),
+                Some(n) => format!("with its {n} messages, as --discard allows"),
             };
             BrokerChange::new(ChangeAction::Remove, Object::Queue, &queue.name, &detail)
         });
@@ -185,4 +194,11 @@ impl Removal {
             .map(|name| BrokerChange::new(ChangeAction::Remove, Object::Exchange, name, "direct"));
         queues.chain(exchange).collect()
     }
+}
+
+/// The obstacle that a queue may hold any number of messages.
+fn uncounted(queue: &str) -> BrokerChange {
+    let detail = "the broker does not say how many messages it holds: configure again in some seconds, or let the \
+                  broker count (management_agent.disable_metrics_collector = false)";
+    BrokerChange::new(ChangeAction::Blocked, Object::Queue, queue, detail)
 }

@@ -14,7 +14,7 @@ pub async fn configure(
 ) -> anyhow::Result<Exit> {
     let desired = pipelines.desired(&pipelines.topology(pipeline)?)?;
     let management = pipelines.management()?;
-    if !context.output.is_json() && removes_queues(&management.diff(&desired).await?) {
+    if !context.output.is_json() && concerns_queues(&management.diff(&desired).await?) {
         announce_wait();
     }
     let discards = Discards::from_iter(discard.discard);
@@ -66,9 +66,11 @@ pub async fn delete(
     Ok(Exit::differs_if(blocked))
 }
 
-fn removes_queues(changes: &[BrokerChange]) -> bool {
-    let removes = |c: &BrokerChange| c.object == Object::Queue && c.action == ChangeAction::Remove;
-    changes.iter().any(removes)
+/// Whether queues are to go: a new one that is blocked may only not be counted yet.
+fn concerns_queues(changes: &[BrokerChange]) -> bool {
+    let is_to_go = |action| matches!(action, ChangeAction::Remove | ChangeAction::Blocked);
+    let mut changes = changes.iter();
+    changes.any(|change| change.object == Object::Queue && is_to_go(change.action))
 }
 
 fn announce_wait() {

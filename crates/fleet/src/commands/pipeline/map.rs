@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use topology::management::QueueFigures;
 use topology::{Problem, ProgramSpec, QueueClass, Topology, TopologyError, dot, mermaid};
 
-use super::{Format, Pipelines, ROLES, not_configured};
+use super::{Format, Pipelines, ROLES, UNKNOWN, count, not_configured};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{Output, Tone, number, table};
@@ -59,7 +59,7 @@ impl LivePipeline {
         let mut text = format!("{name}: {}\n{configured}\n\n{rows}", topology.about);
         let others: Vec<String> = (self.figures.iter())
             .filter(|figures| topology.program(&figures.program).is_none())
-            .map(|queue| format!("{} ({})", queue.queue, number(queue.ready + queue.unacked)))
+            .map(|queue| format!("{} ({})", queue.queue, count(queue.held())))
             .collect();
         if !others.is_empty() {
             let others = others.join(", ");
@@ -79,7 +79,12 @@ impl LivePipeline {
         // Shows whether a program that reads no queue is at work.
         let lease = queues().find(|figures| figures.class == QueueClass::Lease);
         let none = || output.cell(Tone::Faint, "–");
-        let plain = |n: Option<u64>| n.map_or_else(none, |n| number(n).into());
+        // Nothing where there is no such queue.
+        let plain = |n: Option<Option<u64>>| match n {
+            None => none(),
+            Some(None) => output.cell(Tone::Warning, UNKNOWN),
+            Some(Some(n)) => number(n).into(),
+        };
         let is_worker = match program.role.kind {
             RoleKind::Worker => true,
             RoleKind::Controller => topology.has_input(&program.name),
@@ -87,10 +92,11 @@ impl LivePipeline {
         };
         let held = |class: fn(QueueClass) -> bool, tone| {
             let held = queues().filter(|figures| class(figures.class));
-            match held.map(|figures| figures.ready + figures.unacked).sum() {
+            match held.map(QueueFigures::held).sum::<Option<u64>>() {
                 _ if !is_worker => none(),
-                0 => output.cell(Tone::Faint, "0"),
-                n => output.cell(tone, number(n)),
+                None => output.cell(Tone::Warning, UNKNOWN),
+                Some(0) => output.cell(Tone::Faint, "0"),
+                Some(n) => output.cell(tone, number(n)),
             }
         };
         [

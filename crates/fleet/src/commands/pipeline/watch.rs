@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
-use topology::management::{Management, ManagementError, QueueFigures};
+use topology::management::{Management, ManagementError};
 
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{Tone, bytes, number, table};
+
+use super::{UNKNOWN, count};
 
 /// The broker itself counts every few seconds.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -14,16 +16,18 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn qlen(management: &Management, context: &Context) -> anyhow::Result<Exit> {
     let output = context.output;
     let figures = management.figures().await?;
-    let count = |n: u64| match n {
-        0 => output.cell(Tone::Faint, "0"),
-        n => number(n).into(),
+    let count = |n: Option<u64>| match n {
+        None => output.cell(Tone::Warning, UNKNOWN),
+        Some(0) => output.cell(Tone::Faint, "0"),
+        Some(n) => number(n).into(),
     };
+    let size = |n: Option<u64>| n.map_or(UNKNOWN.to_owned(), bytes);
     let rows = figures.iter().map(|figures| {
         [
             figures.queue.as_str().into(),
             count(figures.ready),
             count(figures.unacked),
-            output.cell(Tone::Faint, bytes(figures.bytes)),
+            output.cell(Tone::Faint, size(figures.bytes)),
             count(figures.consumers),
         ]
     });
@@ -95,11 +99,10 @@ async fn pipeline_state(
         return Ok(PipelineState::Lacking(lacking));
     }
     if empty {
-        let held = |figures: &QueueFigures| figures.ready + figures.unacked;
         let figures = management.figures().await?.into_iter();
         let full: Vec<String> = figures
-            .filter(|figures| figures.is_work() && held(figures) > 0)
-            .map(|figures| format!("{} ({})", figures.queue, number(held(&figures))))
+            .filter(|figures| figures.is_work() && figures.held() != Some(0))
+            .map(|figures| format!("{} ({})", figures.queue, count(figures.held())))
             .collect();
         if !full.is_empty() {
             let lacking = format!("not empty: {}", full.join(", "));

@@ -7,11 +7,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::sync::mpsc;
 
 use super::to_table;
-use crate::broker::{Confirm, ConnectionState, Request};
+use crate::broker::{Confirm, ConnectionState, MessageLimit, Request};
 
 /// How often confirms are read. They are read in waves (see [`Outstanding`]); one millisecond adds
 /// nothing that a quorum queue's write to disk does not hide.
@@ -22,6 +22,7 @@ pub(super) async fn publish(
     channel: Channel,
     mut requests: mpsc::Receiver<Request>,
     state: ConnectionState,
+    limit: MessageLimit,
 ) {
     let mut outstanding = Outstanding::default();
     let mut next = 0u64;
@@ -41,7 +42,8 @@ pub(super) async fn publish(
             _ = waves.tick(), if !outstanding.is_empty() => {
                 if let Err(error) = outstanding.read_wave() {
                     // What is outstanding is dropped, and with it the confirms: the senders see the loss.
-                    return state.fail(format!("publishing failed: {error}"));
+                    let cause = format!("publishing failed: {error}");
+                    return state.fail(limit.learn(&cause).unwrap_or(cause));
                 }
             }
         }
@@ -121,6 +123,14 @@ impl Outstanding {
     /// Reads one wave of confirms and passes it on.
     fn read_wave(&mut self) -> lapin::Result<()> {
         self.read_all();
+        // Of the errors of a channel that the broker closed, the one that has its reason.
+        let is_reason = |c: &ConfirmedPublication| {
+            let error = c.confirm.as_ref().err();
+            error.is_some_and(|error| matches!(error.kind(), ErrorKind::ProtocolError(_)))
+        };
+        if let Some(n) = self.confirmed.iter().position(is_reason) {
+            return self.confirmed.swap_remove(n).confirm.map(drop);
+        }
         let mut wave = Vec::with_capacity(self.confirmed.len());
         for ConfirmedPublication {
             id,
@@ -223,7 +233,7 @@ mod tests {
     async fn outstanding(
         count: u64,
     ) -> (Outstanding, Vec<Resolver>, Vec<oneshot::Receiver<Confirm>>) {
-        let (publisher, mut requests) = Publisher::new();
+        let (publisher, mut requests) = Publisher::new(MessageLimit::default());
         let mut outstanding = Outstanding::default();
         let (mut resolvers, mut confirms) = (Vec::new(), Vec::new());
         for id in 0..count {
@@ -259,7 +269,7 @@ mod tests {
     async fn a_carrier_that_completes_while_a_wave_is_read_is_read_before_the_wave_is_passed_on() {
         let (mut outstanding, mut resolvers, mut confirms) = outstanding(1).await;
         let carrier = Mutex::new(Some(resolvers.remove(0)));
-        let (publisher, mut requests) = Publisher::new();
+        let (publisher, mut requests) = Publisher::new(MessageLimit::default());
         let message = Message::new(Headers::new(), "body");
         let publication = Publication::to_queue("q".into(), message);
         confirms.push(publisher.publish(publication).await.unwrap());

@@ -124,6 +124,10 @@ fn what_the_management_address_leaves_out_is_taken_from_the_broker_address() {
         "Management(https://rabbit:15672/ as joe, virtual host \"fleet\")"
     );
     assert_eq!(
+        shown("amqp://joe:pass@[2001:db8::5]:5672/fleet", None),
+        "Management(http://[2001:db8::5]:15672/ as joe, virtual host \"fleet\")"
+    );
+    assert_eq!(
         shown(
             "amqp://joe:pass@rabbit",
             Some("http://ann%40home:s%2F&=@proxy/rabbit/")

@@ -49,6 +49,7 @@ impl Host {
             let queue = queue.expect("the queue exists");
             queue.messages = Some(messages);
             queue.messages_ready = Some(messages);
+            queue.messages_unacknowledged = Some(0);
         });
     }
 
@@ -60,12 +61,21 @@ impl Host {
     }
 
     pub fn messages(&self) -> u64 {
-        self.actual
-            .borrow()
-            .queues
-            .iter()
-            .map(ActualQueue::held)
-            .sum()
+        let actual = self.actual.borrow();
+        let held = actual.queues.iter().map(ActualQueue::held);
+        held.sum::<Option<u64>>().expect("all are counted")
+    }
+
+    /// From now on the broker counts nothing, as one whose metrics collector is off.
+    pub fn stop_counting(&self) {
+        self.change(|actual| {
+            for queue in &mut actual.queues {
+                queue.messages = None;
+                queue.messages_ready = None;
+                queue.messages_unacknowledged = None;
+                queue.consumers = None;
+            }
+        });
     }
 }
 
@@ -107,6 +117,8 @@ impl Objects for Host {
                 actual.queues.push(ActualQueue {
                     name: queue.name.clone(),
                     arguments: queue.arguments.clone(),
+                    messages: Some(0),
+                    consumers: Some(0),
                     ..ActualQueue::default()
                 });
                 format!("put queue {}", queue.name)

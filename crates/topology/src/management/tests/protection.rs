@@ -5,7 +5,7 @@ use serde_json::json;
 use super::memory::Host;
 use super::{blocked, configure, direct, discarding, has, objects_of, shown, with_delays};
 use crate::Desired;
-use crate::management::apply::forecast;
+use crate::management::apply::{delete, forecast};
 use crate::management::{ChangeAction, Discards, ManagementError, Object};
 
 #[tokio::test]
@@ -317,4 +317,64 @@ async fn the_forecast_lists_what_will_be_done() {
         (ChangeAction::Update, Object::Pipeline)
     );
     assert_eq!(last.detail, "direct -> clickhouse-only");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_on_the_strength_of_a_figure_that_is_missing() {
+    let host = Host::with_old_figures(Duration::from_secs(10));
+    configure(&host, &objects_of("direct")).await;
+    host.stop_counting();
+    let wanted = objects_of("clickhouse-only");
+    let expected = forecast(&wanted, &host.state(), &Discards::new()).unwrap();
+    let changes = configure(&host, &wanted).await;
+    assert_eq!(shown(&changes), shown(&expected));
+    let mut queues = blocked(&changes);
+    queues.retain(|queue| *queue != "es-writer-quar");
+    let input = "es-writer-in";
+    assert!(queues.contains(&input) && queues.len() == 5, "{queues:?}");
+    let change = changes.iter().find(|change| change.name == input).unwrap();
+    for part in [
+        "does not say how many messages",
+        "disable_metrics_collector",
+    ] {
+        assert!(change.detail.contains(part), "{}", change.detail);
+    }
+    assert!(has(&host, input) && has(&host, "es-writer-quar"));
+    let error = discarding(&host, &wanted, input, 0).await.unwrap_err();
+    assert!(
+        matches!(error, ManagementError::NotCounted { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_not_deleted_where_the_broker_does_not_count() {
+    let host = Host::with_old_figures(Duration::from_secs(10));
+    configure(&host, &objects_of("direct")).await;
+    host.stop_counting();
+    let before = host.state();
+    let error = delete(&host, &Desired::nothing("direct"), &Discards::new()).await;
+    let error = error.unwrap_err().to_string();
+    for part in ["does not count", "ledger", "disable_metrics_collector"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(host.state(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_not_counted_yet_is_waited_for() {
+    let host = Host::with_old_figures(Duration::from_secs(10));
+    configure(&host, &objects_of("direct")).await;
+    let counted = host.state();
+    host.stop_counting();
+    let nothing = Desired::nothing("direct");
+    let discards = Discards::new();
+    let deleted = delete(&host, &nothing, &discards);
+    let counts_again = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        host.change(|actual| *actual = counted);
+    };
+    let (changes, ()) = tokio::join!(deleted, counts_again);
+    assert_eq!(blocked(&changes.unwrap()), [""; 0]);
+    assert!(host.state().queues.is_empty());
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 use testkit::VirtualHost;
 
 use super::{objects_of, shown, with_delays};
-use crate::management::{BrokerChange, ChangeAction, Discards, Management, ManagementError};
+use crate::management::{
+    BrokerChange, ChangeAction, Discards, Management, ManagementError, QueueFigures,
+};
 use crate::{Desired, PipelineSettings, desired, tests::built_in};
 use pipeline::{BrokerSettings, RetrySchedule};
 
@@ -47,7 +49,7 @@ async fn figures_say(management: &Management, queue: &str, messages: u64) {
     loop {
         let figures = management.figures().await.unwrap();
         let found = figures.iter().find(|figures| figures.queue == queue);
-        let held = found.map(|figures| figures.ready + figures.unacked);
+        let held = found.and_then(QueueFigures::held);
         if held == Some(messages) {
             return;
         }
