@@ -88,7 +88,7 @@ impl ItemResult {
     }
 }
 
-/// HTTP status of a body above a limit, whoever sets it and whatever comes with it: Elasticsearch itself sends nothing.
+/// HTTP status of a body above a limit, of Elasticsearch, which sends an empty answer, or of a proxy, which sends a page.
 pub(super) const TOO_LARGE: u16 = 413;
 const INDEX_NOT_FOUND: &str = "index_not_found_exception";
 const CLUSTER_BLOCK: &str = "cluster_block_exception";
