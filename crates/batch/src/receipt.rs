@@ -52,6 +52,9 @@ pub struct Started {
     /// Fingerprint of the table, key and columns that are read. Empty: not known.
     #[serde(default)]
     pub source: String,
+    /// In what its stores differed from the contract with the hub, and it was published all the same. Empty: in nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
     /// What the run must pass beyond the stores; absent in a pipeline without gates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_plan: Option<RunPlan>,

@@ -4,7 +4,8 @@ use pipeline::{LoopOptions, MAX_IN_FLIGHT_SECONDS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::Secret;
-use stores::clickhouse::qualified;
+use stores::clickhouse::{TargetSettings, qualified};
+use stores::contract::DictionaryTarget;
 
 /// The dictionary that the SERP service reads, on every replica of `[clickhouse]`. The user of `[clickhouse]` needs
 /// CREATE DICTIONARY, DROP DICTIONARY and dictGet on it and on the next one; SELECT, INSERT, CREATE TABLE and
@@ -84,6 +85,16 @@ impl DictionarySettings {
     /// The next one likewise: that which is being loaded, or the one before.
     pub(crate) fn next(&self) -> String {
         qualified(&self.database, &self.next_name())
+    }
+
+    /// What the contract with the hub is checked for, of a dictionary that is loaded from this table.
+    pub fn target(&self, table: &TargetSettings) -> DictionaryTarget {
+        DictionaryTarget {
+            table: table.clone(),
+            database: self.database.clone(),
+            name: self.name.clone(),
+            attributes: self.attributes.clone(),
+        }
     }
 
     /// Refuses what cannot work; `section` names the settings in the error.

@@ -17,7 +17,6 @@ mod shard;
 mod spec;
 mod state;
 mod sync;
-mod types;
 mod worker;
 
 pub use config::{DictRefresherSettings, DictionaryLayout, DictionarySettings};

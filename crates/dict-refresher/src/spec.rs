@@ -3,13 +3,13 @@
 use batch::{Column, Reason, VERSION_COLUMN};
 use serde::Deserialize;
 use stores::clickhouse::{
-    Query, Replica, TableDescription, TargetSettings, qualified, quote_identifier, quote_string,
+    Query, Replica, TargetSettings, qualified, quote_identifier, quote_string,
 };
+use stores::contract::DictionaryColumns;
 
 use crate::DictionarySettings;
 use crate::failure::{RefreshFailure, RefreshStep};
 use crate::state::DictionaryTag;
-use crate::types::in_dictionary;
 
 const STEP: RefreshStep = RefreshStep::ConfineShard;
 
@@ -51,9 +51,12 @@ impl DictionarySpec {
         let found = found.map_err(|error| RefreshFailure::for_statement(STEP, &error))?;
         let found =
             found.ok_or_else(|| refused(Reason::MissingTarget, " does not exist".to_owned()))?;
-        let DictionaryColumns { key, attributes } =
-            DictionaryColumns::choose(&found, &settings.attributes)
-                .map_err(|what| refused(Reason::WrongSchema, format!(": {what}")))?;
+        let DictionaryColumns { key, attributes } = DictionaryColumns::choose(
+            &found.readable_columns(),
+            &found.sorting_key,
+            &settings.attributes,
+        )
+        .map_err(|problems| refused(Reason::WrongSchema, format!(": {}", problems.join("; "))))?;
         let own_rows = (!settings.shard_expression.trim().is_empty())
             .then(|| format!("modulo({}, {shards}) = {shard}", settings.shard_expression));
         Ok(Self {
@@ -177,68 +180,6 @@ fn names<'a>(columns: impl IntoIterator<Item = &'a Column>) -> String {
         .map(|column| quote_identifier(&column.name))
         .collect();
     names.join(", ")
-}
-
-/// The columns that a dictionary has, with their types in it.
-struct DictionaryColumns {
-    /// In the order of the table's sorting key.
-    key: Vec<Column>,
-    attributes: Vec<Column>,
-}
-
-impl DictionaryColumns {
-    fn choose(table: &TableDescription, wanted: &[String]) -> Result<Self, String> {
-        let columns = table.readable_columns();
-        let find = |name: &str| columns.iter().find(|column| column.name == name);
-        let no_column = |name: &dyn std::fmt::Display| {
-            format!(
-                "it is ordered by {name}, which is no column: a dictionary has columns as its key"
-            )
-        };
-        let names = table.sorting_key.columns();
-        let names = names.ok_or_else(|| no_column(&table.sorting_key))?;
-        let key = names.iter().map(|name| {
-            let column = find(name).ok_or_else(|| no_column(name))?;
-            in_dictionary_type(column)
-        });
-        let key: Vec<Column> = key.collect::<Result<_, _>>()?;
-        if key.is_empty() {
-            let why = "it is not ordered by any column, so that the dictionary has no key";
-            return Err(why.to_owned());
-        }
-        let is_key = |name: &str| names.iter().any(|key| key == name);
-        let attributes: Result<Vec<Column>, String> = if wanted.is_empty() {
-            let others = columns.iter().filter(|column| !is_key(&column.name));
-            others.map(in_dictionary_type).collect()
-        } else {
-            let named = wanted.iter().map(|name| match find(name) {
-                Some(_) if is_key(name) => Err(format!(
-                    "{name:?} of dictionary.attributes is a column of the key, which every dictionary has"
-                )),
-                Some(column) => in_dictionary_type(column),
-                None => Err(format!("it has no column {name:?} of dictionary.attributes")),
-            });
-            named.collect()
-        };
-        let attributes = attributes?;
-        if attributes.is_empty() {
-            return Err("it has no columns besides its key: a dictionary needs one".to_owned());
-        }
-        Ok(Self { key, attributes })
-    }
-}
-
-/// The column with the type that it has in a dictionary.
-fn in_dictionary_type(column: &Column) -> Result<Column, String> {
-    let (name, r#type) = (column.name.clone(), &column.r#type);
-    match in_dictionary(r#type) {
-        Some(r#type) => Ok(Column { name, r#type }),
-        None => Err(format!(
-            "column {name:?} is {}, which a dictionary cannot hold; name the others in dictionary.attributes, or make it \
-             a String or a number with ALTER TABLE … MODIFY COLUMN",
-            column.r#type
-        )),
-    }
 }
 
 fn credentials(settings: &DictionarySettings) -> Result<String, RefreshFailure> {

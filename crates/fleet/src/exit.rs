@@ -87,6 +87,8 @@ impl Exit {
         match error {
             QueuerError::Producer(ProducerError::Broker(error)) => Self::from_broker(error),
             QueuerError::Config(_) => Some(Self::Configuration),
+            QueuerError::Differs(_) => Some(Self::Differs),
+            QueuerError::Unknown(_) => Some(Self::Store),
             _ => None,
         }
     }

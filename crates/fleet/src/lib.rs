@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod exit;
 pub mod output;
+mod targets;
 
 use std::ffi::OsString;
 use std::path::Path;

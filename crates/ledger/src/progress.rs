@@ -171,6 +171,12 @@ fn common_gap(run: &RunState) -> Option<String> {
     if run.started().is_some_and(|started| started.partial) {
         return Some("it was partial".to_owned());
     }
+    if run
+        .started()
+        .is_some_and(|started| !started.differences.is_empty())
+    {
+        return Some("it was published although its stores differed from the hub".to_owned());
+    }
     if run.contested {
         return Some("two queuers began it, each with a plan of its own".to_owned());
     }

@@ -247,6 +247,7 @@ mod tests {
                 partial: false,
                 source: String::new(),
                 nonce: String::new(),
+                differences: Vec::new(),
                 run_plan: Some(RunPlan::default()),
             }),
         );

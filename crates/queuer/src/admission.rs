@@ -9,7 +9,7 @@ use crate::options::{Options, Since};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
     #[error(
-        "another run of pipeline {pipeline} is unfinished. {progress}. Wait for it (fleet runs watch {run}), or abandon it: --force {run}"
+        "another run of pipeline {pipeline} is unfinished. {progress}. Wait for it (fleet runs watch {run}), or abandon it: --abandon {run}"
     )]
     Unfinished {
         pipeline: String,
@@ -17,8 +17,8 @@ pub enum AdmissionError {
         /// How far it has come, in a sentence.
         progress: String,
     },
-    #[error("--force {run}: {why}; see fleet runs list")]
-    NothingToForce { run: RunId, why: String },
+    #[error("--abandon {run}: {why}; see fleet runs list")]
+    NothingToAbandon { run: RunId, why: String },
     #[error(
         "the run would read changes from {since_ms} up to {until_ms} (milliseconds since the epoch), which is no time at all; {hint}"
     )]
@@ -51,16 +51,16 @@ pub struct RunScope {
     pub partial: bool,
 }
 
-/// Admits a run of `pipeline`, unless another one is unfinished that `force` does not name. Returns the unfinished run
+/// Admits a run of `pipeline`, unless another one is unfinished that `abandoned` does not name. Returns the unfinished run
 /// that has to be abandoned first.
 pub fn admit(
     ledger: &Ledger,
     pipeline: &str,
-    force: Option<&RunId>,
+    abandoned: Option<&RunId>,
 ) -> Result<Option<RunId>, AdmissionError> {
     let mut abandon = None;
     for run in ledger.unfinished(pipeline) {
-        if Some(run.run()) == force {
+        if Some(run.run()) == abandoned {
             abandon = Some(run.run().clone());
             continue;
         }
@@ -70,13 +70,13 @@ pub fn admit(
             progress: ledger::Progress::new(run).summary(),
         });
     }
-    if let (Some(run), None) = (force, &abandon) {
+    if let (Some(run), None) = (abandoned, &abandon) {
         let why = match ledger.progress(run) {
             Some(progress) => format!("it is {}", progress.status),
             None => "the ledger knows no such run".to_owned(),
         };
         let run = run.clone();
-        return Err(AdmissionError::NothingToForce { run, why });
+        return Err(AdmissionError::NothingToAbandon { run, why });
     }
     Ok(abandon)
 }
@@ -148,6 +148,7 @@ mod tests {
                 partial: false,
                 source: String::new(),
                 nonce: String::new(),
+                differences: Vec::new(),
                 run_plan: None,
             }));
             if let Some(tasks) = *tasks {
@@ -166,25 +167,28 @@ mod tests {
         let refused = admit(&ledger, "direct", None).unwrap_err().to_string();
         assert!(refused.contains("0 of 7 tasks fetched"), "{refused}");
         assert!(
-            refused.contains(&format!("--force {}", run(NOW))),
+            refused.contains(&format!("--abandon {}", run(NOW))),
             "{refused}"
         );
         assert!(admit(&ledger, "other", None).is_ok());
     }
 
     #[test]
-    fn force_abandons_the_run_that_it_names_and_no_other() {
+    fn the_run_that_is_named_is_abandoned_and_no_other() {
         let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1)), (NOW + 2, None)]);
-        let force = |ms| admit(&ledger, "direct", Some(&run(ms)));
+        let abandon = |ms| admit(&ledger, "direct", Some(&run(ms)));
         assert!(matches!(
-            force(NOW + 1),
+            abandon(NOW + 1),
             Err(AdmissionError::Unfinished { .. })
         ));
-        assert!(matches!(force(NOW), Err(AdmissionError::Unfinished { .. })));
+        assert!(matches!(
+            abandon(NOW),
+            Err(AdmissionError::Unfinished { .. })
+        ));
     }
 
     #[test]
-    fn force_refuses_a_run_that_is_not_unfinished() {
+    fn a_run_that_is_not_unfinished_cannot_be_abandoned() {
         let ledger = ledger(&[(NOW, Some(0)), (NOW + 1, Some(1))]);
         let abandon = admit(&ledger, "direct", Some(&run(NOW + 1))).unwrap();
         assert_eq!(abandon, Some(run(NOW + 1)));

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use batch::{Column, VERSION_COLUMN};
-use settings::matches_pattern;
+use settings::{matches_pattern, nearest};
 use stores::clickhouse::{KeyExpression, SourceSettings, read};
+use stores::contract::{HubDescription, HubEngine};
 
 /// The table of one shard, as the shard describes it, and the shard's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,7 @@ pub struct ShardTable {
     pub shard: u32,
     /// Milliseconds since the epoch.
     pub now_ms: i64,
+    pub engine: HubEngine,
     pub sorting_key: KeyExpression,
     pub primary_key: KeyExpression,
     /// Those that can be read.
@@ -27,6 +29,21 @@ pub struct SourceColumns {
     pub indexed: usize,
     pub columns: Vec<Column>,
     pub changed: Column,
+    /// Those of all shards, each once.
+    pub engines: Vec<HubEngine>,
+}
+
+impl SourceColumns {
+    /// The hub as the contract with the stores sees it.
+    pub fn hub(&self, settings: &SourceSettings) -> HubDescription {
+        HubDescription {
+            table: format!("{}.{}", settings.database, settings.table),
+            engines: self.engines.clone(),
+            key: self.key.clone(),
+            columns: self.columns.clone(),
+            changed: self.changed.clone(),
+        }
+    }
 }
 
 /// Resolves the columns of the settings in the shards' tables. The error names the column and the shard, and what to do.
@@ -64,7 +81,14 @@ pub fn resolve(tables: &[ShardTable], settings: &SourceSettings) -> Result<Sourc
         read::bound_expression(column).map_err(|invalid| invalid.detail)?;
     }
     let columns = finder.all(&finder.chosen(settings, &key)?)?;
+    let mut engines: Vec<HubEngine> = Vec::new();
+    for table in tables {
+        if !engines.contains(&table.engine) {
+            engines.push(table.engine.clone());
+        }
+    }
     Ok(SourceColumns {
+        engines,
         key,
         indexed,
         columns,
@@ -106,6 +130,18 @@ impl ColumnFinder<'_> {
         names.iter().map(|name| self.find(name)).collect()
     }
 
+    /// The name most like one that no shard has: a column that another shard has is not misspelt.
+    fn did_you_mean(&self, name: &str) -> String {
+        let all = self.tables.iter().flat_map(|table| &table.columns);
+        let mut names = all.map(|column| column.name.as_str());
+        if names.clone().any(|other| other == name) {
+            return String::new();
+        }
+        let near = nearest(name, &mut names);
+        near.map(|near| format!("; did you mean {near}?"))
+            .unwrap_or_default()
+    }
+
     /// The column, if every shard has it with one type.
     fn find(&self, name: &str) -> Result<Column, String> {
         let (first, table_name) = (&self.tables[0], self.name);
@@ -113,7 +149,8 @@ impl ColumnFinder<'_> {
         for ShardTable { shard, columns, .. } in self.tables {
             let column = columns.iter().find(|column| column.name == name);
             let column = column.ok_or_else(|| {
-                format!("column {name} is missing in {table_name} of shard {shard}")
+                let near = self.did_you_mean(name);
+                format!("column {name} is missing in {table_name} of shard {shard}{near}")
             })?;
             let expected = found.get_or_insert(column);
             if column.r#type != expected.r#type {
@@ -151,6 +188,10 @@ mod tests {
         ShardTable {
             shard,
             now_ms: 0,
+            engine: HubEngine {
+                name: "MergeTree".to_owned(),
+                arguments: Vec::new(),
+            },
             sorting_key: KeyExpression::new("country, keyword"),
             primary_key: KeyExpression::new("country, keyword"),
             columns: vec![

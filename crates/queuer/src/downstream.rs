@@ -2,6 +2,7 @@
 
 use batch::{RunPlan, Stage};
 use pipeline::{BATCHES, ORDERS, RECEIPTS, RoleKind, names};
+use stores::contract::StoreTarget;
 use topology::{Edge, ProgramSpec, Topology};
 
 use crate::TASKS;
@@ -11,12 +12,14 @@ use crate::admission::AdmissionError;
 const CH_WRITER: &str = "ch-writer";
 
 /// The part of a pipeline that the queuer sends to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Downstream {
     /// Name of the pipeline type.
     pub pipeline: String,
     /// Programs that must account for every row, by their process names.
     pub stores: Vec<String>,
+    /// What the stores write to, and the dictionary: the contract with the hub is checked for these before a run begins.
+    pub targets: Vec<StoreTarget>,
     /// Queues that tasks go to.
     pub task_queues: Vec<String>,
     /// Queues that batches of these tasks wait in, on their way into the stores. Without that of a program which holds
@@ -27,7 +30,7 @@ pub struct Downstream {
 }
 
 impl Downstream {
-    /// What follows the queuer named `program`. Stores are the programs that read batches, send none, and report in
+    /// What follows the queuer named `program`, without the targets, which settings tell. Stores are the programs that read batches, send none, and report in
     /// receipts.
     pub fn from_topology(topology: &Topology, program: &str) -> Self {
         let programs = &topology.programs;
@@ -49,6 +52,7 @@ impl Downstream {
             pipeline: topology.name.clone(),
             run_plan: controller.map(|controller| run_plan(topology, controller, stores.clone())),
             stores: stores.map(|program| program.name.clone()).collect(),
+            targets: Vec::new(),
             task_queues: queues(&fetchers),
             batch_queues: queues(&batch_readers),
         }

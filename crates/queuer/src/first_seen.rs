@@ -67,6 +67,7 @@ mod tests {
                 partial: false,
                 source: "s".into(),
                 nonce: nonce.into(),
+                differences: Vec::new(),
                 run_plan: None,
             }),
         }

@@ -26,7 +26,11 @@ pub struct Options {
     pub every_seconds: Option<u64>,
     /// Abandon the unfinished run RUN before starting
     #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
-    pub force: Option<RunId>,
+    pub abandon: Option<RunId>,
+    /// Publish the run although a store would lose or change values of it, as fleet check says, or could not be asked.
+    /// The run tells it for ever, and no later run begins where it ends
+    #[arg(long, conflicts_with = "dry_run")]
+    pub force: bool,
     /// Evaluate this run by another rule than the configured one, such as max_failed_task_ratio=0.2, or for one stage alone
     /// ch-writer.max_rejected_row_ratio=0.05; may be given again. It is on the ledger with the run
     #[arg(long = "gate", value_name = "RULE=NUMBER", value_parser = parse_rule)]
@@ -42,7 +46,8 @@ impl Default for Options {
             shards: Vec::new(),
             dry_run: false,
             every_seconds: None,
-            force: None,
+            abandon: None,
+            force: false,
             gates: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use batch::{Invalid, ReadPlan, RunId, RunMode, Task};
 use stores::clickhouse::{Cluster, SourceSettings, Summary};
+use stores::contract::HubDescription;
 
 use crate::admission::{AdmissionError, RunScope, run_scope};
 use crate::baseline::{History, baseline, source_fingerprint};
@@ -33,6 +34,8 @@ impl From<Invalid> for PlanError {
 pub struct PlannedRun {
     pub run: RunId,
     pub read: Arc<ReadPlan>,
+    /// The hub, as the contract with the stores sees it.
+    pub hub: HubDescription,
     pub partial: bool,
     /// Which run its baseline is, and why it is no later one, in words.
     pub because: String,
@@ -120,6 +123,7 @@ impl Planner<'_> {
             Some(baseline) => baseline.why,
             None => "no earlier run is known".to_owned(),
         };
+        let hub = resolved.hub(self.source);
         let read = ReadPlan {
             database: self.source.database.clone(),
             table: self.source.table.clone(),
@@ -139,6 +143,7 @@ impl Planner<'_> {
         Ok(PlannedRun {
             run: RunId::new(pipeline, until_ms)?,
             read: Arc::new(read),
+            hub,
             partial,
             because,
             source,

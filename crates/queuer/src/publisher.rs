@@ -31,9 +31,14 @@ pub(crate) struct RunPublisher<'a> {
 impl RunPublisher<'_> {
     /// Publishes the announcement, the tasks and the manifest. A run that cannot be published to its end would keep the
     /// next one from starting: it is abandoned, if there is still a broker.
-    pub async fn publish(&mut self, plan: &PlannedRun) -> Result<Published, QueuerError> {
+    /// `differences`: those that it is published in spite of.
+    pub async fn publish(
+        &mut self,
+        plan: &PlannedRun,
+        differences: &[String],
+    ) -> Result<Published, QueuerError> {
         let published = async {
-            self.announce(plan).await?;
+            self.announce(plan, differences).await?;
             Ok(self.publish_tasks(plan).await?)
         };
         let published = published.await;
@@ -52,7 +57,11 @@ impl RunPublisher<'_> {
     /// Publishes that the run has started, then checks in the ledger that it came first: two queuers may have read the
     /// ledger at the same moment. All read the same order there, so one of them continues. If their clocks agree, both
     /// runs have the same name, and only the nonces tell which came first.
-    async fn announce(&mut self, plan: &PlannedRun) -> Result<(), QueuerError> {
+    async fn announce(
+        &mut self,
+        plan: &PlannedRun,
+        differences: &[String],
+    ) -> Result<(), QueuerError> {
         let reads = describe(plan.read.mode, plan.read.until_ms);
         tracing::info!(run = %plan.run, reads, because = plan.because, partial = plan.partial, "starting");
         let nonce = format!("{:016x}", RandomState::new().hash_one(&plan.run));
@@ -66,6 +75,7 @@ impl RunPublisher<'_> {
             partial: plan.partial,
             source: plan.source.clone(),
             nonce: nonce.clone(),
+            differences: differences.to_vec(),
             run_plan: run_plan.map(|run_plan| RunPlan {
                 overrides: self.queuer.planner.options.gates.iter().cloned().collect(),
                 ..run_plan
@@ -140,7 +150,9 @@ impl RunPublisher<'_> {
         };
         match tokio::time::timeout(ABANDON_TIMEOUT, publish).await {
             Ok(Some(Confirm::Stored)) => tracing::warn!(%run, "the run was abandoned"),
-            _ => tracing::warn!(%run, "the run stays unfinished; the next one needs --force {run}"),
+            _ => {
+                tracing::warn!(%run, "the run stays unfinished; the next one needs --abandon {run}")
+            }
         }
     }
 }

@@ -3,6 +3,7 @@ use std::fmt;
 use batch::{RunId, RunMode};
 use serde::Serialize;
 use stores::clickhouse::read;
+use stores::contract::ContractDifference;
 
 use crate::plan::{PlanError, PlannedRun, describe};
 
@@ -30,6 +31,12 @@ pub struct PlanReport {
     /// What ClickHouse read of the primary indices; of the table itself nothing is read.
     pub planning_read_rows: u64,
     pub planning_read_bytes: u64,
+    /// Why the run would not begin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<ContractDifference>,
+    /// Targets that could not be asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_compared: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +79,8 @@ impl PlanReport {
             first_statement: first.as_ref().map(read::select_text).transpose()?,
             planning_read_rows: plan.planning.read_rows,
             planning_read_bytes: plan.planning.read_bytes,
+            differences: Vec::new(),
+            not_compared: Vec::new(),
         })
     }
 }
@@ -113,6 +122,12 @@ impl fmt::Display for PlanReport {
             "planning read {} entries of primary indices, {} bytes",
             self.planning_read_rows, self.planning_read_bytes
         )?;
+        for difference in &self.differences {
+            writeln!(f, "differs  {difference}")?;
+        }
+        for error in &self.not_compared {
+            writeln!(f, "unknown  {error}")?;
+        }
         if let Some(statement) = &self.first_statement {
             write!(f, "first range\n{statement}")?;
         }

@@ -4,6 +4,7 @@ use batch::{Invalid, ReadPlan};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use stores::clickhouse::{Cluster, Query, Shard, SourceSettings, Summary, quote_identifier, read};
+use stores::contract::HubEngine;
 
 use crate::columns::ShardTable;
 use crate::plan::PlanError;
@@ -52,6 +53,7 @@ async fn survey_shard(shard: &Shard, settings: &SourceSettings) -> Result<ShardT
     Ok(ShardTable {
         shard: number,
         now_ms: clock.now_ms,
+        engine: HubEngine::new(&found),
         columns: found.readable_columns(),
         sorting_key: found.sorting_key,
         primary_key: found.primary_key,

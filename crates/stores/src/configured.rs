@@ -1,5 +1,7 @@
 use std::fmt;
 
+use crate::contract::ContractDifference;
+
 /// One thing that configuring a store changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -27,15 +29,30 @@ pub enum ConfigureError {
     #[error("{0}")]
     Invalid(String),
     /// What is there contradicts what is asked for, and changing it could lose data.
-    #[error("{target}: {what}")]
-    Conflict {
-        /// The address of a replica, or the name of an index.
-        target: String,
-        /// Names the column or the field, both types, and what an operator can do.
-        what: String,
-    },
+    #[error("{}", lines(.0))]
+    Conflict(Vec<ContractDifference>),
     #[error(transparent)]
     ClickHouse(#[from] crate::clickhouse::Error),
     #[error(transparent)]
     Elasticsearch(#[from] crate::elasticsearch::Error),
+}
+
+impl ConfigureError {
+    /// Refuses the differences that configuring does not mend.
+    pub fn refuse_what_stays(differences: Vec<ContractDifference>) -> Result<(), Self> {
+        let stay = differences
+            .into_iter()
+            .filter(|difference| !difference.configure_mends);
+        let stay: Vec<ContractDifference> = stay.collect();
+        if stay.is_empty() {
+            Ok(())
+        } else {
+            Err(Self::Conflict(stay))
+        }
+    }
+}
+
+fn lines(differences: &[ContractDifference]) -> String {
+    let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }

@@ -8,13 +8,16 @@ mod circuit_breakers;
 mod class;
 pub mod clickhouse;
 mod configured;
+pub mod contract;
 pub mod elasticsearch;
 mod health;
 mod mapping;
 mod request_limit;
+mod types;
 
 pub use circuit_breakers::{CircuitBreakers, Permit};
 pub use class::Class;
 pub use configured::{Change, ConfigError, ConfigureError};
+use mapping::did_you_mean;
 pub use mapping::{Mapping, MappingError};
 pub use request_limit::RequestLimit;

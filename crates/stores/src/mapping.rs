@@ -48,6 +48,11 @@ impl Mapping {
             .to_owned()
     }
 
+    /// The source columns that `rename` names.
+    pub(crate) fn renamed(&self) -> impl Iterator<Item = &String> {
+        self.rename.keys()
+    }
+
     /// Names of several source columns, in their order; refuses when two would be the same.
     pub fn target_names<'a>(
         &self,
@@ -75,6 +80,13 @@ impl Default for Mapping {
     fn default() -> Self {
         Self::new("processed_", BTreeMap::new())
     }
+}
+
+/// ` (did you mean NAME?)`, if one of the names is much like it.
+pub(crate) fn did_you_mean(name: &str, names: &[impl AsRef<str>]) -> String {
+    let near = settings::nearest(name, names.iter().map(AsRef::as_ref));
+    near.map(|near| format!(" (did you mean {near:?}?)"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

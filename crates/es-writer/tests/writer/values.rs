@@ -225,12 +225,7 @@ async fn values_at_the_edges_of_their_types_are_the_hubs() {
             utc("2299-12-31 23:59:59"),
             json!(10_413_791_999_000_i64),
         ),
-        (
-            "DateTime64(6)",
-            utc("2026-01-01 00:00:00.123"),
-            json!(1_767_225_600_123_i64),
-        ),
-        ("DateTime64(9)", utc("1969-12-31 23:59:59.999"), json!(-1)),
+        ("DateTime64(3)", utc("1969-12-31 23:59:59.999"), json!(-1)),
         ("FixedString(4)", "'us'".into(), json!("us")),
         ("String", "''".into(), json!("")),
         ("String", "unhex('610062')".into(), json!("a\u{0}b")),

@@ -130,6 +130,7 @@ pub fn messages(run: &RunId, count: u32) -> Vec<Message> {
             partial: false,
             source: "5f2c".into(),
             nonce: String::new(),
+            differences: Vec::new(),
             run_plan: None::<RunPlan>,
         }),
         Fact::Manifest {

@@ -124,7 +124,7 @@ impl Demo {
             let name = name_of(run);
             if run["status"] == "planning" {
                 // Its queuer was killed: the rest of its tasks will never come.
-                publish.extend(["--force", name]);
+                publish.extend(["--abandon", name]);
             } else {
                 announce(&format!(
                     "Run {name} was interrupted; seeing it to its end first."

@@ -1,23 +1,26 @@
 //! `fleet clickhouse configure` and `fleet elasticsearch configure`: what the writers write to.
 
+use queuer::SourceColumns;
 use serde_json::json;
 use settings::InvalidSettings;
-use stores::Change;
 use stores::clickhouse::Cluster;
 use stores::clickhouse::ddl::{TargetTable, configure_target};
+use stores::contract::{self, StoreTarget};
 use stores::elasticsearch::Client;
+use stores::{Change, ConfigureError};
 
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::targets::{indices, tables};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum ClickHouseCommand {
     /// Create the target tables, or bring them up to date with the columns of the source
     ///
     /// On every replica of every shard: the database and the table are created, missing columns added, the
-    /// deduplication window set. Done again it changes nothing. A table of another engine or key, or a column
-    /// of another type, is an error that names it.
+    /// deduplication window set. Done again it changes nothing. What it cannot mend without losing values, such as a table
+    /// of another engine or key, or a column that does not hold the source's values, is an error that names it.
     Configure(DryRun),
 }
 
@@ -27,7 +30,7 @@ pub enum ElasticsearchCommand {
     ///
     /// Missing fields are added, to followers too; fields that are not known are refused from then on;
     /// the alias, the number of replicas and the refresh interval are set. Done again it changes
-    /// nothing. A field that has another type in the index is an error: only a new index can change it.
+    /// nothing. A field that has another type in the index, or that no column gives, is an error.
     Configure(DryRun),
 }
 
@@ -79,6 +82,7 @@ async fn configure_tables(config: &Config, dry_run: bool) -> anyhow::Result<Vec<
     let target = Cluster::new(&config.clickhouse.connection())?;
     same_shards(&source, &target)?;
     let source = queuer::source_columns(&source, &config.source).await?;
+    refuse_what_stays(&source, config, tables(config)).await?;
     let table = TargetTable::new(&config.clickhouse, &source.key, &source.columns)?;
     Ok(configure_target(&target, &table, dry_run).await?)
 }
@@ -95,10 +99,27 @@ fn same_shards(source: &Cluster, target: &Cluster) -> Result<(), InvalidSettings
     Err(InvalidSettings::one("clickhouse.cluster", problem))
 }
 
+/// Refuses, before anything is changed, what a run would not begin with and configuring does not mend.
+async fn refuse_what_stays(
+    source: &SourceColumns,
+    config: &Config,
+    target: StoreTarget,
+) -> anyhow::Result<()> {
+    let found = contract::survey(&source.hub(&config.source), &[target], &[]).await?;
+    ConfigureError::refuse_what_stays(found.differences)?;
+    // The first one decides on the exit code.
+    match found.unreachable.into_iter().next() {
+        Some(target) => Err(target.error.into()),
+        None => Ok(()),
+    }
+}
+
 async fn configure_indices(config: &Config, dry_run: bool) -> anyhow::Result<Vec<Change>> {
     let source = Cluster::new(&config.source.connection())?;
-    let (client, indices) = (Client::new(&config.elasticsearch)?, &config.elasticsearch);
+    let client = Client::new(&config.elasticsearch)?;
     let source = queuer::source_columns(&source, &config.source).await?;
+    refuse_what_stays(&source, config, indices(config)).await?;
     let (key, columns) = (&source.key, &source.columns);
-    Ok(client.configure(indices, key, columns, dry_run).await?)
+    let settings = &config.elasticsearch;
+    Ok(client.configure(settings, key, columns, dry_run).await?)
 }

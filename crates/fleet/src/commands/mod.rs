@@ -1,5 +1,6 @@
 //! The commands. Each is a module with its arguments and one `run(arguments, &Context)`.
 
+pub mod check;
 pub mod completions;
 pub mod config;
 mod configure;
@@ -31,6 +32,11 @@ pub enum FleetCommand {
     /// Create the ClickHouse tables that rows go to
     #[command(subcommand)]
     Clickhouse(ClickHouseCommand),
+    /// Compare the hub with all stores, as the queuer does before a run; exit code 6 if a run would not begin
+    ///
+    /// The tables of every replica, every index and its followers, and the dictionaries. Changes nothing. What differs is
+    /// named with both sides and what to type. A target that cannot be asked is exit code 5.
+    Check(check::CheckArguments),
     /// List, show and watch the runs of the ledger, and decide on them
     #[command(subcommand)]
     Runs(runs::RunsCommand),
@@ -67,6 +73,7 @@ pub fn run(command: FleetCommand, context: &Context) -> anyhow::Result<Exit> {
         FleetCommand::Clickhouse(ClickHouseCommand::Configure(dry_run)) => {
             configure::run(Store::ClickHouse, &dry_run, context)
         }
+        FleetCommand::Check(arguments) => check::run(&arguments, context),
         FleetCommand::Runs(command) => runs::run(command, context),
         FleetCommand::Elasticsearch(ElasticsearchCommand::Configure(dry_run)) => {
             configure::run(Store::Elasticsearch, &dry_run, context)

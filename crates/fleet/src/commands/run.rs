@@ -19,7 +19,8 @@ use super::pipeline::ROLES;
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::output::{Output, number};
+use crate::output::number;
+use crate::targets::targets;
 
 /// How often the management API is asked whether a pipeline is configured.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -116,7 +117,7 @@ pub fn run(arguments: RunArguments, context: &Context) -> anyhow::Result<Exit> {
     config.try_broker()?;
     super::block_on(async {
         let app = App::start(&name, &config.app())?;
-        let ended = run_role(role, &app, &config, context.output).await;
+        let ended = run_role(role, &app, &config, context).await;
         let exit = ended.unwrap_or_else(|error| {
             tracing::error!(error = format!("{error:#}"), "ended by an error");
             Exit::from_error(&error)
@@ -130,11 +131,11 @@ async fn run_role(
     role: RoleCommand,
     app: &App,
     config: &Config,
-    output: Output,
+    context: &Context,
 ) -> anyhow::Result<Exit> {
     let program = |options: &LoopOptions| Program::new(app, &config.broker, options);
     match role {
-        RoleCommand::Queuer(options) => return run_queuer(&options, app, config, output).await,
+        RoleCommand::Queuer(options) => return run_queuer(&options, app, config, context).await,
         RoleCommand::Fetcher => {
             let fetcher = Fetcher::new(app, &config.source, &config.fetcher)?;
             run_worker(&program(&config.fetcher.options)?, fetcher).await?;
@@ -175,13 +176,14 @@ async fn run_queuer(
     options: &queuer::Options,
     app: &App,
     config: &Config,
-    output: Output,
+    context: &Context,
 ) -> anyhow::Result<Exit> {
+    let output = context.output;
     let pipeline = if options.dry_run {
-        dry_run_pipeline(app, config).await?
+        dry_run_pipeline(app, config, context).await?
     } else {
         match configured_topology(app, config).await? {
-            Some(topology) => downstream(app, &topology)?,
+            Some(topology) => downstream(app, &topology, context)?,
             None => return Ok(Exit::Ok),
         }
     };
@@ -200,7 +202,10 @@ async fn run_queuer(
             );
             output.answer(&answer, text)?;
         }
-        QueuerExit::Planned(report) => output.answer(&report, report.to_string())?,
+        QueuerExit::Planned(report) => {
+            output.answer(&report, report.to_string())?;
+            return Ok(Exit::differs_if(!report.differences.is_empty()));
+        }
         // A loop always ends so; a single run is not published then.
         QueuerExit::Stopped if options.every_seconds.is_none() => return Ok(Exit::Differs),
         QueuerExit::Stopped => {}
@@ -211,10 +216,14 @@ async fn run_queuer(
 const NOT_CONFIGURED: &str = "no pipeline is configured yet: fleet pipeline configure --type TYPE";
 
 /// What the queuer sends to in the pipeline that is configured; in none in particular if none is.
-async fn dry_run_pipeline(app: &App, config: &Config) -> anyhow::Result<queuer::Downstream> {
+async fn dry_run_pipeline(
+    app: &App,
+    config: &Config,
+    context: &Context,
+) -> anyhow::Result<queuer::Downstream> {
     let management = Management::from_settings(&config.broker)?;
     let missing = match management.configured().await {
-        Ok(Some(pipeline)) => return downstream(app, &topology(config, &pipeline)?),
+        Ok(Some(pipeline)) => return downstream(app, &topology(config, &pipeline)?, context),
         Ok(None) => NOT_CONFIGURED.to_owned(),
         Err(error) => error.to_string(),
     };
@@ -222,6 +231,7 @@ async fn dry_run_pipeline(app: &App, config: &Config) -> anyhow::Result<queuer::
     Ok(queuer::Downstream {
         pipeline: NO_PIPELINE.to_owned(),
         stores: Vec::new(),
+        targets: Vec::new(),
         task_queues: Vec::new(),
         batch_queues: Vec::new(),
         run_plan: None,
@@ -255,8 +265,13 @@ fn topology(config: &Config, pipeline: &str) -> anyhow::Result<Topology> {
         .with_context(|| format!("the broker is configured for pipeline type {pipeline}"))
 }
 
-fn downstream(app: &App, topology: &Topology) -> anyhow::Result<queuer::Downstream> {
-    let downstream = queuer::Downstream::from_topology(topology, &app.name);
+fn downstream(
+    app: &App,
+    topology: &Topology,
+    context: &Context,
+) -> anyhow::Result<queuer::Downstream> {
+    let mut downstream = queuer::Downstream::from_topology(topology, &app.name);
+    downstream.targets = targets(context, Some(topology))?;
     if downstream.task_queues.is_empty() {
         let (pipeline, name) = (&topology.name, &app.name);
         let problem = format!("nothing in pipeline type {pipeline} reads what {name} sends");

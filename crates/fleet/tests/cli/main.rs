@@ -2,6 +2,7 @@
 
 mod addresses;
 mod clickhouse;
+mod contract;
 mod dictionary;
 mod elasticsearch;
 mod golden;

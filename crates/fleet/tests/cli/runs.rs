@@ -100,6 +100,7 @@ fn receipts(hours: i64, es: [u64; 2]) -> Vec<Fact> {
             partial: false,
             source: "s".into(),
             nonce: String::new(),
+            differences: Vec::new(),
             run_plan: Some(RunPlan {
                 dictionary_after: Some("ch-writer".into()),
                 serp: true,

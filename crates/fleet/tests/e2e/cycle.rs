@@ -219,16 +219,19 @@ fn followers_get_what_their_leader_gets() {
 }
 
 #[test]
-fn a_run_is_refused_while_another_is_unfinished_and_forced_by_name() {
+fn a_run_is_refused_while_another_is_unfinished_and_abandoned_by_name() {
     let _turn = one_at_a_time();
     let stack = configured(2_000, "");
     let first = publish(&stack, &[]);
     let refused = stack.fleet.output(&["run", "queuer"]);
     assert!(!refused.status.success());
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(text.contains(&first) && text.contains("--force"), "{text}");
+    assert!(
+        text.contains(&first) && text.contains("--abandon"),
+        "{text}"
+    );
 
-    let second = publish(&stack, &["--force", &first]);
+    let second = publish(&stack, &["--abandon", &first]);
     assert_ne!(first, second);
     assert_eq!(progress(&stack, &first)["status"], "abandoned");
     let _workers = start_workers(&stack);

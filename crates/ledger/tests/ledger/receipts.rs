@@ -32,6 +32,7 @@ pub fn started(stores: &[&str]) -> Receipt {
         partial: false,
         source: "s".into(),
         nonce: String::new(),
+        differences: Vec::new(),
         run_plan: None,
     }))
 }

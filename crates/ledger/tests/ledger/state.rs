@@ -219,6 +219,7 @@ fn ended_runs_are_told_latest_first_with_what_they_left_out() {
             partial,
             source: String::new(),
             nonce: String::new(),
+            differences: Vec::new(),
             run_plan: None,
         }));
         publish(Fact::Manifest {

@@ -240,6 +240,7 @@ pub fn started(stores: &[&str]) -> Fact {
         partial: false,
         source: "s".into(),
         nonce: String::new(),
+        differences: Vec::new(),
         run_plan: Some(RunPlan {
             dictionary_after: has_dictionary.then(|| "ch".to_owned()),
             serp: has_dictionary,

@@ -24,6 +24,7 @@ fn receipts(end: i64) -> [Receipt; 2] {
         partial: false,
         source: String::new(),
         nonce: String::new(),
+        differences: Vec::new(),
         run_plan: None,
     });
     let abandoned = Fact::Abandoned {

@@ -35,6 +35,7 @@ fn after(runs: &[Run], stores: &[&str]) -> Baseline {
             partial: run.partial,
             source: run.source.into(),
             nonce: String::new(),
+            differences: Vec::new(),
             run_plan: None,
         });
         let manifest = Fact::Manifest {
@@ -129,6 +130,7 @@ fn ended_as(ledger: &mut Ledger, end_ms: i64, mode: RunMode, passed: [bool; 2]) 
             partial: false,
             source: "same".into(),
             nonce: String::new(),
+            differences: Vec::new(),
             run_plan: Some(RunPlan::default()),
         }),
         Fact::Manifest {
@@ -324,6 +326,7 @@ fn a_source_is_its_table_key_columns_and_types_whatever_their_order() {
             ..SourceSettings::default()
         };
         let source = SourceColumns {
+            engines: Vec::new(),
             key: own(key),
             indexed: 1,
             columns: own(columns),

@@ -1,5 +1,6 @@
 //! The queuer on real services.
 
+mod contract;
 mod planning;
 mod publishing;
 mod topology;

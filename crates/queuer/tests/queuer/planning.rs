@@ -43,6 +43,7 @@ fn complete(plan: &PlannedRun, until_ms: i64) -> Ledger {
         partial: false,
         source: plan.source.clone(),
         nonce: String::new(),
+        differences: Vec::new(),
         run_plan: None,
     });
     let manifest = Fact::Manifest {

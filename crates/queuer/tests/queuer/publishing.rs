@@ -14,15 +14,15 @@ use super::Hub;
 const FETCHER: &str = "fetcher-in";
 const STORE: &str = "es-writer-in";
 
-struct Fleet {
-    hub: Hub,
+pub struct Fleet {
+    pub hub: Hub,
     broker: Memory,
-    downstream: Downstream,
+    pub downstream: Downstream,
 }
 
 impl Fleet {
     /// A hub of 600 rows and a broker with the pipeline `direct`.
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with_hub(Hub::new(
             "country String, keyword String",
             "(country, keyword)",
@@ -47,6 +47,7 @@ impl Fleet {
         let downstream = Downstream {
             pipeline: "direct".to_owned(),
             stores: vec!["ch-writer".to_owned(), "es-writer".to_owned()],
+            targets: Vec::new(),
             task_queues: vec![FETCHER.to_owned()],
             batch_queues: vec![STORE.to_owned()],
             run_plan: None,
@@ -76,25 +77,25 @@ impl Fleet {
         run(&program, &self.downstream, source, settings, options).await
     }
 
-    async fn run(&self, options: &Options) -> Result<QueuerExit, QueuerError> {
+    pub async fn run(&self, options: &Options) -> Result<QueuerExit, QueuerError> {
         self.run_as(&Self::app(), options).await
     }
 
     /// Publishes a run; panics when none is.
-    async fn publish(&self, options: &Options) -> Published {
+    pub async fn publish(&self, options: &Options) -> Published {
         match self.run(options).await {
             Ok(QueuerExit::Published(published)) => published,
             other => panic!("{other:?}"),
         }
     }
 
-    fn receipts(&self) -> Vec<Receipt> {
+    pub fn receipts(&self) -> Vec<Receipt> {
         let messages = self.broker.ready(names::LEDGER);
         let receipts = messages.iter().map(Receipt::from_message);
         receipts.collect::<Result<_, _>>().unwrap()
     }
 
-    fn ledger(&self) -> Ledger {
+    pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::new();
         self.receipts().iter().for_each(|r| ledger.apply(r));
         ledger
@@ -104,7 +105,7 @@ impl Fleet {
         self.ledger().run(run).unwrap().status()
     }
 
-    fn tasks(&self) -> Vec<Task> {
+    pub fn tasks(&self) -> Vec<Task> {
         let messages = self.broker.ready(FETCHER);
         let tasks = messages.iter().map(Task::from_message);
         tasks.collect::<Result<_, _>>().unwrap()
@@ -119,7 +120,7 @@ impl Fleet {
     }
 
     /// Publishes for every task of the run the receipt that it was read and had no rows.
-    async fn complete(&self, run: &RunId) {
+    pub async fn complete(&self, run: &RunId) {
         for task in self.tasks().into_iter().filter(|task| task.run == *run) {
             let fact = Fact::Fetched {
                 task: task.task,
@@ -210,11 +211,11 @@ async fn an_unfinished_run_refuses_the_next_one_until_it_is_abandoned_by_name() 
     assert_eq!(run, first.run);
     assert!(progress.contains("0 of"), "{progress}");
     assert_eq!(fleet.receipts().len(), 2);
-    let force = Options {
-        force: Some(first.run.clone()),
+    let abandon = Options {
+        abandon: Some(first.run.clone()),
         ..Options::default()
     };
-    let second = fleet.publish(&force).await;
+    let second = fleet.publish(&abandon).await;
     assert_eq!(fleet.state(&first.run), RunStatus::Abandoned);
     assert_eq!(fleet.state(&second.run), RunStatus::Running);
 }

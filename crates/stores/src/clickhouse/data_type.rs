@@ -32,7 +32,7 @@ pub struct NotADataType(pub String);
 
 impl DataType {
     /// The type inside, if this is `outer` around one; otherwise itself.
-    pub(super) fn unwrapped(&self, outer: &str) -> &Self {
+    pub(crate) fn unwrapped(&self, outer: &str) -> &Self {
         match self.arguments.as_slice() {
             [TypeArgument::Type(inner)] if self.name == outer => inner,
             _ => self,
@@ -84,7 +84,24 @@ impl DataType {
         }
     }
 
-    fn types(&self) -> impl Iterator<Item = &Self> {
+    /// The names of a tuple's elements, as they are written; `None` for one without a name.
+    pub(crate) fn element_names(&self) -> impl Iterator<Item = Option<&str>> {
+        self.arguments.iter().map(|argument| match argument {
+            TypeArgument::Named { name, .. } => Some(name.as_str()),
+            TypeArgument::Type(_) | TypeArgument::Literal(_) => None,
+        })
+    }
+
+    /// The arguments that are neither types nor named ones, such as the members of an enum.
+    pub(crate) fn literals(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().filter_map(|argument| match argument {
+            TypeArgument::Literal(text) => Some(text.as_str()),
+            TypeArgument::Type(_) | TypeArgument::Named { .. } => None,
+        })
+    }
+
+    /// The arguments that are types, in their order.
+    pub(crate) fn types(&self) -> impl Iterator<Item = &Self> {
         self.arguments.iter().filter_map(|argument| match argument {
             TypeArgument::Type(r#type) | TypeArgument::Named { r#type, .. } => Some(r#type),
             TypeArgument::Literal(_) => None,

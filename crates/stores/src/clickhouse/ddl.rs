@@ -4,7 +4,7 @@ mod apply;
 
 use batch::{Column, VERSION_COLUMN};
 
-use super::{DataType, Replication, TargetSettings, quote_identifier, quote_string};
+use super::{DataType, Replication, TargetSettings, qualified, quote_identifier, quote_string};
 use crate::ConfigureError;
 
 pub use apply::configure_target;
@@ -66,11 +66,33 @@ impl TargetTable {
     }
 
     /// `DATABASE.TABLE`, quoted.
-    fn qualified_name(&self) -> String {
-        let TargetSettings {
-            database, table, ..
-        } = &self.settings;
-        format!("{}.{}", quote_identifier(database), quote_identifier(table))
+    pub(crate) fn qualified_name(&self) -> String {
+        qualified(&self.settings.database, &self.settings.table)
+    }
+
+    /// `DATABASE.TABLE`, for people.
+    pub(crate) fn plain_name(&self) -> String {
+        format!("{}.{}", self.settings.database, self.settings.table)
+    }
+
+    /// The names of the key's columns.
+    pub(crate) fn key(&self) -> &[String] {
+        &self.key
+    }
+
+    /// The name of the version column.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// All columns by their names in the target: key, others, version.
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Columns that the table may have besides.
+    pub(crate) fn own_columns(&self) -> &[String] {
+        &self.settings.own_columns
     }
 
     /// The statement that creates the database, if it is missing.
@@ -83,21 +105,29 @@ impl TargetTable {
     fn create_table(&self) -> String {
         let columns = self.columns.iter().map(column_definition);
         let columns: Vec<String> = columns.map(|column| format!("    {column}")).collect();
-        let key: Vec<String> = self.key.iter().map(|name| quote_identifier(name)).collect();
         format!(
-            "CREATE TABLE IF NOT EXISTS {}\n(\n{}\n)\nENGINE = {}({})\nORDER BY ({})\nSETTINGS {} = {}",
+            "CREATE TABLE IF NOT EXISTS {}\n(\n{}\n)\nENGINE = {}({})\nORDER BY {}\nSETTINGS {} = {}",
             self.qualified_name(),
             columns.join(",\n"),
             self.engine_name(),
             self.engine_arguments(),
-            key.join(", "),
+            self.order(),
             self.window_setting(),
             self.settings.deduplication_window,
         )
     }
 
+    /// One column stands without brackets: with them it is another expression to some servers.
+    fn order(&self) -> String {
+        let key: Vec<String> = self.key.iter().map(|name| quote_identifier(name)).collect();
+        match key.as_slice() {
+            [one] => one.clone(),
+            several => format!("({})", several.join(", ")),
+        }
+    }
+
     /// The engine comes from a closed list: names of engines cannot be bound as parameters.
-    fn engine_name(&self) -> &'static str {
+    pub(crate) fn engine_name(&self) -> &'static str {
         match self.settings.engine {
             Replication::Replacing => "ReplacingMergeTree",
             Replication::ReplicatedReplacing => "ReplicatedReplacingMergeTree",

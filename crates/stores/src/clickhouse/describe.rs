@@ -6,7 +6,7 @@ use batch::Column;
 use serde::Deserialize;
 
 use super::syntax::{identifier, in_brackets, split_list};
-use super::{Error, Query, Replica, Shard};
+use super::{Error, Query, Replica, Shard, quote_identifier};
 
 /// A table as one server has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -30,10 +30,22 @@ pub struct ColumnDescription {
     pub name: String,
     /// As the server writes it; [`super::DataType`] reads it.
     pub r#type: String,
-    /// Whether it is not stored: it exists in inserts alone, to compute others from.
-    pub is_ephemeral: bool,
+    pub computed: ColumnComputation,
     /// Whether the sorting key names it, by itself or inside an expression.
     pub in_sorting_key: bool,
+}
+
+/// How the values of a column come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnComputation {
+    /// They are what is inserted, or else a default.
+    Stored,
+    /// The server computes them when rows are inserted.
+    Materialized,
+    /// The server computes them when rows are read.
+    Alias,
+    /// They exist in inserts alone, to compute others from.
+    Ephemeral,
 }
 
 impl TableDescription {
@@ -41,7 +53,7 @@ impl TableDescription {
     pub fn readable_columns(&self) -> Vec<Column> {
         let columns = self.columns.iter();
         columns
-            .filter(|column| !column.is_ephemeral)
+            .filter(|column| column.computed != ColumnComputation::Ephemeral)
             .map(|column| Column {
                 name: column.name.clone(),
                 r#type: column.r#type.clone(),
@@ -54,7 +66,7 @@ impl TableDescription {
     }
 
     /// What stands in the brackets after the engine's name, argument by argument.
-    pub(super) fn engine_arguments(&self) -> Vec<&str> {
+    pub(crate) fn engine_arguments(&self) -> Vec<&str> {
         let arguments = self.engine_full.strip_prefix(&self.engine);
         arguments
             .and_then(in_brackets)
@@ -83,12 +95,23 @@ impl KeyExpression {
     /// From `a, b`, as the server writes it. A key of one column stands in brackets since 26.9, and a name that is no
     /// plain word in backquotes.
     pub fn new(text: &str) -> Self {
-        let text = text.trim();
-        let inner = in_brackets(text).filter(|inner| inner.len() + 2 == text.len());
-        let text = inner.unwrap_or(text);
+        let mut text = text.trim();
+        // As SHOW CREATE gives it back, it can have more of them.
+        while let Some(inner) = in_brackets(text).filter(|inner| inner.len() + 2 == text.len()) {
+            text = inner.trim();
+        }
         Self {
             text: text.to_owned(),
             columns: split_list(text).into_iter().map(identifier).collect(),
+        }
+    }
+
+    /// A key of plain columns in ascending order.
+    pub(crate) fn from_columns(names: &[String]) -> Self {
+        let quoted: Vec<String> = names.iter().map(|name| quote_identifier(name)).collect();
+        Self {
+            text: quoted.join(", "),
+            columns: Some(names.to_vec()),
         }
     }
 
@@ -117,7 +140,12 @@ impl From<[String; 5]> for ColumnDescription {
         Self {
             name,
             r#type,
-            is_ephemeral: default_kind == "EPHEMERAL",
+            computed: match default_kind.as_str() {
+                "MATERIALIZED" => ColumnComputation::Materialized,
+                "ALIAS" => ColumnComputation::Alias,
+                "EPHEMERAL" => ColumnComputation::Ephemeral,
+                _ => ColumnComputation::Stored,
+            },
             in_sorting_key: in_sorting_key == "1",
         }
     }
@@ -172,6 +200,7 @@ mod tests {
         assert_eq!(columns("a, b_1"), names(&["a", "b_1"]));
         assert_eq!(columns(r"`a b`, `c\`d, e`"), names(&["a b", "c`d, e"]));
         assert_eq!(columns("(keyword)"), names(&["keyword"]));
+        assert_eq!(columns("((keyword))"), names(&["keyword"]));
         assert_eq!(columns("(`a, b`)"), names(&["a, b"]));
         assert_eq!(columns(""), names(&[]));
         for expression in [
@@ -239,9 +268,14 @@ mod tests {
         let names = |columns: Vec<Column>| columns.into_iter().map(|column| column.name);
         let readable: Vec<String> = names(found.readable_columns()).collect();
         assert_eq!(readable, ["z", "a, b", "k", "m", "d", "l"]);
-        for name in ["z", "d", "m", "l", "e"] {
-            let is_ephemeral = found.column(name).unwrap().is_ephemeral;
-            assert_eq!(is_ephemeral, name == "e", "{name}");
+        for (name, computed) in [
+            ("z", ColumnComputation::Stored),
+            ("d", ColumnComputation::Stored),
+            ("m", ColumnComputation::Materialized),
+            ("l", ColumnComputation::Alias),
+            ("e", ColumnComputation::Ephemeral),
+        ] {
+            assert_eq!(found.column(name).unwrap().computed, computed, "{name}");
         }
         let key = found.columns.iter().filter(|column| column.in_sorting_key);
         let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();

@@ -21,7 +21,7 @@ mod syntax;
 pub use crate::ConfigError;
 pub use cluster::{Cluster, Shard};
 pub use data_type::{DataType, NotADataType};
-pub use describe::{ColumnDescription, KeyExpression, TableDescription};
+pub use describe::{ColumnComputation, ColumnDescription, KeyExpression, TableDescription};
 pub use error::{Error, ErrorKind, classify};
 pub use query::{Query, Summary};
 pub use replica::Replica;
@@ -36,6 +36,11 @@ pub fn quote_identifier(name: &str) -> String {
 /// A table or a dictionary as it stands in a statement.
 pub fn qualified(database: &str, name: &str) -> String {
     format!("{}.{}", quote_identifier(database), quote_identifier(name))
+}
+
+/// The name that a text is, without its backquotes; `None` for any other expression.
+pub(crate) fn unquote_identifier(text: &str) -> Option<String> {
+    syntax::identifier(text)
 }
 
 /// A text as it stands in a statement: in single quotes, with those inside it escaped.

@@ -94,6 +94,9 @@ pub struct TargetSettings {
     pub strip_prefix: String,
     /// Names of columns in the target, by their names in the source. `_version` is the row's version.
     pub rename: BTreeMap<String, String>,
+    /// Columns that the table may have although no column of the source gives them values, such as one that the source
+    /// has no longer: rows that are written again get its default. Columns that the table computes need not be named.
+    pub own_columns: Vec<String>,
     /// Engine of the target table when it is created. Both keep, of the rows of one key, that of the highest version.
     pub engine: Replication,
     /// Path of the table in ZooKeeper or Keeper; used with `replicated-replacing` alone. It is the same on all
@@ -135,6 +138,7 @@ impl Default for TargetSettings {
             table: "keywords_metrics_local".to_owned(),
             strip_prefix: "processed_".to_owned(),
             rename: BTreeMap::new(),
+            own_columns: Vec::new(),
             engine: Replication::Replacing,
             // ClickHouse's own default has `{uuid}`, which it refuses where each replica gets a statement of its own.
             zookeeper_path: "/clickhouse/tables/{shard}/{database}/{table}".to_owned(),

@@ -12,18 +12,26 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{self, FieldFit, IndexField};
 use super::{Client, ElasticsearchSettings, Error, IndexSettings};
+use crate::contract::{ContractDifference, compare_fields};
 use crate::{Change, ConfigureError};
 
 /// An index as Elasticsearch describes it.
-#[derive(Deserialize)]
-struct ExistingIndex {
+#[derive(Debug, Deserialize)]
+pub struct ExistingIndex {
     #[serde(default)]
     aliases: Map<String, Value>,
     mappings: ExistingMappings,
     settings: Value,
 }
 
-#[derive(Deserialize)]
+impl ExistingIndex {
+    /// The mappings of its fields, those of objects inside of them.
+    pub(crate) fn properties(&self) -> &Map<String, Value> {
+        &self.mappings.properties
+    }
+}
+
+#[derive(Debug, Deserialize)]
 struct ExistingMappings {
     /// `strict`, or `true` or `false` as a text.
     dynamic: Option<Value>,
@@ -58,7 +66,8 @@ impl Client {
     /// settings that can be changed, and keeps Elasticsearch from creating one automatically. Returns what it
     /// changed: nothing, when all was in place. A dry run changes nothing, and returns what would change.
     ///
-    /// Refuses, before it changes anything in that index, a field that has another type there.
+    /// Refuses, before it changes anything in that index, a field that has another type there, and one that no column
+    /// gives.
     pub async fn configure(
         &self,
         settings: &ElasticsearchSettings,
@@ -77,7 +86,7 @@ impl Client {
         let wanted = wanted.collect::<Result<Vec<_>, ConfigureError>>()?;
         let mut changes = Vec::new();
         for (index, fields) in wanted {
-            for step in self.steps(index, &fields).await? {
+            for step in self.steps(index, &fields, &settings.own_fields).await? {
                 if !dry_run {
                     self.put(&step.path, &step.body).await?;
                 }
@@ -91,11 +100,15 @@ impl Client {
         &self,
         wanted: &IndexSettings,
         fields: &[IndexField],
+        own_fields: &[String],
     ) -> Result<Vec<PutStep>, ConfigureError> {
         self.check_alias(wanted).await?;
         let name = &wanted.name;
         let mut steps = match self.index(name).await? {
-            Some(existing) => self.steps_for_existing(wanted, &existing, fields).await?,
+            Some(existing) => {
+                let steps = self.steps_for_existing(wanted, &existing, fields, own_fields);
+                steps.await?
+            }
             None => {
                 let path = IndicesCreateParts::Index(name).url();
                 let what = format!("created with {} fields", fields.len());
@@ -121,11 +134,12 @@ impl Client {
         wanted: &IndexSettings,
         existing: &ExistingIndex,
         fields: &[IndexField],
+        own_fields: &[String],
     ) -> Result<Vec<PutStep>, ConfigureError> {
         let name = &wanted.name;
         check_shards(wanted, existing)?;
         let mut steps = Vec::new();
-        steps.extend(add_fields(name, existing, fields)?);
+        steps.extend(add_fields(name, existing, fields, own_fields)?);
         steps.extend(update_settings(wanted, existing));
         if !wanted.alias.is_empty() && !existing.aliases.contains_key(&wanted.alias) {
             let path = IndicesPutAliasParts::IndexName(&[name], &wanted.alias).url();
@@ -134,7 +148,7 @@ impl Client {
         }
         for follower in self.followers(name).await? {
             if let Some(existing) = self.index(&follower).await? {
-                steps.extend(add_fields(&follower, &existing, fields)?);
+                steps.extend(add_fields(&follower, &existing, fields, own_fields)?);
             }
         }
         Ok(steps)
@@ -151,7 +165,7 @@ impl Client {
     }
 
     /// The index of this name; `None` when there is none.
-    async fn index(&self, name: &str) -> Result<Option<ExistingIndex>, ConfigureError> {
+    pub(crate) async fn index(&self, name: &str) -> Result<Option<ExistingIndex>, ConfigureError> {
         let path = IndicesGetParts::Index(&[name]).url();
         let found = self.get(&path, &[("flat_settings", "true")]).await?;
         let Some::<BTreeMap<String, ExistingIndex>>(mut found) = found else {
@@ -164,7 +178,8 @@ impl Client {
         let indices = indices.join(", ");
         conflict(
             name,
-            format!("it is an alias of {indices}: name the index itself"),
+            format!("it is an alias of {indices}"),
+            "name the index itself",
         )
     }
 
@@ -180,10 +195,9 @@ impl Client {
         let Some(other) = holders.find(|holder| *holder != wanted.name) else {
             return Ok(());
         };
-        let what = format!(
-            "its alias {alias:?} belongs to {other:?}; take it off there first, or leave `alias` empty"
-        );
-        conflict(&wanted.name, what)
+        let what = format!("its alias {alias:?} belongs to {other:?}");
+        let remedy = "take it off there first, or leave `alias` empty";
+        conflict(&wanted.name, what, remedy)
     }
 }
 
@@ -191,27 +205,24 @@ fn add_fields(
     index: &str,
     existing: &ExistingIndex,
     fields: &[IndexField],
+    own_fields: &[String],
 ) -> Result<Option<PutStep>, ConfigureError> {
+    let there = existing.properties();
+    ConfigureError::refuse_what_stays(compare_fields(&target(index), fields, there, own_fields))?;
     let (mut properties, mut changes) = (Map::new(), Vec::new());
     for IndexField { name, mapping } in fields {
-        let Some(there) = existing.mappings.properties.get(name) else {
+        let Some(there) = fields::find_field(there, name) else {
             properties.insert(name.clone(), mapping.clone());
             changes.push(format!("field {name} is new"));
             continue;
         };
         match fields::fit(there, mapping) {
-            FieldFit::Good => {}
             FieldFit::Change(mapping) => {
                 changes.push(format!("field {name} is {mapping} now; it was {there}"));
                 properties.insert(name.clone(), mapping);
             }
-            FieldFit::Conflict => {
-                let what = format!(
-                    "field {name:?} is {there}, which cannot become {mapping}; make a new index, \
-                     or give the field another name in `rename`"
-                );
-                return conflict(index, what);
-            }
+            // What cannot be changed was refused.
+            FieldFit::Good | FieldFit::Conflict => {}
         }
     }
     if existing.mappings.dynamic != Some("strict".into()) {
@@ -293,9 +304,8 @@ fn check_shards(wanted: &IndexSettings, existing: &ExistingIndex) -> Result<(), 
     match wanted.shards {
         Some(shards) if shards.to_string() != there => conflict(
             &wanted.name,
-            format!(
-                "it has {there} shards, and {shards} are configured; that cannot be changed: set `shards` to {there}, or make a new index"
-            ),
+            format!("it has {there} shards, and {shards} are configured, which cannot be changed"),
+            &format!("set `shards` to {there}, or make a new index"),
         ),
         _ => Ok(()),
     }
@@ -305,9 +315,7 @@ fn target(index: &str) -> String {
     format!("index {index}")
 }
 
-fn conflict<T>(index: &str, what: String) -> Result<T, ConfigureError> {
-    Err(ConfigureError::Conflict {
-        target: target(index),
-        what,
-    })
+fn conflict<T>(index: &str, what: String, remedy: &str) -> Result<T, ConfigureError> {
+    let difference = ContractDifference::new(target(index), what, remedy);
+    Err(ConfigureError::Conflict(vec![difference]))
 }

@@ -1,11 +1,12 @@
 //! The field of a document that a column becomes.
 
 use batch::{Column, VERSION_COLUMN};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::IndexSettings;
 use crate::clickhouse::DataType;
-use crate::{ConfigureError, Mapping};
+use crate::types::DocumentType;
+use crate::{ConfigureError, Mapping, did_you_mean};
 
 /// Longest text, in characters, that a `keyword` field indexes. Lucene refuses terms of more than
 /// 32,766 bytes, and a character has at most 4: every text below this fits.
@@ -13,13 +14,13 @@ const IGNORE_ABOVE: u32 = 8191;
 
 /// A field of an index: its name and its mapping.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct IndexField {
+pub(crate) struct IndexField {
     pub name: String,
     pub mapping: Value,
 }
 
 /// The fields that `index` has, of the `key` columns (always) and the other `columns` (as selected).
-pub(super) fn fields_of_index(
+pub(crate) fn fields_of_index(
     index: &IndexSettings,
     key: &[Column],
     columns: &[Column],
@@ -36,9 +37,15 @@ pub(super) fn fields_of_index(
         .map_err(|e| invalid(e.to_string()))?;
     let mut wanted = index.fields.iter().filter(|name| *name != "*");
     if let Some(unknown) = wanted.find(|name| !names.contains(name)) {
+        let near = did_you_mean(unknown, &names);
         let names = names.join(", ");
         return Err(invalid(format!(
-            "no column gives field {unknown:?}; there are {names}"
+            "no column gives field {unknown:?}{near}; there are {names}"
+        )));
+    }
+    if let Some((value, object)) = value_and_object(&names) {
+        return Err(invalid(format!(
+            "field {object:?} would stand inside of {value:?}, which is a value itself; give one of them another name in `rename`"
         )));
     }
     let mut fields = Vec::new();
@@ -51,7 +58,7 @@ pub(super) fn fields_of_index(
         let mapping = data_type.and_then(|data_type| field_mapping(&data_type, is_key));
         let mapping = mapping.ok_or_else(|| {
             invalid(format!(
-                "column {:?} of type {} has no counterpart among the fields of documents; \
+                "column {:?} of type {} has no counterpart among the fields of documents that holds its values unchanged; \
                  leave it out of `fields`",
                 column.name, column.r#type
             ))
@@ -61,39 +68,62 @@ pub(super) fn fields_of_index(
     Ok(fields)
 }
 
+/// Two names of which one is an object in documents, because of the other one's point, and a value.
+fn value_and_object(names: &[String]) -> Option<(&String, &String)> {
+    let inside = |value: &String| {
+        let prefix = format!("{value}.");
+        names.iter().find(|name| name.starts_with(&prefix))
+    };
+    names.iter().find_map(|value| Some((value, inside(value)?)))
+}
+
+/// The mapping of a field, by its name with points, as Elasticsearch nests it.
+pub(crate) fn find_field<'a>(properties: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    if let Some(found) = properties.get(name) {
+        return Some(found);
+    }
+    let (object, rest) = name.split_once('.')?;
+    let inner = properties.get(object)?.get("properties")?.as_object()?;
+    find_field(inner, rest)
+}
+
+/// The names of all fields that hold values, those inside of objects with points.
+pub(crate) fn field_names(properties: &Map<String, Value>) -> Vec<String> {
+    let names = properties.iter().flat_map(|(name, field)| {
+        match field.get("properties").and_then(Value::as_object) {
+            Some(inner) => {
+                let inner = field_names(inner).into_iter();
+                inner.map(|rest| format!("{name}.{rest}")).collect()
+            }
+            None => vec![name.clone()],
+        }
+    });
+    names.collect()
+}
+
 /// The mapping of a field for values of a ClickHouse type, as es-writer writes them.
 fn field_mapping(data_type: &DataType, is_key: bool) -> Option<Value> {
-    Some(match data_type.name.as_str() {
-        // Any field of Elasticsearch takes one value or many.
-        "Nullable" | "Array" => return field_mapping(data_type.inner()?, is_key),
-        "LowCardinality" => return field_mapping(data_type.inner()?, false),
-        "String" if is_key => json!({
+    Some(match data_type.document_field()? {
+        DocumentType::Keyword if is_key && data_type.name == "String" => json!({
             "type": "keyword",
             "ignore_above": IGNORE_ABOVE,
             // A key of many values is what readers search in.
             "fields": { "text": { "type": "text" } },
         }),
-        "String" | "FixedString" => json!({ "type": "keyword", "ignore_above": IGNORE_ABOVE }),
-        "Bool" => json!({ "type": "boolean" }),
-        // Enums travel as their numbers.
-        "Int8" | "Int16" | "Int32" | "UInt8" | "UInt16" | "Enum8" | "Enum16" => {
-            json!({ "type": "integer" })
-        }
-        // Elasticsearch refuses the few UInt64 above 2^63 by itself, row by row.
-        "Int64" | "UInt32" | "UInt64" => json!({ "type": "long" }),
-        "Float32" | "BFloat16" => json!({ "type": "float" }),
-        "Float64" | "Decimal" | "Decimal32" | "Decimal64" | "Decimal128" | "Decimal256" => {
-            json!({ "type": "double" })
-        }
-        "DateTime" | "DateTime32" => json!({ "type": "date", "format": "epoch_second" }),
-        "Date" | "Date32" | "DateTime64" => json!({ "type": "date", "format": "epoch_millis" }),
-        _ => return None,
+        DocumentType::Keyword => json!({ "type": "keyword", "ignore_above": IGNORE_ABOVE }),
+        DocumentType::Boolean => json!({ "type": "boolean" }),
+        DocumentType::Integer => json!({ "type": "integer" }),
+        DocumentType::Long => json!({ "type": "long" }),
+        DocumentType::Float => json!({ "type": "float" }),
+        DocumentType::Double => json!({ "type": "double" }),
+        DocumentType::Seconds => json!({ "type": "date", "format": "epoch_second" }),
+        DocumentType::Milliseconds => json!({ "type": "date", "format": "epoch_millis" }),
     })
 }
 
 /// Whether an existing field can hold the values of the wanted one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum FieldFit {
+pub(crate) enum FieldFit {
     Good,
     /// It can with this mapping instead of its own, which Elasticsearch allows.
     Change(Value),
@@ -108,7 +138,7 @@ const FRACTION: [&str; 4] = ["half_float", "float", "double", "scaled_float"];
 
 /// An index may be older than the fleet, so a field that takes the same values is accepted, even if it is
 /// narrower (what does not fit is refused row by row) or has other parameters.
-pub(super) fn fit(existing: &Value, wanted: &Value) -> FieldFit {
+pub(crate) fn fit(existing: &Value, wanted: &Value) -> FieldFit {
     let there = existing["type"].as_str().unwrap_or_default();
     let good = match wanted["type"].as_str().unwrap_or_default() {
         "integer" | "long" => WHOLE.contains(&there) || FRACTION.contains(&there),
@@ -224,7 +254,7 @@ mod tests {
         let refused = fields_of_index(&index, &[], &columns, &Mapping::default()).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "index \"lite\": no column gives field \"volumes\"; there are volume"
+            "index \"lite\": no column gives field \"volumes\" (did you mean \"volume\"?); there are volume"
         );
     }
 

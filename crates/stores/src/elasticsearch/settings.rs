@@ -13,7 +13,8 @@ pub struct ElasticsearchSettings {
     /// Addresses of nodes, such as `https://es1:9200`: requests take turns over them.
     pub urls: Vec<String>,
     /// User of basic authentication; none without one. `fleet elasticsearch configure` needs the cluster privilege
-    /// `manage_index_templates` in addition to the right to create and change the indices.
+    /// `manage_index_templates` in addition to the right to create and change the indices. The queuer and `fleet check`
+    /// compare the indices with the hub: that needs the index privilege `view_index_metadata`.
     pub user: Option<String>,
     /// Password of the user.
     pub password: Option<Secret>,
@@ -23,6 +24,9 @@ pub struct ElasticsearchSettings {
     pub strip_prefix: String,
     /// Names of fields in documents, by the names of the columns in the source.
     pub rename: BTreeMap<String, String>,
+    /// Fields that indices may have although no column gives them to documents, such as those of a column that the
+    /// source has no longer: documents lose them when they are written again.
+    pub own_fields: Vec<String>,
     /// The indices that every row goes to.
     pub indices: Vec<IndexSettings>,
     /// Longest time for one request, in seconds.
@@ -42,6 +46,7 @@ impl Default for ElasticsearchSettings {
             api_key: None,
             strip_prefix: "processed_".to_owned(),
             rename: BTreeMap::new(),
+            own_fields: Vec::new(),
             indices: vec![IndexSettings::all(), IndexSettings::lite()],
             // Elasticsearch itself waits a minute for a missing shard (`timeout` of _bulk):
             // its own answer says more than a timeout here would.

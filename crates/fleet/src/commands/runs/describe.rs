@@ -48,6 +48,10 @@ fn beginning(run: &Progress) -> String {
         let (at, who, why) = (time(abandoned.at_ms), &abandoned.who, &abandoned.why);
         lines.push(("abandoned", format!("{at} by {who}: {why}")));
     }
+    let differences = started.map(|started| started.differences.as_slice());
+    for difference in differences.unwrap_or_default() {
+        lines.push(("published although", difference.clone()));
+    }
     if let Some(gap) = run.gap.as_ref().filter(|_| !run.status.is_unfinished()) {
         lines.push(("gap", gap.clone()));
     }
